@@ -1,0 +1,3 @@
+"""cambox: turn image classification datasets into detector training data."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,143 @@
+"""One shard, start to end: read, decode, score, box, publish."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+
+from pipeline.annotations.publish import publish
+from pipeline.annotations.rows import Row
+from pipeline.batch import BatchAnnotator, batches
+from pipeline.config import Config
+from pipeline.models.classifier import Classifier
+from pipeline.recipe import Recipe
+from pipeline.sources.load import LoadRule, load_ahead
+from pipeline.sources.samples import read_samples
+from pipeline.sources.shards import Shard
+from pipeline.stopwatch import Stage, Stopwatch
+
+BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of one shard.
+
+    Attributes:
+        uri: of the published file.
+        statuses: rows by status.
+        objects: boxes written.
+        no_box: maps without a box, by reason.
+        seconds: from opening the shard to the published file.
+        stage_seconds: by stage; stages overlap, and threads add up.
+        halved_to: images per forward pass after memory ran out in this shard; None if it did not.
+    """
+
+    shard: Shard
+    uri: str
+    statuses: Counter[str]
+    objects: int
+    no_box: Counter[str]
+    seconds: float
+    stage_seconds: Mapping[Stage, float]
+    halved_to: int | None
+
+    @property
+    def samples(self) -> int:
+        """Rows written, of every status."""
+        return self.statuses.total()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a worker is in its shard: bytes read and samples annotated since the last time."""
+
+    bytes_read: int = 0
+    samples: int = 0
+
+
+class Annotator:
+    """A classifier and a recipe, ready to annotate shards; use it as a context manager.
+
+    Args:
+        batch_size: images per forward pass.
+        threads: for the network, for decoding ahead of it and for the boxes behind it.
+    """
+
+    def __init__(
+        self, config: Config, classifier: Classifier, recipe: Recipe, batch_size: int, threads: int
+    ) -> None:
+        self.config = config
+        self.recipe = recipe
+        self.batch_size = batch_size
+        self.threads = threads
+        self.decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # A pool of their own: boxes must not queue behind the images of later batches.
+        self.box_pool = ThreadPoolExecutor(threads, thread_name_prefix="boxes")
+        self.batch_annotator = BatchAnnotator(config, classifier, recipe, self.box_pool)
+        self.load_rule = LoadRule(
+            settings=config.input,
+            input_height=classifier.preprocessing.height,
+            input_width=classifier.preprocessing.width,
+            class_count=classifier.class_count,
+            labels_wanted=config.cam.classes != "predicted",
+        )
+
+    def __enter__(self) -> Annotator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.decode_pool.shutdown(cancel_futures=True)
+        self.box_pool.shutdown(cancel_futures=True)
+
+    def annotate(
+        self, shard: Shard, on_progress: Callable[[Progress], None] | None = None
+    ) -> ShardReport:
+        """Annotate one shard and publish its file.
+
+        Raises:
+            ShardError: the shard is not whole; nothing is published.
+            OSError: the storage failed; nothing is published.
+        """
+        start = time.monotonic()
+        # Here and not at the start of the process: the setting belongs to the calling thread.
+        torch.set_num_threads(self.threads)
+        report = on_progress or (lambda progress: None)
+        samples = read_samples(
+            shard, self.config.input.storage_options, lambda count: report(Progress(count))
+        )
+        watch = Stopwatch()
+        ahead = BATCHES_AHEAD * self.batch_size
+        loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)
+        before = self.batch_annotator.forward_size
+        rows: list[Row] = []
+        no_box: Counter[str] = Counter()
+        for batch in batches(loaded, self.batch_size):
+            annotated = self.batch_annotator.annotate(shard.uri, batch, watch)
+            rows.extend(annotated.rows)
+            no_box.update(annotated.no_box)
+            report(Progress(samples=len(batch)))
+        largest = self.batch_annotator.forward_size
+        with watch.measure("write"):
+            uri = publish(rows, shard, self.recipe, self.config.output)
+        return ShardReport(
+            shard=shard,
+            uri=uri,
+            statuses=Counter(row.status for row in rows),
+            objects=sum(len(row.objects) for row in rows),
+            no_box=no_box,
+            seconds=time.monotonic() - start,
+            stage_seconds=watch.seconds,
+            halved_to=None if largest == before else largest,
+        )

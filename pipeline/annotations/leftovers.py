@@ -1,0 +1,34 @@
+"""Temporary files of publishers that died; Parquet readers skip them, and so does everything."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.annotations.publish import recipe_uri
+from pipeline.config import OutputSettings
+from pipeline.recipe import Recipe
+from pipeline.sources.storage import locate
+
+# Publishing takes seconds. What is a day old has no live owner, on this machine or another.
+SECONDS_UNTIL_ABANDONED = 24 * 3600.0
+
+
+def remove_leftovers(output: OutputSettings, recipe: Recipe) -> int:
+    """Delete abandoned temporary files of a recipe's folder and say how many there were.
+
+    Only a local folder can hold any: an object store shows an object once it is complete.
+    """
+    filesystem, folder = locate(recipe_uri(output, recipe), output.storage_options)
+    if not isinstance(filesystem, LocalFileSystem):
+        return 0
+    abandoned = [
+        path
+        for path in Path(folder).glob(".*.parquet.*")
+        if time.time() - path.stat().st_mtime > SECONDS_UNTIL_ABANDONED
+    ]
+    for path in abandoned:
+        path.unlink(missing_ok=True)
+    return len(abandoned)

@@ -1,0 +1,108 @@
+"""Publishing: a file is visible whole, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.annotations.footer import Footer
+from pipeline.annotations.rows import Row, table
+from pipeline.config import OutputSettings
+from pipeline.recipe import Recipe
+from pipeline.sources.shards import Shard
+from pipeline.sources.storage import locate
+
+ROW_GROUP_ROWS = 10_000
+_TEMPORARY = re.compile(r"[._].+-[0-9a-f]{16}\.parquet\..+")
+
+
+def file_name(shard_uri: str) -> str:
+    """The name of a shard's file: readable, and a function of the shard's URI alone."""
+    name = PurePosixPath(shard_uri).name
+    stem = name.split(".tar")[0].removesuffix(".tgz").lstrip("._") or "shard"
+    return f"{stem}-{hashlib.sha256(shard_uri.encode()).hexdigest()[:16]}.parquet"
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that publishing writes under before the file is whole."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def recipe_uri(output: OutputSettings, recipe: Recipe) -> str:
+    """The folder of a recipe's files."""
+    return f"{output.uri.rstrip('/')}/{recipe.folder}"
+
+
+def publish(rows: Sequence[Row], shard: Shard, recipe: Recipe, output: OutputSettings) -> str:
+    """Write the one file of a shard and make it visible at once.
+
+    Returns:
+        The file's URI.
+
+    Raises:
+        OSError: the storage failed; nothing is visible then.
+    """
+    annotations = table(rows, output.store_maps)
+    annotations = annotations.replace_schema_metadata(Footer.of(recipe, shard).to_metadata())
+    # Written to memory first: a writer on the final path would, when it fails half-way, leave a
+    # short file that reads without an error.
+    buffer = io.BytesIO()
+    pq.write_table(
+        annotations,
+        buffer,
+        row_group_size=ROW_GROUP_ROWS,
+        compression="zstd",
+        # Without it a flipped bit may read as another number.
+        write_page_checksum=True,
+    )
+    uri = f"{recipe_uri(output, recipe)}/{file_name(shard.uri)}"
+    publish_bytes(uri, buffer.getvalue(), output.storage_options)
+    return uri
+
+
+def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Write a file and make it visible at once, in place of one that is there.
+
+    Raises:
+        RequestError: the URI is of a kind that is not allowed.
+        OSError: the storage failed; what was visible before is as it was.
+    """
+    filesystem, path = locate(uri, storage_options)
+    if isinstance(filesystem, LocalFileSystem):
+        _publish_locally(Path(path), data)
+    else:
+        # One PUT: object stores show the object only once it is complete.
+        filesystem.pipe_file(path, data)
+
+
+def _publish_locally(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a local folder survive a loss of power."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

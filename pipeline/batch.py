@@ -1,0 +1,255 @@
+"""One batch: forward pass, classes, maps of those classes, boxes, rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMap
+from pipeline.cams import (
+    BoxRule,
+    MapBoxes,
+    WantedClass,
+    boxes_from_map,
+    class_score_maps,
+    class_weights,
+    thresholded_average,
+    wanted_classes,
+)
+from pipeline.config import Config
+from pipeline.models.classifier import Classifier, Scores
+from pipeline.recipe import Recipe
+from pipeline.sources.load import LoadedSample
+from pipeline.stopwatch import Stopwatch
+
+NO_LIMIT = 2**31
+
+
+@dataclass(frozen=True)
+class AnnotatedBatch:
+    """The rows of a batch, in its order, and the maps that gave no box, by reason."""
+
+    rows: list[Row]
+    no_box: Counter[str]
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What the network says of one image, in the order of the wanted classes.
+
+    Attributes:
+        classes: the model's top-k.
+        wanted: the classes that get a map.
+        class_scores: their probabilities.
+        maps: (n, h, w) float32 on the CPU.
+    """
+
+    classes: tuple[ClassScore, ...]
+    wanted: list[WantedClass]
+    class_scores: list[float]
+    maps: torch.Tensor
+
+
+def batches(samples: Iterable[LoadedSample], size: int) -> Iterator[list[LoadedSample]]:
+    """Group samples so that each group but the last has ``size`` images.
+
+    Samples without an image ride along: they take no place in the forward pass.
+    """
+    batch: list[LoadedSample] = []
+    images = 0
+    for sample in samples:
+        batch.append(sample)
+        images += sample.pixels is not None
+        if images == size or len(batch) == 4 * size:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
+
+
+class BatchAnnotator:
+    """Turns loaded samples into rows.
+
+    Args:
+        pool: threads for the boxes.
+
+    Attributes:
+        forward_size: the most images of one forward pass; lowered when memory runs out.
+    """
+
+    def __init__(
+        self, config: Config, classifier: Classifier, recipe: Recipe, pool: Executor
+    ) -> None:
+        self.cam = config.cam
+        self.activation = config.model.activation
+        self.store_maps = config.output.store_maps
+        self.classifier = classifier
+        self.class_names = recipe.class_names
+        self.pool = pool
+        self.weight = class_weights(classifier.head.weight, self.cam.truncate, self.cam.shift)
+        self.box_rule = BoxRule(
+            threshold=config.boxes.threshold,
+            percentile=config.boxes.percentile,
+            max_boxes=config.boxes.max_boxes,
+            min_area=config.boxes.min_area,
+            interpolation=config.boxes.interpolation,
+        )
+        height, width = classifier.preprocessing.height, classifier.preprocessing.width
+        scale = (config.boxes.resolution or max(height, width)) / max(height, width)
+        self.forward_size = NO_LIMIT
+        self.map_size = max(1, round(height * scale)), max(1, round(width * scale))
+
+    def annotate(
+        self, shard_uri: str, batch: Sequence[LoadedSample], watch: Stopwatch
+    ) -> AnnotatedBatch:
+        """Annotate the samples of one batch.
+
+        A batch that does not fit into the GPU's memory is halved until it does, and so are the
+        later ones; the rows are the same.
+
+        Raises:
+            torch.OutOfMemoryError: not even a single image fits.
+        """
+
+        def find_boxes(score_map: torch.Tensor) -> MapBoxes:
+            with watch.measure("boxes"):
+                return boxes_from_map(score_map, self.map_size, self.box_rule)
+
+        pictured = [sample for sample in batch if sample.pixels is not None]
+        with watch.measure("forward"):
+            scored = self._score_what_fits(pictured)
+        maps = [score_map for image in scored for score_map in image.maps]
+        found = iter(list(self.pool.map(find_boxes, maps)))
+        images = iter(scored)
+        no_box: Counter[str] = Counter()
+        rows = []
+        for sample in batch:
+            if sample.pixels is None:
+                rows.append(self._row(shard_uri, sample, None, []))
+                continue
+            image = next(images)
+            boxes = [next(found) for _ in image.wanted]
+            no_box.update(str(none.reason) for none in boxes if none.reason is not None)
+            rows.append(self._row(shard_uri, sample, image, boxes))
+        return AnnotatedBatch(rows, no_box)
+
+    def _score_what_fits(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
+        scored: list[ImageScores] = []
+        while len(scored) < len(samples):
+            part = samples[len(scored) : len(scored) + self.forward_size]
+            try:
+                scored += self._score(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self.forward_size = len(part) // 2
+                torch.cuda.empty_cache()
+        return scored
+
+    @torch.inference_mode()
+    def _score(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
+        scores = self.classifier.scores(np.stack([sample.pixels for sample in samples]))  # type: ignore[misc]
+        probabilities = self._probabilities(scores)
+        best = probabilities.topk(self.cam.top_k, dim=1)
+        top_ids, top_probabilities = best.indices.tolist(), best.values.tolist()
+        wanted = [
+            wanted_classes(
+                ids,
+                shares,
+                sample.labels or (),
+                self.cam.classes,
+                self.cam.ranks,
+                self.cam.min_probability,
+            )
+            for sample, ids, shares in zip(samples, top_ids, top_probabilities, strict=True)
+        ]
+        # Images want different numbers of classes; the shorter lists are padded with class 0.
+        most = max(len(choices) for choices in wanted)
+        class_ids = torch.zeros(len(samples), most, dtype=torch.int64)
+        for image, choices in enumerate(wanted):
+            for place, choice in enumerate(choices):
+                class_ids[image, place] = choice.class_id
+        class_ids = class_ids.to(probabilities.device)
+        head = self.classifier.head
+        maps = class_score_maps(
+            scores.feature_map, self.weight, class_ids, head.bias if head.rectified else None
+        ).cpu()
+        class_scores = probabilities.gather(1, class_ids).tolist()
+        return [
+            ImageScores(
+                classes=tuple(
+                    ClassScore(class_id, rank, share)
+                    for rank, (class_id, share) in enumerate(zip(ids, shares, strict=True), 1)
+                ),
+                wanted=choices,
+                class_scores=class_scores[image][: len(choices)],
+                maps=maps[image, : len(choices)],
+            )
+            for image, (ids, shares, choices) in enumerate(
+                zip(top_ids, top_probabilities, wanted, strict=True)
+            )
+        ]
+
+    def _probabilities(self, scores: Scores) -> torch.Tensor:
+        """(B, K); by the model's own head, or over TAP for a classifier trained with it."""
+        logits = scores.logits
+        if self.cam.pooling.kind == "thresholded":
+            head = self.classifier.head
+            pooled = thresholded_average(scores.feature_map, self.cam.pooling.threshold)
+            logits = F.linear(pooled, head.weight, head.bias)
+            logits = logits.relu() if head.rectified else logits
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+
+    def _row(
+        self,
+        shard_uri: str,
+        sample: LoadedSample,
+        image: ImageScores | None,
+        boxes: Sequence[MapBoxes],
+    ) -> Row:
+        return Row(
+            key=sample.key,
+            shard=shard_uri,
+            sample_index=sample.index,
+            status=str(sample.status),
+            error=sample.error,
+            width=sample.width,
+            height=sample.height,
+            labels=sample.labels,
+            classes=() if image is None else image.classes,
+            objects=() if image is None else tuple(self._objects(sample, image, boxes)),
+            maps=() if image is None or not self.store_maps else tuple(_stored_maps(image)),
+        )
+
+    def _objects(
+        self, sample: LoadedSample, image: ImageScores, boxes: Sequence[MapBoxes]
+    ) -> Iterator[AnnotatedObject]:
+        """The boxes in pixels of the upright original."""
+        assert sample.width is not None
+        assert sample.height is not None
+        for choice, class_score, found in zip(image.wanted, image.class_scores, boxes, strict=True):
+            for box in found.boxes:
+                yield AnnotatedObject(
+                    class_id=choice.class_id,
+                    class_name=self.class_names[choice.class_id],
+                    rank=choice.rank,
+                    class_score=class_score,
+                    box_score=box.score,
+                    x_min=box.x_min * sample.width,
+                    y_min=box.y_min * sample.height,
+                    x_max=box.x_max * sample.width,
+                    y_max=box.y_max * sample.height,
+                    component=box.component,
+                    touches_edge=box.touches_edge,
+                )
+
+
+def _stored_maps(image: ImageScores) -> Iterator[StoredMap]:
+    for choice, score_map in zip(image.wanted, image.maps, strict=True):
+        yield StoredMap.of(choice.class_id, choice.rank, score_map.numpy())

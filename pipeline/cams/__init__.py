@@ -1,0 +1,31 @@
+"""The method, in tensors: pooling, score maps, top-k classes, boxes. No files, no models.
+
+Bae, Noh, Kim: *Rethinking Class Activation Mapping for Weakly Supervised Object
+Localization*, ECCV 2020.
+"""
+
+from pipeline.cams.boxes import BoxRule, MapBoxes, NoBoxReason, PseudoBox, boxes_from_map
+from pipeline.cams.paper import batched_index_select, cam
+from pipeline.cams.pooling import ThresholdedAvgPool2d, thresholded_average
+from pipeline.cams.score_maps import class_score_maps
+from pipeline.cams.topk import WantedClass, wanted_classes
+from pipeline.cams.upsample import normalise, upsample
+from pipeline.cams.weights import class_weights
+
+__all__ = [
+    "BoxRule",
+    "MapBoxes",
+    "NoBoxReason",
+    "PseudoBox",
+    "ThresholdedAvgPool2d",
+    "WantedClass",
+    "batched_index_select",
+    "boxes_from_map",
+    "cam",
+    "class_score_maps",
+    "class_weights",
+    "normalise",
+    "thresholded_average",
+    "upsample",
+    "wanted_classes",
+]

@@ -1,0 +1,244 @@
+"""The ``cambox`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from packaging.version import InvalidVersion, Version
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.errors import RequestError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn image datasets into detector training data: class activation maps to pseudo "
+    "boxes, without gradients. Start with `cambox demo`; then `cambox pack` a folder of images "
+    "and `cambox annotate` the shards.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration; see configs/")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override a setting; the value is YAML. Repeatable: --set cam.top_k=3 "
+        "--set 'model.kwargs={pad_type: same}'",
+    ),
+]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", metavar="local|ray", help="Override engine.name")
+]
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps sub-commands even while there is only one."""
+
+
+RedoOlderThan = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VERSION",
+        help="Also redo what an older version of cambox made; without it an upgrade redoes nothing",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object on standard output, the rest on standard error"),
+]
+
+
+@app.command()
+def annotate(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    engine: EngineName = None,
+    redo_older_than: RedoOlderThan = None,
+    as_json: Json = False,
+) -> None:
+    """Annotate every shard of the input that is not annotated yet.
+
+    Publishes one Parquet file per shard under OUTPUT/<recipe>/. Running it again does only what
+    is new or changed. Exit code: 0 everything is published, 1 a shard was given up, 2 the
+    request is wrong.
+    """
+    from pipeline.config import load_config
+    from pipeline.run import print_summary, run
+
+    console = Console(stderr=as_json)
+    settings = load_config(config, with_engine(overrides, engine))
+    summary = run(settings, console, _version(redo_older_than))
+    print_summary(summary, console)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+    if not summary.complete:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    engine: EngineName = None,
+    redo_older_than: RedoOlderThan = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a run would do, shard by shard, and do nothing.
+
+    Reads the input's listing and the footers of what is published; opens no shard.
+    """
+    from pipeline.config import load_config
+    from pipeline.run import prepare
+
+    console = Console(stderr=as_json)
+    settings = load_config(config, with_engine(overrides, engine))
+    ready, work = prepare(settings, console, _version(redo_older_than))
+    groups = {
+        "new": work.new,
+        "changed": work.changed,
+        "outdated": work.outdated,
+        "done": work.done,
+    }
+    if as_json:
+        uris = {name: [shard.uri for shard in group] for name, group in groups.items()}
+        document = {"recipe": ready.recipe.digest, **uris, "orphaned": work.orphaned}
+        typer.echo(json.dumps(document))
+        return
+    for name, group in groups.items():
+        for shard in group:
+            console.print(
+                escape(f"{name:8} {shard.size:>14,} bytes  {shard.uri}"),
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+@app.command()
+def pack(
+    images_dir: Annotated[
+        Path, typer.Argument(help="Folder of images, flat or one sub-folder per class")
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the shards")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Columns image,class_index; several rows where an image has several classes. "
+            "Without it, sub-folders are the classes",
+        ),
+    ] = None,
+    samples_per_shard: Annotated[
+        int, typer.Option(min=1, help="Images in one shard, the unit of work and of retry")
+    ] = 1000,
+) -> None:
+    """Write a folder of images as WebDataset shards, shard-000000.tar and so on."""
+    from rich.progress import Progress, TextColumn
+
+    from pipeline.sources.pack import pack as write_shards
+
+    console = Console()
+    with Progress(
+        TextColumn("pack {task.completed} images"), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("pack", total=None)
+        report = write_shards(images_dir, to, labels, samples_per_shard, lambda: bar.advance(task))
+    console.print(
+        f"{report.samples} images in {report.shards} shards, {report.unlabelled} without a label, "
+        f"{report.skipped} other files skipped: {to}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def verify(
+    output: Annotated[
+        str,
+        typer.Argument(help="An output (every recipe in it is checked) or one recipe's folder"),
+    ],
+    against_input: Annotated[
+        bool,
+        typer.Option(
+            "--against-input",
+            help="Read every shard again: the rows must be its samples, all and in order",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else")
+    ] = False,
+) -> None:
+    """Read an output whole and prove that it keeps its promise.
+
+    Every file is complete, holds its shard's rows once, says truly which recipe made it, and has
+    only boxes that lie in their images. Exit code: 0 all is well, 1 something is wrong, 2 there
+    is no such output.
+    """
+    from pipeline.annotations.verify import verify as verify_output
+    from pipeline.annotations.verify_report import FileCounter, print_verification, to_json
+
+    if as_json:
+        result = verify_output(output, against_input=against_input)
+        typer.echo(to_json(result))
+    else:
+        console = Console()
+        with FileCounter(console) as counter:
+            result = verify_output(output, against_input=against_input, on_file=counter.advance)
+        print_verification(result, console)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the demo")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Annotate pictures with known boxes and see what comes out; no network, under a minute.
+
+    Makes 240 pictures of textured objects, packs them into shards, annotates them with a small
+    classifier that comes with cambox, compares with the true boxes, and draws DIR/sheet.png.
+    """
+    from pipeline.demo.run import run_demo
+
+    if not run_demo(to, Console()).complete:
+        raise typer.Exit(1)
+
+
+def _version(text: str | None) -> Version | None:
+    try:
+        return None if text is None else Version(text)
+    except InvalidVersion as error:
+        raise RequestError(f"--redo-older-than: {text} is no version, such as 0.2.0") from error
+
+
+def with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
+    """The overrides of a command line, ``--engine`` being one of them."""
+    return [*(overrides or []), *([f"engine.name={engine}"] if engine else [])]
+
+
+def carry_out(command: Callable[[], object]) -> None:
+    """Run a command; a wrong request ends in one line and exit code 2."""
+    try:
+        command()
+    except RequestError as error:
+        sys.stderr.write(f"cambox: {error}\n")
+        sys.exit(2)
+
+
+def main() -> None:
+    """Run ``cambox``."""
+    carry_out(app)
+
+
+if __name__ == "__main__":
+    main()

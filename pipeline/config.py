@@ -1,0 +1,292 @@
+"""One strict configuration: every knob with its default and its meaning.
+
+A configuration is a YAML file with the sections below; unknown keys are errors, so that a
+misspelt key can never silently mean its default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import RequestError
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Triple = tuple[float, float, float]
+ShiftMode = Literal["global_min", "adaptive_min", "global_multiple", "adaptive_multiple"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, with no room for unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputSettings(Section):
+    """Where the shards are and what a sample holds."""
+
+    shards: list[str] = Field(
+        min_length=1, description="paths, globs, braces, or URLs (s3://, gs://, http://)"
+    )
+    labels: str = Field(
+        "cls", description="member that holds the sample's classes: cls, or json:<field>"
+    )
+    fingerprint: Literal["store", "content"] = Field(
+        "store",
+        description="what tells a changed shard: the store's ETag or time, or (slow) its bytes",
+    )
+    max_pixels: PositiveInt = Field(
+        100_000_000, description="larger images are not decoded (status too_large)"
+    )
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to fsspec, such as {endpoint_url: ...}"
+    )
+
+    @field_validator("shards", mode="before")
+    @classmethod
+    def _one_pattern_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("labels")
+    @classmethod
+    def _known_source(cls, value: str) -> str:
+        if value != "cls" and not (value.startswith("json:") and len(value) > len("json:")):
+            raise ValueError(f"must be cls or json:<field>, got {value!r}")
+        return value
+
+
+class ModelSettings(Section):
+    """The classifier."""
+
+    name: str = Field(description="a timm model, or torchvision/<name>")
+    checkpoint: str | None = Field(None, description="safetensors, or a weights-only .pth")
+    pretrained: bool = Field(False, description="true: the library's own weights, from its hub")
+    kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the model's constructor"
+    )
+    input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="side, or [height, width], in pixels; null: the model's own"
+    )
+    mean: Triple | None = Field(None, description="per channel, for values in 0..1")
+    std: Triple | None = Field(None, description="per channel, for values in 0..1")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the backbone; auto: float32 on a CPU, bfloat16 on a GPU"
+    )
+    activation: Literal["softmax", "sigmoid"] = Field(
+        "softmax", description="sigmoid for a multi-label classifier"
+    )
+    class_names: str | None = Field(
+        None, description="a file with one name a line; null: ImageNet's where there are 1000"
+    )
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether any weights are loaded; without them they are random."""
+        return self.pretrained or self.checkpoint is not None
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: Triple | None) -> Triple | None:
+        if value is not None and min(value) <= 0:
+            raise ValueError("must be above zero")
+        return value
+
+    @model_validator(mode="after")
+    def _one_source_of_weights(self) -> ModelSettings:
+        if self.pretrained and self.checkpoint is not None:
+            raise ValueError("checkpoint and pretrained: true exclude each other; remove one")
+        return self
+
+
+class PoolingSettings(Section):
+    """How the features become the pooled vector that the class scores come from."""
+
+    kind: Literal["average", "thresholded"] = Field(
+        "average",
+        description="thresholded (TAP) is for classifiers trained with it: it changes the scores",
+    )
+    threshold: Fraction = Field(
+        0.1, description="TAP averages the cells above this share of a channel's maximum"
+    )
+
+
+class CamSettings(Section):
+    """Which classes get a map, and how the map is scored."""
+
+    classes: Literal["predicted", "label", "both"] = Field(
+        "predicted", description="the model's top-k | the sample's own classes | both"
+    )
+    top_k: PositiveInt = Field(5, description="predicted classes per image")
+    ranks: list[PositiveInt] | None = Field(
+        None, description="only these ranks get boxes, such as [3]; null: all top_k"
+    )
+    min_probability: Fraction = Field(0.0, description="predicted classes below get no boxes")
+    pooling: PoolingSettings = PoolingSettings()
+    truncate: bool = Field(False, description="NWC: class weights below zero count as zero")
+    shift: float | dict[ShiftMode, float] = Field(
+        0.0, description="added to the class weights; or a named mode, {global_min: 0.0}"
+    )
+
+    @model_validator(mode="after")
+    def _ranks_within_top_k(self) -> CamSettings:
+        if self.ranks is not None and (not self.ranks or max(self.ranks) > self.top_k):
+            raise ValueError(
+                f"ranks {self.ranks} must name ranks from 1 to top_k={self.top_k}; raise top_k"
+            )
+        if isinstance(self.shift, dict) and len(self.shift) != 1:
+            raise ValueError("shift takes one mode, such as {global_min: 0.0}")
+        return self
+
+
+class BoxSettings(Section):
+    """How a map becomes boxes."""
+
+    threshold: Fraction = Field(0.35, description="tau: share of the percentile's value")
+    percentile: Annotated[float, Field(ge=0, le=100)] = Field(
+        90.0, description="the standard tau refers to (PaS); 100 is the maximum"
+    )
+    max_boxes: PositiveInt = Field(3, description="per class and image, the largest first")
+    min_area: Fraction = Field(0.01, description="of the image; smaller components are dropped")
+    resolution: PositiveInt | None = Field(
+        None, description="longer side of the upsampled map; null: the input size"
+    )
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
+class OutputSettings(Section):
+    """Where the annotations go."""
+
+    uri: str = Field(description="a folder; each recipe writes into a sub-folder of its own")
+    store_maps: bool = Field(False, description="keep the low-resolution maps, as 8 bits")
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to fsspec, such as {endpoint_url: ...}"
+    )
+
+
+class EngineSettings(Section):
+    """Where and how wide the work runs. Nothing here changes a row."""
+
+    name: Literal["local", "ray"] = "local"
+    batch_size: PositiveInt | Literal["auto"] = Field(
+        "auto", description="images per forward pass; auto: 16 on a CPU, 64 on a GPU"
+    )
+    workers: PositiveInt | Literal["auto"] = Field(
+        "auto", description="ray actors; auto: as many as the cluster holds (local: always one)"
+    )
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="auto: 1 where the cluster has GPUs, else 0"
+    )
+    cpus_per_worker: PositiveInt | Literal["auto"] = Field(
+        "auto", description="threads of a worker; auto: its share of the machine's CPUs"
+    )
+    max_attempts: PositiveInt = Field(
+        3, description="a shard that failed so often is left out and reported"
+    )
+    stall_seconds: Annotated[float, Field(gt=0)] = Field(
+        600.0,
+        description="ray: a worker that neither reads nor annotates for so long is replaced",
+    )
+
+
+class Config(Section):
+    """A whole run."""
+
+    input: InputSettings
+    model: ModelSettings
+    cam: CamSettings = CamSettings()
+    boxes: BoxSettings = BoxSettings()
+    output: OutputSettings
+    engine: EngineSettings = EngineSettings()
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration and apply ``section.key=value`` overrides (values are YAML).
+
+    Raises:
+        RequestError: the file is missing or not YAML, a key is unknown, or a value is wrong.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"{path}: {error.strerror}; name a configuration file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise RequestError(f"{path}: expected sections such as input: and model:, found none")
+    for override in overrides:
+        _apply(document, override)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {_explain(error)}") from error
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    target, equals, text = override.partition("=")
+    names = target.strip().split(".")
+    if not equals or not all(names):
+        raise RequestError(f"--set {override}: expected section.key=value, such as cam.top_k=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RequestError(f"--set {override}: the value is not YAML; quote it") from error
+    place = document
+    for name in names[:-1]:
+        inner = place.get(name)
+        if inner is None:
+            inner = place[name] = {}
+        if not isinstance(inner, dict):
+            raise RequestError(f"--set {override}: {name} has no keys of its own")
+        place = inner
+    place[names[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, in one line that names the key and the remedy."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    keys = _setting(first["loc"])
+    key = ".".join(keys) or "configuration"
+    same = [problem for problem in problems if _setting(problem["loc"]) == keys]
+    others = len(problems) - len(same)
+    more = f" (and {others} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        unknown = ".".join(str(part) for part in first["loc"])
+        return f"{unknown}: unknown key; {hint}{more}"
+    if first["type"] == "missing" and len(keys) == len(first["loc"]):
+        return f"{key}: missing; set it in the file or with --set {key}=...{more}"
+    # A setting of several types has one problem for each type that it is not.
+    messages = [problem["msg"].removeprefix("Value error, ") for problem in same]
+    given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    text = "; or: ".join(dict.fromkeys(messages))
+    return f"{key}: {text}{given if given not in text else ''}{more}"
+
+
+def _setting(location: tuple[int | str, ...]) -> list[str]:
+    """The part of a pydantic location that names settings, without its type tags."""
+    names: list[str] = []
+    for part in location:
+        if str(part) not in _fields(tuple(names)):
+            break
+        names.append(str(part))
+    return names
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    """The settings known at a place of the configuration."""
+    section: type[BaseModel] = Config
+    for part in location:
+        inner = section.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        section = inner
+    return list(section.model_fields)

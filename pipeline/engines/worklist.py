@@ -1,0 +1,78 @@
+"""The shards of a run: which wait, how often each was tried, and what became of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from pipeline.annotate import ShardReport
+from pipeline.engines.outcome import Observer, Outcome, ShardFailure
+from pipeline.errors import ShardError
+from pipeline.sources.shards import Shard
+
+
+class WorkList:
+    """Hands out shards and sees to it that each ends with exactly one outcome.
+
+    Args:
+        shards: in the order to hand them out; one that failed goes to the end.
+        max_attempts: a shard that failed so often is given up.
+    """
+
+    def __init__(self, shards: Sequence[Shard], max_attempts: int, observer: Observer) -> None:
+        self.outcomes: list[Outcome] = []
+        self._waiting = deque(shards)
+        self._attempts = dict.fromkeys(shards, 0)
+        self._max_attempts = max_attempts
+        self._observer = observer
+
+    @property
+    def unfinished(self) -> int:
+        """Shards without an outcome, waiting or in work."""
+        return len(self._attempts) - len(self.outcomes)
+
+    def next(self) -> Shard | None:
+        """The next shard to work on; None while none is waiting."""
+        if not self._waiting:
+            return None
+        shard = self._waiting.popleft()
+        self._attempts[shard] += 1
+        return shard
+
+    def published(self, report: ShardReport) -> None:
+        """A shard is done."""
+        self._finish(report)
+
+    def failed(self, shard: Shard, error: Exception) -> None:
+        """An attempt failed: the shard goes to the end of the line, or is given up.
+
+        A damaged shard stays damaged however often it is read.
+        """
+        attempts = self._attempts[shard]
+        if isinstance(error, ShardError) or attempts >= self._max_attempts:
+            self._finish(ShardFailure(shard, _one_line(error), attempts))
+        else:
+            self._observer.note(f"{shard.uri}: {_one_line(error)}; attempt {attempts} failed")
+            self._waiting.append(shard)
+
+    def give_up_the_rest(self, reason: str) -> None:
+        """Nobody is left to work."""
+        while self._waiting:
+            shard = self._waiting.popleft()
+            self._finish(ShardFailure(shard, reason, self._attempts[shard]))
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+        self._observer.finished(outcome)
+
+
+class WorkerLostError(Exception):
+    """The worker of a shard died or hung; the message tells which."""
+
+
+def _one_line(error: Exception) -> str:
+    """An error in one line, with its kind where the message alone would not tell it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, (ShardError, WorkerLostError)):
+        return text
+    return f"{type(error).__name__}: {text}"

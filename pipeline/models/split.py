@@ -1,0 +1,128 @@
+"""Cut a network at its last pooling: a backbone that makes features, a head that scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from pipeline.errors import RequestError
+from pipeline.models.build import Network
+
+POOLING_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+POOLING_FUNCTIONS = (F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean)
+
+
+@dataclass(frozen=True)
+class Split:
+    """``logits = head(backbone(images))``.
+
+    Attributes:
+        cell_layer: set where the network scores each cell by a 1x1 convolution *before* it
+            pools (SqueezeNet): that convolution, the first step of ``head``.
+    """
+
+    backbone: Callable[[torch.Tensor], torch.Tensor]
+    head: Callable[[torch.Tensor], torch.Tensor]
+    cell_layer: nn.Conv2d | None = None
+
+
+def split_network(network: Network, name: str) -> Split:
+    """Cut a network of timm or torchvision at its last pooling.
+
+    Raises:
+        RequestError: there is no place to cut.
+    """
+    if network.library == "timm":
+        return _split_timm(network.module, name)
+    return _split_traced(network.module, name)
+
+
+def _split_timm(module: nn.Module, name: str) -> Split:
+    backbone = getattr(module, "forward_features", None)
+    head = getattr(module, "forward_head", None)
+    if not (callable(backbone) and callable(head)):
+        raise RequestError(f"model.name: {name} has no forward_features and forward_head")
+    if getattr(module, "num_classes", None) == 0:
+        raise RequestError(f"model.kwargs: {name} has no classifier (num_classes is 0)")
+    return Split(backbone, head)
+
+
+def _split_traced(module: nn.Module, name: str) -> Split:
+    """torchvision's networks have no named halves; their traced graph shows the last pooling."""
+    try:
+        graph = fx.Tracer().trace(module)
+    except Exception as error:  # tracing runs the model's own code, which may raise anything
+        raise RequestError(f"model.name: {name} cannot be traced: {error}") from error
+    modules = dict(module.named_modules())
+    poolings = [node for node in graph.nodes if _is_pooling(node, modules)]
+    if not poolings:
+        raise RequestError(f"model.name: {name} has no average pooling, so no map to read")
+    cut = poolings[-1].args[0]
+    cell_layer = None
+    if not _has_weights_after(cut, graph, modules):
+        # Nothing is learned after the pooling, so the classes are scored before it.
+        before = _skip_activation(cut, modules)
+        layer = modules.get(str(before.target)) if before.op == "call_module" else None
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+            cell_layer, cut = layer, before.args[0]
+    backbone = fx.GraphModule(module, _graph_until(graph, cut))
+    backbone.graph.eliminate_dead_code()
+    backbone.recompile()
+    return Split(backbone, fx.GraphModule(module, _graph_from(graph, cut, name)), cell_layer)
+
+
+def _is_pooling(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], POOLING_MODULES)
+    if node.op == "call_function":
+        return node.target in POOLING_FUNCTIONS
+    return node.op == "call_method" and node.target == "mean"
+
+
+def _has_weights_after(cut: fx.Node, graph: fx.Graph, modules: dict[str, nn.Module]) -> bool:
+    nodes = list(graph.nodes)
+    later = nodes[nodes.index(cut) + 1 :]
+    return any(
+        node.op == "get_attr"
+        or (node.op == "call_module" and any(True for _ in modules[node.target].parameters()))
+        for node in later
+    )
+
+
+def _skip_activation(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    is_relu = (
+        node.op == "call_module" and isinstance(modules[str(node.target)], nn.ReLU)
+    ) or node.target in (F.relu, torch.relu, "relu", "relu_")
+    return node.args[0] if is_relu else node  # type: ignore[return-value]
+
+
+def _graph_until(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
+    part = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = part.node_copy(node, copies.__getitem__)
+        if node is cut:
+            part.output(copies[node])
+            break
+    return part
+
+
+def _graph_from(graph: fx.Graph, cut: fx.Node, name: str) -> fx.Graph:
+    nodes = list(graph.nodes)
+    part = fx.Graph()
+    copies = {cut: part.placeholder("features")}
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            raise RequestError(
+                f"model.name: the head of {name} reads {node.name} beside the pooled features"
+            )
+        return copies[node]
+
+    for node in nodes[nodes.index(cut) + 1 :]:
+        copies[node] = part.node_copy(node, copied)
+    return part

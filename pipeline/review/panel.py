@@ -1,0 +1,173 @@
+"""One picture of a contact sheet: boxes with labels on it, or a heat map over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_HALO: Colour = (12, 13, 16)
+_WHITE: Colour = (255, 255, 255)
+_DASH = 7
+_LABEL_PADDING = 4
+
+
+@dataclass(frozen=True)
+class Box:
+    """A pseudo box in pixels of its picture, half-open, with its class's name and its score."""
+
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+    label: str
+    score: float
+
+
+def fit_text(text: str, font: Font, width: float) -> str:
+    """The text, or as much of its beginning as fits into ``width`` pixels with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _pixel_frame(
+    box: tuple[float, float, float, float], scale: tuple[float, float], panel: Picture
+) -> tuple[int, int, int, int]:
+    """The box in whole pixels of the panel, at least one pixel a side and inside it."""
+    height, width = panel.shape[:2]
+    left = min(max(round(box[0] * scale[0]), 0), width - 1)
+    top = min(max(round(box[1] * scale[1]), 0), height - 1)
+    right = min(max(round(box[2] * scale[0]), left + 1), width)
+    bottom = min(max(round(box[3] * scale[1]), top + 1), height)
+    return left, top, right, bottom
+
+
+def _draw_frame(
+    panel: Picture, frame: tuple[int, int, int, int], colour: Colour, thickness: int, dashed: bool
+) -> None:
+    """Draw the frame's border in place, inwards, so that one at the panel's edge is whole."""
+    left, top, right, bottom = frame
+    window = panel[top:bottom, left:right]
+    rows = np.minimum(np.arange(bottom - top), np.arange(bottom - top)[::-1])[:, None]
+    columns = np.minimum(np.arange(right - left), np.arange(right - left)[::-1])[None, :]
+    depth = np.minimum(rows, columns)
+    if dashed:
+        # Dashes are counted along the nearer side, from the middle, so that corners match.
+        along = np.where(columns <= rows, rows, columns)
+        window[(depth < thickness + 1) & (along // _DASH % 2 == 0)] = _HALO
+        window[(depth < thickness) & (along // _DASH % 2 == 0)] = colour
+    else:
+        window[depth < thickness + 1] = _HALO
+        window[depth < thickness] = colour
+
+
+def _draw_labels(
+    panel: Picture,
+    boxes: tuple[Box, ...],
+    frames: list[tuple[int, int, int, int]],
+    colours: Mapping[str, Colour],
+    font: Font,
+) -> Picture:
+    image = Image.fromarray(panel)
+    draw = ImageDraw.Draw(image)
+    ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (11, 0)
+    height = ascent + descent + _LABEL_PADDING
+    taken: list[tuple[int, int, int, int]] = []
+    for box, (left, top, _, _) in zip(boxes, frames, strict=True):
+        text = fit_text(f"{box.label} {box.score:.2f}", font, image.width - 2 * _LABEL_PADDING)
+        width = int(np.ceil(font.getlength(text))) + 2 * _LABEL_PADDING
+        x = max(0, min(left, image.width - width))
+        # Above the box where there is room, else inside it; then down past other labels.
+        y = top - height if top >= height else top
+        while any(
+            x < right and x + width > other_left and y < bottom and y + height > other_top
+            for other_left, other_top, right, bottom in taken
+        ):
+            y += 1
+        y = max(0, min(y, image.height - height))
+        taken.append((x, y, x + width, y + height))
+        colour = colours[box.label]
+        bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 120
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
+        ink = _HALO if bright else _WHITE
+        draw.text((x + _LABEL_PADDING, y + _LABEL_PADDING // 2), text, fill=ink, font=font)
+    return np.asarray(image)
+
+
+def draw_boxes(
+    image: Picture,
+    size: tuple[int, int],
+    boxes: tuple[Box, ...],
+    true_boxes: tuple[tuple[float, float, float, float], ...],
+    colours: Mapping[str, Colour],
+    font: Font,
+) -> Picture:
+    """A picture with pseudo boxes (solid, labelled) and true boxes (dashed, white).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: Width and height of the result in pixels.
+        boxes: Pseudo boxes in pixels of ``image``.
+        true_boxes: x_min, y_min, x_max, y_max in pixels of ``image``, half-open.
+        colours: The colour of each label.
+        font: The labels' font.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    panel = resize_picture(image, size)
+    scale = (size[0] / image.shape[1], size[1] / image.shape[0])
+    thickness = max(2, round(min(size) / 90))
+    frames = []
+    for box in boxes:
+        corners = (box.x_min, box.y_min, box.x_max, box.y_max)
+        frames.append(_pixel_frame(corners, scale, panel))
+        _draw_frame(panel, frames[-1], colours[box.label], thickness, dashed=False)
+    for corners in true_boxes:
+        _draw_frame(panel, _pixel_frame(corners, scale, panel), _WHITE, 1, dashed=True)
+    return _draw_labels(panel, boxes, frames, colours, font)
+
+
+def draw_heat_map(
+    image: Picture, size: tuple[int, int], score_map: NDArray[np.floating[Any]] | None
+) -> Picture:
+    """A picture under its score map, dark where the score is lowest and bright where highest.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        size: Width and height of the result in pixels.
+        score_map: (h, w) of any range, stretched over the picture; None dims the picture alone.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    panel = resize_picture(image, size).astype(np.float32)
+    if score_map is None:
+        return np.asarray(0.35 * panel).astype(np.uint8)
+    scores = cv2.resize(score_map.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+    spread = float(scores.max() - scores.min())
+    heat = (scores - scores.min()) / spread if spread > 0.0 else np.zeros_like(scores)
+    levels = np.rint(255.0 * heat).astype(np.uint8)
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1]
+    # The picture shows through in grey, so that its colours are not taken for scores.
+    grey = panel @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return np.asarray(0.62 * colours + 0.38 * grey[:, :, None]).astype(np.uint8)
+
+
+def resize_picture(image: Picture, size: tuple[int, int]) -> Picture:
+    """A picture of (width, height) ``size``, smoothly resized; always a copy."""
+    shrinks = size[0] < image.shape[1]
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation)).copy()

@@ -1,0 +1,176 @@
+"""A tar archive read strictly: whatever the standard library forgives in silence is an error.
+
+``tarfile`` takes a damaged header, a header of zeros and the end of the file alike for the end of
+the archive, so a cut or damaged archive reads as a smaller whole one. Its parser is used here as
+it is, through the hooks it has for that, with two things added: every header must parse until the
+end-of-archive marker, and after the marker there is nothing but zeros.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# tarfile's own names for what it found in place of a header; typeshed does not list them.
+from tarfile import (  # type: ignore[attr-defined]
+    EmptyHeaderError,
+    EOFHeaderError,
+    TruncatedHeaderError,
+)
+from typing import BinaryIO, Protocol, Self, cast
+
+DEFAULT_MAX_MEMBER_BYTES = 1 << 30
+# Names and the like; tarfile reads such a header's data at once, before anybody sees the member.
+_MAX_EXTENSION_BYTES = 1 << 20
+_EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+_BLOCK = tarfile.BLOCKSIZE
+_CHUNK = 1 << 16
+_REMEDY = "copy it again or re-pack it"
+_NO_MARKER = "no end-of-archive marker"
+_FIRST_REMEDY = "name a tar archive, ending in .gz or .tgz if it is compressed"
+# What tarfile's parser runs into on values it did not expect.
+_PARSER_ERRORS = (
+    tarfile.TarError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    RecursionError,
+)
+
+
+class ArchiveError(Exception):
+    """The archive can not be read whole; the message says what is wrong, where, and the remedy."""
+
+    def __init__(self, what: str, offset: int, detail: str, remedy: str = _REMEDY) -> None:
+        super().__init__(what, offset, detail, remedy)
+
+    def __str__(self) -> str:
+        what, offset, detail, remedy = self.args
+        return f"{what} at byte {offset}: {detail}; {remedy}"
+
+
+class _Stream(Protocol):
+    def read(self, size: int) -> bytes: ...
+    def tell(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """A regular file in an archive, with all its bytes."""
+
+    name: str
+    data: bytes
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """A header that must parse, where ``TarFile.next`` would take it for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.HeaderError(f"member {header.name!r} of {header.size} bytes is sparse")
+        if header.type in _EXTENSIONS and not 0 <= header.size <= _MAX_EXTENSION_BYTES:
+            raise tarfile.HeaderError(f"an extension header of {header.size} bytes")
+        return header
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        offset = _stream_of(archive).tell()
+        follows_extension = offset != archive.offset
+        try:
+            return super().fromtarfile(archive)
+        except EOFHeaderError:
+            # A block of zeros: the one thing that may end an archive.
+            raise
+        except EmptyHeaderError as error:
+            if follows_extension or offset == 0:
+                raise ArchiveError("cut", offset, _NO_MARKER) from error
+            detail = "every member is complete, but so they are in a tar cut between two of them"
+            raise ArchiveError(_NO_MARKER, offset, detail) from error
+        except TruncatedHeaderError as error:
+            remedy = _REMEDY if offset else _FIRST_REMEDY
+            raise ArchiveError("cut", offset, f"inside a header, {_NO_MARKER}", remedy) from error
+        except _PARSER_ERRORS as error:
+            remedy = _REMEDY if offset else _FIRST_REMEDY
+            raise ArchiveError("unusable tar header", offset, str(error), remedy) from error
+
+
+def read_members(
+    stream: BinaryIO, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES
+) -> Iterator[Member]:
+    """The regular files of a tar archive, in order, one in memory at a time.
+
+    The stream is read to its end. Only when this iterator is exhausted without an error was the
+    archive whole. Folders and devices are passed over.
+
+    Args:
+        stream: the uncompressed archive, at its first byte; it need not be seekable.
+        max_member_bytes: a member that declares more is refused before its data are read.
+
+    Raises:
+        ArchiveError: the archive is cut or damaged, or holds a sparse or too large member or a
+            link, which can not be followed in a stream.
+    """
+    try:
+        # The encoding must not depend on this machine's locale.
+        archive = tarfile.open(  # noqa: SIM115 (the stream is the caller's to close)
+            fileobj=stream, mode="r|", tarinfo=_StrictHeader, encoding="utf-8"
+        )
+    except _PARSER_ERRORS as error:
+        raise ArchiveError("damaged", 0, str(error), _FIRST_REMEDY) from error
+    try:
+        while (member := archive.next()) is not None:
+            _require_plain(member, max_member_bytes)
+            # Of a kind that it does not know (a volume label) tarfile would give a file as well.
+            if member.isreg() and (file := archive.extractfile(member)):
+                yield Member(member.name, file.read())
+            # tarfile would keep every header it has seen.
+            archive.members.clear()  # type: ignore[attr-defined]
+    except _PARSER_ERRORS as error:
+        end = _stream_of(archive).tell()
+        raise ArchiveError("cut or damaged", end, f"{_NO_MARKER} ({error})") from error
+    _require_end_marker(_stream_of(archive))
+
+
+def _require_plain(member: tarfile.TarInfo, max_member_bytes: int) -> None:
+    name, size, remedy = repr(member.name), member.size, "re-pack it without that member"
+    if member.isreg() and not member.name:
+        problem, remedy = "a member without a name", _REMEDY
+    elif not 0 <= size <= max_member_bytes:
+        problem = f"member {name} declares {size} bytes, the limit is {max_member_bytes}"
+    elif member.issparse():
+        problem = f"member {name} of {size} bytes is sparse"
+    elif member.islnk() or member.issym():
+        # In a stream the file it stands for is gone, or still to come.
+        problem, remedy = f"member {name} is a link", "re-pack it with tar -h --hard-dereference"
+    else:
+        return
+    raise ArchiveError("refused", member.offset, problem, remedy)
+
+
+def _require_end_marker(stream: _Stream) -> None:
+    """The first of the marker's two blocks of zeros has been read."""
+    zeros = _BLOCK
+    while chunk := stream.read(_CHUNK):
+        zeros += len(chunk)
+        if rest := chunk.lstrip(b"\0"):
+            raise ArchiveError(
+                "damaged",
+                stream.tell() - len(rest),
+                "data after a header of zeros (an overwritten header, or archives in a row)",
+            )
+    if zeros < 2 * _BLOCK:
+        raise ArchiveError("cut", stream.tell(), "inside the end-of-archive marker")
+
+
+def _stream_of(archive: tarfile.TarFile) -> _Stream:
+    return cast(_Stream, archive.fileobj)

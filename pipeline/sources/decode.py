@@ -1,0 +1,120 @@
+"""The bytes of an image file, to its pixels."""
+
+from __future__ import annotations
+
+import enum
+import io
+import warnings
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# The kinds of image file that both libraries read. Pillow is asked for the size only, but knows
+# formats that run other programs or open other files, and those bytes come from anywhere.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+
+# OpenCV 5.0 swaps red and blue in an AVIF with transparency, and multiplies the colours of a TIFF
+# by it.
+_ONLY_PILLOW = (("AVIF", "RGBA"), ("TIFF", "RGBA"))
+
+# Both settings are of the whole process, because the libraries offer no other that is safe with
+# threads: a damaged image becomes a status in the output, not a line on the terminal each.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class SampleStatus(enum.StrEnum):
+    """What became of a sample; the value is what the output says."""
+
+    ok = "ok"
+    unreadable = "unreadable"
+    too_large = "too_large"
+    no_image = "no_image"
+    no_label = "no_label"
+
+
+class DecodeError(ValueError):
+    """An image gives no pixels; ``status`` is unreadable or too_large, the text says why."""
+
+    def __init__(self, status: SampleStatus, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
+    """Decode an image file to (H, W, 3) uint8 RGB, upright (the EXIF orientation is applied).
+
+    Grey, palette, CMYK and 16-bit images are converted, transparency is dropped, and of several
+    frames the first is taken.
+
+    Args:
+        data: the whole file.
+        max_pixels: the largest width x height that is decoded.
+
+    Raises:
+        DecodeError: ``too_large``, told from the header before anything is decoded; or
+            ``unreadable``: empty, not an image, or not to be decoded (cut, damaged, a rare kind).
+    """
+    if not data:
+        raise DecodeError(SampleStatus.unreadable, "the file is empty (zero bytes)")
+    header = _read_header(data)
+    what = f"{header.kind} of {header.width} x {header.height} pixels"
+    if header.width * header.height > max_pixels:
+        raise DecodeError(SampleStatus.too_large, f"{what}, the limit is {max_pixels} in all")
+    decode = _by_pillow if (header.kind, header.mode) in _ONLY_PILLOW else _by_opencv
+    try:
+        pixels = decode(data)
+    except MemoryError:
+        # This machine's trouble, not the image's.
+        raise
+    except Exception as error:
+        # Whatever a decoder trips over in bytes that came from anywhere.
+        reason = f"{what} can not be decoded: cut, damaged or of a rare kind"
+        raise DecodeError(SampleStatus.unreadable, reason) from error
+    return pixels
+
+
+def _by_opencv(data: bytes) -> npt.NDArray[np.uint8]:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(str(error)) from error
+        raise
+    if pixels is None:
+        raise ValueError("OpenCV gives no image and no reason")
+    return np.asarray(pixels, dtype=np.uint8)
+
+
+def _by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+@dataclass(frozen=True)
+class _Header:
+    kind: str
+    mode: str
+    width: int
+    height: int
+
+
+def _read_header(data: bytes) -> _Header:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return _Header(str(image.format), image.mode, image.width, image.height)
+    except Image.DecompressionBombError as error:
+        raise DecodeError(SampleStatus.too_large, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise DecodeError(SampleStatus.unreadable, "not an image of a known format") from error
+    except Exception as error:
+        # The same of Pillow's parsers.
+        reason = f"the header is cut or damaged ({type(error).__name__}: {error})"
+        raise DecodeError(SampleStatus.unreadable, reason) from error

@@ -1,0 +1,125 @@
+"""Decode samples in threads, ahead of the network, and keep their order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from pipeline.config import InputSettings
+from pipeline.sources.decode import DecodeError, SampleStatus, decode_image
+from pipeline.sources.images import image_member
+from pipeline.sources.labels import LabelError, read_labels
+from pipeline.sources.samples import Sample
+from pipeline.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSample:
+    """A sample as the network needs it.
+
+    Attributes:
+        status, error: ``ok`` and None, or what was wrong with the image or its labels.
+        width, height: of the upright original, in pixels; None where it could not be decoded.
+        labels: the classes given with the sample, or None.
+        pixels: (input height, input width, 3) uint8 RGB; None where there is no image.
+    """
+
+    key: str
+    index: int
+    status: SampleStatus
+    error: str | None
+    width: int | None
+    height: int | None
+    labels: tuple[int, ...] | None
+    pixels: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRule:
+    """What loading depends on.
+
+    Attributes:
+        input_height, input_width: of the network, in pixels; the whole image is squashed to it.
+        class_count: labels from 0 to below it are valid.
+        labels_wanted: a sample without labels gets the status ``no_label``.
+    """
+
+    settings: InputSettings
+    input_height: int
+    input_width: int
+    class_count: int
+    labels_wanted: bool
+
+
+def load_ahead(
+    samples: Iterable[Sample], rule: LoadRule, pool: Executor, ahead: int, watch: Stopwatch
+) -> Iterator[LoadedSample]:
+    """Load samples in a pool of threads, at most ``ahead`` of them before they are asked for."""
+
+    def load(sample: Sample) -> LoadedSample:
+        with watch.measure("decode"):
+            return load_sample(sample, rule)
+
+    waiting: deque[Future[LoadedSample]] = deque()
+    try:
+        for sample in watch.measured("read", samples):
+            waiting.append(pool.submit(load, sample))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
+    """Decode one sample's image and read its labels; a bad one is described, not raised."""
+    labels, label_error = _labels(sample, rule)
+
+    def loaded(
+        status: SampleStatus, error: str | None, image: np.ndarray | None = None
+    ) -> LoadedSample:
+        height, width = (None, None) if image is None else image.shape[:2]
+        pixels = None if image is None else _squash(image, rule)
+        return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
+
+    data = image_member(sample.members)
+    if data is None:
+        names = ", ".join(sorted(sample.members))
+        return loaded(SampleStatus.no_image, f"no image among the members: {names}")
+    try:
+        image = decode_image(data, rule.settings.max_pixels)
+    except DecodeError as error:
+        return loaded(error.status, str(error))
+    if rule.labels_wanted and labels is None:
+        return loaded(SampleStatus.no_label, label_error, image)
+    return loaded(SampleStatus.ok, None, image)
+
+
+def _labels(sample: Sample, rule: LoadRule) -> tuple[tuple[int, ...] | None, str | None]:
+    try:
+        labels = read_labels(sample.members, rule.settings.labels)
+    except LabelError as error:
+        return None, str(error)
+    if labels is None:
+        return None, f"no {rule.settings.labels} with the sample"
+    if any(label >= rule.class_count for label in labels):
+        return None, f"class {max(labels)} is beyond the model's {rule.class_count} classes"
+    return labels, None
+
+
+def _squash(image: np.ndarray, rule: LoadRule) -> np.ndarray:
+    """Resize the whole image to the input size; shrinking averages, so that nothing aliases."""
+    shrinks = image.shape[0] > rule.input_height and image.shape[1] > rule.input_width
+    resized: np.ndarray = cv2.resize(
+        image,
+        (rule.input_width, rule.input_height),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+    return resized

@@ -1,0 +1,109 @@
+"""One shard, to its samples: the files of a tar archive that share a key."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from webdataset.handlers import reraise_exception
+from webdataset.tariterators import group_by_keys
+
+from pipeline.errors import ShardError
+from pipeline.sources.archive import (
+    DEFAULT_MAX_MEMBER_BYTES,
+    ArchiveError,
+    Member,
+    read_members,
+)
+from pipeline.sources.shards import Shard
+from pipeline.sources.stream import open_shard
+
+# WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
+META_NAME = re.compile(r"__[^/]*__($|/)")
+# Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
+_RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The files of one key.
+
+    Attributes:
+        key: the members' common path up to its first dot (in the last path component).
+        index: position in the shard, from 0.
+        members: bytes by suffix, the part after that dot in lower case (``jpg``, ``left.jpg``).
+    """
+
+    key: str
+    index: int
+    members: Mapping[str, bytes]
+
+
+def read_samples(
+    shard: Shard,
+    storage_options: Mapping[str, Any] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
+) -> Iterator[Sample]:
+    """The samples of a shard in order, as WebDataset groups them, one in memory at a time.
+
+    A shard is known to be whole only at its end: what was yielded counts only when this iterator
+    is exhausted without an error. Members without a suffix, hidden files and WebDataset's own
+    metadata (``__name__``) belong to no sample.
+
+    Args:
+        shard: the shard; a name that ends in ``.gz`` or ``.tgz`` is decompressed.
+        storage_options: passed to the fsspec file system.
+        on_bytes: called with the number of stored bytes after each read.
+        max_member_bytes: a member that declares more makes the shard unreadable.
+
+    Raises:
+        ShardError: the archive is cut or damaged, or two samples share a key.
+        OSError: the storage failed.
+    """
+    seen: set[str] = set()
+    try:
+        with open_shard(shard, storage_options, on_bytes) as stream:
+            files = _as_webdataset(read_members(stream, max_member_bytes), shard.uri)
+            for index, members in enumerate(group_by_keys(files, handler=reraise_exception)):
+                key = members.pop("__key__")
+                del members["__url__"]
+                if key in seen:
+                    raise ShardError(
+                        f"{shard.uri}: the key {key!r} comes again after other keys; re-pack it "
+                        "with unique keys and all files of a sample next to each other"
+                    )
+                seen.add(key)
+                yield Sample(key, index, members)
+    except ArchiveError as error:
+        raise ShardError(f"{shard.uri}: {error}") from error
+    except ValueError as error:
+        raise ShardError(
+            f"{shard.uri}: {error.args[0]}; re-pack it with each member once"
+        ) from error
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ShardError(
+            f"{shard.uri}: cut or damaged gzip data ({error}); copy it again or re-pack it"
+        ) from error
+
+
+def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, object]]:
+    for member in members:
+        # A name that is not UTF-8 comes with lone surrogates, which no Parquet file can hold.
+        name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        folder, _, base = name.rpartition("/")
+        if ".." in folder.split("/"):
+            raise ShardError(
+                f"{uri}: member {name!r} leads out of the archive; re-pack it without '..'"
+            )
+        if META_NAME.match(name) or base.startswith("."):
+            continue
+        if base.partition(".")[2].lower() in _RESERVED_SUFFIXES:
+            raise ShardError(
+                f"{uri}: member {name!r} has a suffix that WebDataset keeps for itself; rename it"
+            )
+        yield {"fname": name, "data": member.data, "__url__": uri}

@@ -1,0 +1,87 @@
+"""Fixtures that several stations' tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.config import Config, load_config
+from pipeline.sources.pack import pack
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real photographs and weights, beside the repository where they are at hand."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip("needs the photographs and weights in ../shared, which are not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve small pictures of coloured noise in different sizes, with classes from 0 to 9."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    lines = ["image,class_index"]
+    for index in range(12):
+        height, width = generator.integers(40, 90, 2)
+        grain = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        image = Image.fromarray(grain).resize((int(width), int(height)), Image.Resampling.BICUBIC)
+        image.save(folder / f"picture-{index:02d}.jpg", quality=95)
+        lines.append(f"picture-{index:02d}.jpg,{index % 10}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures in three shards of four."""
+    folder = tmp_path_factory.mktemp("shards")
+    pack(pictures, folder, pictures / "labels.csv", samples_per_shard=4)
+    return folder
+
+
+ConfigMaker = Callable[..., Config]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, shards: Path) -> ConfigMaker:
+    """A configuration of a tiny network with random weights, with settings to override."""
+    path = tmp_path / "config.yaml"
+    document = {
+        "input": {"shards": [str(shards / "*.tar")]},
+        "model": {"name": "test_resnet", "kwargs": {"num_classes": 10}, "input_size": 64},
+        "cam": {"top_k": 3},
+        "output": {"uri": str(tmp_path / "out")},
+        "engine": {"batch_size": 3, "cpus_per_worker": 1},
+    }
+    path.write_text(yaml.safe_dump(document))
+
+    def make(*overrides: str) -> Config:
+        return load_config(path, overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray clusters that the tests start are their own and meet no other on this machine."""
+    before = dict(os.environ)
+    os.environ.update(
+        RAY_ADDRESS="local",
+        RAY_AUTH_MODE="disabled",
+        RAY_USAGE_STATS_ENABLED="0",
+        # Short: the paths of Ray's sockets end at 107 characters.
+        RAY_TMPDIR=str(tmp_path_factory.getbasetemp().parent / "ray"),
+    )
+    yield
+    os.environ.clear()
+    os.environ.update(before)
