@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 import secrets
@@ -11,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.annotations.footer import Footer
 from pipeline.annotations.rows import Row, table
+from pipeline.annotations.serialise import to_parquet
 from pipeline.config import OutputSettings
 from pipeline.recipe import Recipe
 from pipeline.sources.shards import Shard
 from pipeline.sources.storage import locate
 
-ROW_GROUP_ROWS = 10_000
 _TEMPORARY = re.compile(r"[._].+-[0-9a-f]{16}\.parquet\..+")
 
 
@@ -53,19 +51,8 @@ def publish(rows: Sequence[Row], shard: Shard, recipe: Recipe, output: OutputSet
     """
     annotations = table(rows, output.store_maps)
     annotations = annotations.replace_schema_metadata(Footer.of(recipe, shard).to_metadata())
-    # Written to memory first: a writer on the final path would, when it fails half-way, leave a
-    # short file that reads without an error.
-    buffer = io.BytesIO()
-    pq.write_table(
-        annotations,
-        buffer,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="zstd",
-        # Without it a flipped bit may read as another number.
-        write_page_checksum=True,
-    )
     uri = f"{recipe_uri(output, recipe)}/{file_name(shard.uri)}"
-    publish_bytes(uri, buffer.getvalue(), output.storage_options)
+    publish_bytes(uri, to_parquet(annotations), output.storage_options)
     return uri
 
 

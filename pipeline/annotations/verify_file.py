@@ -16,6 +16,7 @@ from fsspec import AbstractFileSystem
 from pipeline.annotations.findings import Check, Findings, Problem
 from pipeline.annotations.footer import PREFIX, Footer
 from pipeline.annotations.rows import schema
+from pipeline.annotations.serialise import is_intact
 from pipeline.annotations.verify_input import InputRule, check_against_input
 from pipeline.annotations.verify_rows import RowChecks
 from pipeline.recipe import SCHEMA_VERSION, folder_name, recipe_digest
@@ -78,8 +79,10 @@ def verify_file(
     try:
         with _damage():
             file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-        footer = _footer(file.metadata.metadata or {}, findings)
+        metadata = file.metadata.metadata or {}
+        footer = _footer(metadata, findings)
         if footer is not None:
+            _require_intact(data, metadata, findings)
             origin = _origin(footer, folder, findings)
             keys = _rows(file, footer, findings, statuses)
             if input_rule is not None and keys is not None:
@@ -139,6 +142,19 @@ def _footer(metadata: Mapping[bytes, bytes], findings: Findings) -> Footer | Non
         findings.add(Check.footer, "an entry is of the wrong type")
         return None
     return footer
+
+
+def _require_intact(data: bytes, metadata: Mapping[bytes, bytes], findings: Findings) -> None:
+    try:
+        intact = is_intact(data, metadata)
+    except KeyError as error:
+        findings.add(Check.footer, f"{error.args[0].decode()} is missing; cambox did not make it")
+        return
+    except (ValueError, TypeError) as error:
+        findings.add(Check.footer, f"an entry does not parse: {error}")
+        return
+    if not intact:
+        raise DamagedFileError("the bytes before the footer are not those that were written")
 
 
 def _origin(footer: Footer, folder: str, findings: Findings) -> Origin:
