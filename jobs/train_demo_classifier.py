@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import cv2
 import numpy as np
@@ -14,127 +13,27 @@ import safetensors.torch
 import timm
 import torch
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
-from torch.nn import functional as F
 
 import pipeline
+from jobs.training import (
+    BATCH_SIZE,
+    FIRST_HELD_OUT_SEED,
+    FIRST_TRAINING_SEED,
+    load_scenes,
+    score,
+    train,
+)
 from pipeline.demo import network
-from pipeline.demo.scenes import CLASS_NAMES, make_scene
 
-# The demo's own pictures have small seeds, so no picture is both shown and trained on.
-FIRST_TRAINING_SEED = 1_000_000
-FIRST_HELD_OUT_SEED = 9_000_000
-
-_BATCH_SIZE = 32
 _PEAK_LEARNING_RATE = 4e-3
-_WEIGHT_DECAY = 0.05
 _DEFAULT_PATH = Path(network.__file__).parent / network.CHECKPOINT
-
-
-@dataclass(frozen=True)
-class LabelledScenes:
-    """Pictures, (N, S, S, 3) uint8 RGB, and which classes each shows, (N, K) float32 of 0 and 1."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class HeldOutScore:
-    """Means over the classes: average precision, and the share of right answers at 0.5."""
-
-    mean_average_precision: float
-    accuracy: float
-
-
-def load_scenes(first_seed: int, count: int, progress: Progress, title: str) -> LabelledScenes:
-    """Make ``count`` scenes, resized to the classifier's input, with their image labels."""
-    side = network.INPUT_SIZE
-    images = np.empty((count, side, side, 3), dtype=np.uint8)
-    labels = np.zeros((count, len(CLASS_NAMES)), dtype=np.float32)
-    for index in progress.track(range(count), description=title):
-        scene = make_scene(first_seed + index)
-        images[index] = cv2.resize(scene.image, (side, side), interpolation=cv2.INTER_AREA)
-        labels[index, [item.class_index for item in scene.objects]] = 1.0
-    return LabelledScenes(images, labels)
-
-
-def as_input(images: NDArray[np.uint8]) -> torch.Tensor:
-    """(B, S, S, 3) uint8 pictures as the network's input, (B, 3, S, S) float32, -1 to 1."""
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
-    mean, std = torch.tensor(network.MEAN), torch.tensor(network.STD)
-    return (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-
-
-def augment(images: NDArray[np.uint8], generator: np.random.Generator) -> torch.Tensor:
-    """Flip, transpose, and change the colours of each picture by chance; see ``as_input``.
-
-    None of it changes a texture's class: textures are drawn at any angle and in any colour.
-    """
-    changed = np.empty_like(images)
-    for index, image in enumerate(images):
-        flip_rows, flip_columns, transpose = generator.integers(2, size=3)
-        view = image[:: 1 - 2 * flip_rows, :: 1 - 2 * flip_columns, generator.permutation(3)]
-        changed[index] = view.swapaxes(0, 1) if transpose else view
-    inputs = as_input(changed)
-    shape = (len(images), 3, 1, 1)
-    contrast = torch.from_numpy(generator.uniform(0.7, 1.2, shape).astype(np.float32))
-    brightness = torch.from_numpy(generator.uniform(-0.2, 0.2, shape).astype(np.float32))
-    return (inputs * contrast + brightness).clamp_(-1.0, 1.0)
-
-
-def score(model: torch.nn.Module, scenes: LabelledScenes) -> HeldOutScore:
-    """Mean average precision and accuracy of the model on pictures it was not trained on."""
-    model.eval()
-    with torch.inference_mode():
-        batches = np.array_split(scenes.images, max(1, len(scenes.images) // 100))
-        logits = torch.cat([model(as_input(batch)) for batch in batches]).numpy()
-    right = scenes.labels[np.argsort(-logits, axis=0), np.arange(len(CLASS_NAMES))]
-    precision = np.cumsum(right, axis=0) / np.arange(1, len(right) + 1)[:, None]
-    average_precision = (precision * right).sum(axis=0) / np.maximum(right.sum(axis=0), 1.0)
-    accuracy = ((logits > 0) == (scenes.labels > 0.5)).mean()
-    return HeldOutScore(float(average_precision.mean()), float(accuracy))
-
-
-def train(scenes: LabelledScenes, epochs: int, seed: int, progress: Progress) -> torch.nn.Module:
-    """Train the network on labelled scenes with binary cross-entropy, in a seeded order."""
-    torch.manual_seed(seed)
-    generator = np.random.default_rng(seed)
-    model: torch.nn.Module = timm.create_model(network.MODEL_NAME, **network.MODEL_KWARGS)
-    model = model.to(memory_format=torch.channels_last).train()
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
-    steps = len(scenes.images) // _BATCH_SIZE
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, _PEAK_LEARNING_RATE, total_steps=epochs * steps, pct_start=0.2
-    )
-    task = progress.add_task("Training", total=epochs * steps)
-    for epoch in range(epochs):
-        order = generator.permutation(len(scenes.images))[: steps * _BATCH_SIZE]
-        losses = []
-        for batch in order.reshape(steps, _BATCH_SIZE):
-            inputs = augment(scenes.images[batch], generator)
-            logits = model(inputs.contiguous(memory_format=torch.channels_last))
-            loss = F.binary_cross_entropy_with_logits(
-                logits, torch.from_numpy(scenes.labels[batch])
-            )
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
-            progress.advance(task)
-        progress.console.print(f"epoch {epoch + 1}/{epochs}: loss {np.mean(losses):.4f}")
-    return model
 
 
 def main(
     to: Annotated[Path, typer.Option(help="Where the weights go.")] = _DEFAULT_PATH,
-    scenes: Annotated[int, typer.Option(min=_BATCH_SIZE, help="Scenes to train on.")] = 5000,
+    scenes: Annotated[int, typer.Option(min=BATCH_SIZE, help="Scenes to train on.")] = 5000,
     held_out: Annotated[int, typer.Option(min=1, help="Scenes to score on.")] = 1000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the scenes.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and changes.")] = 0,
@@ -152,7 +51,9 @@ def main(
     start = time.monotonic()
     with Progress(console=console) as progress:
         training = load_scenes(FIRST_TRAINING_SEED, scenes, progress, "Training scenes")
-        model = train(training, epochs, seed, progress)
+        torch.manual_seed(seed)
+        model: torch.nn.Module = timm.create_model(network.MODEL_NAME, **network.MODEL_KWARGS)
+        model = train(model, training, epochs, _PEAK_LEARNING_RATE, seed, progress)
         result = score(
             model, load_scenes(FIRST_HELD_OUT_SEED, held_out, progress, "Held-out scenes")
         )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMap
 from pipeline.cams import (
@@ -17,12 +16,10 @@ from pipeline.cams import (
     MapBoxes,
     WantedClass,
     boxes_from_map,
-    class_score_maps,
-    class_weights,
-    thresholded_average,
     wanted_classes,
 )
 from pipeline.config import Config
+from pipeline.maps import MapMaker
 from pipeline.models.classifier import Classifier, Scores
 from pipeline.recipe import Recipe
 from pipeline.sources.load import LoadedSample
@@ -92,7 +89,7 @@ class BatchAnnotator:
         self.classifier = classifier
         self.class_names = recipe.class_names
         self.pool = pool
-        self.weight = class_weights(classifier.head.weight, self.cam.truncate, self.cam.shift)
+        self.map_maker = MapMaker(config.cam, classifier)
         self.box_rule = BoxRule(
             threshold=config.boxes.threshold,
             percentile=config.boxes.percentile,
@@ -176,10 +173,7 @@ class BatchAnnotator:
             for place, choice in enumerate(choices):
                 class_ids[image, place] = choice.class_id
         class_ids = class_ids.to(probabilities.device)
-        head = self.classifier.head
-        maps = class_score_maps(
-            scores.feature_map, self.weight, class_ids, head.bias if head.rectified else None
-        ).cpu()
+        maps = self.map_maker.maps(scores, class_ids).cpu()
         class_scores = probabilities.gather(1, class_ids).tolist()
         return [
             ImageScores(
@@ -197,13 +191,7 @@ class BatchAnnotator:
         ]
 
     def _probabilities(self, scores: Scores) -> torch.Tensor:
-        """(B, K); by the model's own head, or over TAP for a classifier trained with it."""
-        logits = scores.logits
-        if self.cam.pooling.kind == "thresholded":
-            head = self.classifier.head
-            pooled = thresholded_average(scores.feature_map, self.cam.pooling.threshold)
-            logits = F.linear(pooled, head.weight, head.bias)
-            logits = logits.relu() if head.rectified else logits
+        logits = self.map_maker.logits(scores)
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
 
     def _row(

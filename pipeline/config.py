@@ -132,6 +132,11 @@ class CamSettings(Section):
     shift: float | dict[ShiftMode, float] = Field(
         0.0, description="added to the class weights; or a named mode, {global_min: 0.0}"
     )
+    nonlinear_head: Literal["auto", "frozen", "derivative"] = Field(
+        "auto",
+        description="for heads with a norm or activation after the pooling: frozen holds those at "
+        "each image's values; derivative; auto: frozen where that leaves the head affine",
+    )
 
     @model_validator(mode="after")
     def _ranks_within_top_k(self) -> CamSettings:

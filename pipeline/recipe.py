@@ -67,7 +67,7 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
             "precision": classifier.precision,
             "activation": config.model.activation,
         },
-        "cam": config.cam.model_dump(),
+        "cam": config.cam.model_dump() | {"nonlinear_head": str(classifier.head.kind)},
         "boxes": config.boxes.model_dump(),
         "output": {"store_maps": config.output.store_maps},
     }

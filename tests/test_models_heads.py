@@ -13,7 +13,9 @@ from pipeline.cams import class_score_maps
 from pipeline.config import ModelSettings
 from pipeline.errors import RequestError
 from pipeline.models.classifier import Classifier, load_classifier
-from pipeline.models.probe import Layout, probe
+from pipeline.models.grid import Layout
+from pipeline.models.heads import AffineHead, PooledHead
+from pipeline.models.probe import probe
 from pipeline.models.split import Split
 
 CPU = torch.device("cpu")
@@ -68,7 +70,7 @@ def test_maps_add_up_to_the_logits_of_the_whole_network(
             classifier.head.bias if classifier.head.rectified else None,
         )
     spread = float(logits.max() - logits.min())
-    assert classifier.grid.layout is layout
+    assert classifier.head.grid.layout is layout
     # The probe itself tolerates more than this, and half of a wrong guess would be near 1.
     assert (scores.logits - logits).abs().max() < 1e-4 * spread
     summed = maps.mean(dim=(2, 3)) + classifier.head.constant
@@ -79,13 +81,6 @@ def test_maps_add_up_to_the_logits_of_the_whole_network(
 @pytest.mark.parametrize(
     ("name", "kwargs", "reason"),
     [
-        ("convnext_atto", {}, "not affine"),
-        ("mobilenetv3_small_050", {}, "not affine"),
-        ("torchvision/mobilenet_v3_small", {}, "not affine"),
-        ("torchvision/convnext_tiny", {}, "not affine"),
-        ("vgg11", {}, "does not average"),
-        ("vit_tiny_patch16_224", {}, "no spatial features"),
-        ("torchvision/vit_b_16", {}, "no average pooling"),
         ("resnet18", {"num_classes": 0}, "no classifier"),
         ("mixer_s32_224", {}, "head of zeros"),
         ("resnet18", {"no_such_argument": 1}, "model.kwargs"),
@@ -130,26 +125,36 @@ def test_the_layout_and_the_weights_are_found_by_arithmetic(
     torch.manual_seed(0)
     head = FixedHead(axes, 6)
     features = torch.randn(shape)
+    split = Split(lambda images: features, head.requires_grad_(False))
     with torch.inference_mode():
-        grid, probed = probe(Split(lambda images: features, head), torch.zeros(2, 3, 30, 50), "x")
-    assert grid.layout is layout
-    assert (grid.height, grid.width) == size or shape == (2, 6, 6, 6)
+        probed = probe(split, torch.zeros(2, 3, 30, 50), "x")
+    assert isinstance(probed, AffineHead)
+    assert probed.grid.layout is layout
+    assert (probed.grid.height, probed.grid.width) == size or shape == (2, 6, 6, 6)
     assert torch.allclose(probed.weight, head.linear.weight, atol=1e-5)
     assert torch.allclose(probed.bias, head.linear.bias, atol=1e-6)
 
 
-def test_a_power_after_the_pooling_is_no_affine_head() -> None:
+def test_what_no_holding_makes_affine_gives_its_derivative() -> None:
     torch.manual_seed(0)
     features = torch.randn(2, 6, 3, 5)
-    with pytest.raises(RequestError, match="not affine"), torch.inference_mode():
-        probe(
-            Split(lambda images: features, FixedHead((2, 3), 6, 1.5)), torch.zeros(2, 3, 9, 9), "x"
-        )
+    head = FixedHead((2, 3), 6, 1.5).requires_grad_(False)
+    split, images = Split(lambda images: features, head), torch.zeros(2, 3, 9, 9)
+    with torch.inference_mode():
+        probed = probe(split, images, "x")
+    assert isinstance(probed, PooledHead)
+    assert probed.kind == "derivative"
+    pooled, classes = features.mean(dim=(2, 3)), torch.tensor([[0, 3], [1, 2]])
+    slope = 1.5 * pooled.abs() ** 0.5  # of sign(v) |v| ** 1.5
+    expected = head.linear.weight[classes] * slope[:, None]
+    assert torch.allclose(probed.class_weights(pooled, classes), expected, atol=1e-5)
+    with pytest.raises(RequestError, match="set derivative"), torch.inference_mode():
+        probe(split, images, "x", "frozen")
 
 
 def test_a_network_that_cannot_take_the_input_size_says_so() -> None:
-    with pytest.raises(RequestError, match=r"model.input_size: .* 100 x 100.*img_size"):
-        load("swin_tiny_patch4_window7_224", input_size=100)
+    with pytest.raises(RequestError, match=r"model.input_size: .* does not run at 320 x 320"):
+        load("levit_128s", input_size=320)
 
 
 def test_swin_at_another_size_with_its_own_argument() -> None:

@@ -37,7 +37,7 @@ def test_grad_cam_at_the_last_feature_map_is_our_map(name: str, last_layer: str)
     pixels = pixels.permute(0, 3, 1, 2).contiguous()
     for parameter in classifier.module.parameters():
         parameter.requires_grad_(True)
-    channels_last = classifier.grid.layout == "NHWC"
+    channels_last = classifier.head.grid.layout == "NHWC"
     peer = GradCAM(
         classifier.module,
         [classifier.module.get_submodule(last_layer)],

@@ -7,7 +7,7 @@ Localization*, ECCV 2020.
 from pipeline.cams.boxes import BoxRule, MapBoxes, NoBoxReason, PseudoBox, boxes_from_map
 from pipeline.cams.paper import batched_index_select, cam
 from pipeline.cams.pooling import ThresholdedAvgPool2d, thresholded_average
-from pipeline.cams.score_maps import class_score_maps
+from pipeline.cams.score_maps import class_score_maps, image_score_maps
 from pipeline.cams.topk import WantedClass, wanted_classes
 from pipeline.cams.upsample import normalise, upsample
 from pipeline.cams.weights import class_weights
@@ -24,6 +24,7 @@ __all__ = [
     "cam",
     "class_score_maps",
     "class_weights",
+    "image_score_maps",
     "normalise",
     "thresholded_average",
     "upsample",

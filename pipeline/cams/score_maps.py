@@ -31,14 +31,36 @@ def class_score_maps(
     Raises:
         ValueError: shapes do not fit together.
     """
-    batch, channels, height, width = feature_map.shape
+    batch, channels = feature_map.shape[:2]
     if weight.ndim != 2 or weight.shape[1] != channels:
         raise ValueError(f"expected weights of shape (K, {channels}), got {tuple(weight.shape)}")
     if class_ids.ndim != 2 or class_ids.shape[0] != batch:
         raise ValueError(
             f"expected class indices of shape ({batch}, n), got {tuple(class_ids.shape)}"
         )
-    maps = torch.bmm(weight[class_ids], feature_map.flatten(2))
-    if cell_bias is not None:
-        maps = (maps + cell_bias[class_ids].unsqueeze(-1)).relu()
-    return maps.view(batch, class_ids.shape[1], height, width)
+    maps = image_score_maps(feature_map, weight[class_ids])
+    if cell_bias is None:
+        return maps
+    return (maps + cell_bias[class_ids][:, :, None, None]).relu()
+
+
+def image_score_maps(feature_map: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Score each cell of the feature map by class weights of each image's own.
+
+    Args:
+        feature_map: (B, C, H, W).
+        weights: (B, n, C), of the n wanted classes of each image.
+
+    Returns:
+        (B, n, H, W).
+
+    Raises:
+        ValueError: shapes do not fit together.
+    """
+    batch, channels, height, width = feature_map.shape
+    if weights.ndim != 3 or (weights.shape[0], weights.shape[2]) != (batch, channels):
+        raise ValueError(
+            f"expected weights of shape ({batch}, n, {channels}), got {tuple(weights.shape)}"
+        )
+    maps = torch.bmm(weights, feature_map.flatten(2))
+    return maps.view(batch, weights.shape[1], height, width)

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.annotate import Annotator
 from pipeline.config import Config
+from pipeline.maps import require_fitting
 from pipeline.models.classifier import Classifier, Precision, load_classifier
 from pipeline.recipe import Recipe, resolve_recipe
 
@@ -70,7 +71,8 @@ def load_model(
     """
     # Also for the probing of the head: its rounding depends on the number of threads.
     torch.set_num_threads(threads)
-    classifier = load_classifier(config.model, device, precision)
+    classifier = load_classifier(config.model, device, precision, config.cam.nonlinear_head)
+    require_fitting(config.cam, classifier)
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 
 

@@ -13,9 +13,12 @@ from torch import nn
 from pipeline.config import ModelSettings
 from pipeline.errors import RequestError
 from pipeline.models.build import Network, build_network
+from pipeline.models.heads import ClassifierHead, TailHead
 from pipeline.models.preprocess import Preprocessing, resolve_preprocessing
-from pipeline.models.probe import FeatureGrid, ProbedHead, probe
-from pipeline.models.split import Split, split_network
+from pipeline.models.probe import probe, require_same, require_useful
+from pipeline.models.resize import fit_to_input_size
+from pipeline.models.split import NotPooledError, Split, split_network
+from pipeline.models.tail import TailPass, find_tail, run_with_tail
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -25,39 +28,38 @@ class Scores:
     """What one batch of B images gives.
 
     Attributes:
-        feature_map: (B, C, H, W) float32, the input of the head's pooling.
+        feature_map: (B, C, H, W) float32, what the head starts from.
         logits: (B, K) float32, by the model's own head.
+        tail: the graph of the network's last part, for a head that needs it.
     """
 
     feature_map: torch.Tensor
     logits: torch.Tensor
+    tail: TailPass | None = None
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network as two functions, on one device.
+    """A network whose head is known, on one device.
 
     Attributes:
-        head: the probed class weights, on the device.
+        backbone: images to features; for a ``TailHead`` the whole network, which keeps the graph
+            of its tail.
+        head: what was found out about the head, on the device.
+        class_count: K, the number of classes.
         preprocessing: what ``scores`` expects of the images.
         weights_digest: SHA-256 over names, shapes and values of all weights.
     """
 
     module: nn.Module
-    split: Split
-    grid: FeatureGrid
-    head: ProbedHead
+    split: Split | None
+    head: ClassifierHead
+    class_count: int
     preprocessing: Preprocessing
     device: torch.device
     precision: Precision
     weights_digest: str
 
-    @property
-    def class_count(self) -> int:
-        """K, the number of classes."""
-        return len(self.head.bias)
-
-    @torch.inference_mode()
     def scores(self, images: np.ndarray) -> Scores:
         """Run the network once, without gradients.
 
@@ -73,49 +75,126 @@ class Classifier:
                 f"expected uint8 images of shape (B, {', '.join(map(str, expected))}), "
                 f"got {images.dtype} {images.shape}"
             )
-        batch = _normalised(torch.from_numpy(images).to(self.device), self.preprocessing)
-        with torch.autocast(
+        if isinstance(self.head, TailHead):
+            return self._scores_with_tail(images, self.head)
+        with torch.inference_mode():
+            batch = self.normalised(images)
+            assert self.split is not None
+            with self._autocast():
+                features = self.split.backbone(batch)
+            # The head and the maps stay in float32: they cost little and decide the boxes.
+            features = features.float()
+            logits = self.split.head(features).float()
+            return Scores(self.head.grid.feature_map(features), logits)
+
+    def _scores_with_tail(self, images: np.ndarray, head: TailHead) -> Scores:
+        # Tensors made in inference mode could not enter the graph of the tail.
+        with torch.inference_mode(False), torch.no_grad():
+            batch = self.normalised(images)
+            with self._autocast():
+                run = run_with_tail(self.module, head.cut, batch)
+            feature_map = head.grid.feature_map(run.features.detach())
+            return Scores(feature_map, run.logits.detach().float(), run)
+
+    def normalised(self, images: np.ndarray) -> torch.Tensor:
+        """Images (B, height, width, 3) uint8 as the network takes them, on its device."""
+        return _normalised(torch.from_numpy(images).to(self.device), self.preprocessing)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
             self.device.type,
             dtype=getattr(torch, self.precision),
             enabled=self.precision != "float32",
-        ):
-            features = self.split.backbone(batch)
-        # The head and the maps stay in float32: they cost little and decide the boxes.
-        features = features.float()
-        return Scores(self.grid.feature_map(features), self.split.head(features).float())
+        )
 
 
 def load_classifier(
-    settings: ModelSettings, device: torch.device, precision: Precision
+    settings: ModelSettings,
+    device: torch.device,
+    precision: Precision,
+    nonlinear_head: Literal["auto", "frozen", "derivative"] = "auto",
 ) -> Classifier:
     """Build, load, cut and probe the configured classifier.
 
     Raises:
         RequestError: it cannot be built, or its head gives no class activation map.
     """
-    network = build_network(settings)
+    return classifier_of(build_network(settings), settings, device, precision, nonlinear_head)
+
+
+def classifier_of(
+    network: Network,
+    settings: ModelSettings,
+    device: torch.device,
+    precision: Precision,
+    nonlinear_head: Literal["auto", "frozen", "derivative"] = "auto",
+) -> Classifier:
+    """Cut and probe a network that is built already.
+
+    Raises:
+        RequestError: its head gives no class activation map.
+    """
+    if getattr(network.module, "num_classes", None) == 0:
+        raise RequestError(
+            f"model.kwargs: {settings.name} has no classifier (num_classes is 0); leave "
+            f"num_classes out, or set that of the checkpoint"
+        )
+    # Before the weights are resampled to another size, which rounds by the machine.
+    digest = _weights_digest(network)
     preprocessing = resolve_preprocessing(settings, network)
-    split = split_network(network, settings.name)
+    if settings.input_size is not None:
+        fit_to_input_size(network, preprocessing.height, preprocessing.width, settings.name)
     network.module.to(device)
+    images = _probe_images(preprocessing, device)
     try:
         with torch.inference_mode():
-            grid, head = probe(split, _probe_images(preprocessing, device), settings.name)
+            logits = network.module(images)
+        require_useful(logits, settings.name)
+        split, head = _head_of(network, images, logits, settings.name, nonlinear_head)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise RequestError(
             f"model.input_size: {settings.name} does not run at {preprocessing.height} x "
             f"{preprocessing.width}: {' '.join(str(error).split())[:200]}; leave input_size null, "
             f"or tell the constructor: model.kwargs={{img_size: ...}}"
         ) from error
+    if logits.shape[1] == 1 and settings.activation == "softmax":
+        raise RequestError(
+            f"model.activation: {settings.name} gives one number an image, of which softmax is "
+            f"always 1; set sigmoid for a single class"
+        )
     return Classifier(
         module=network.module,
         split=split,
-        grid=grid,
         head=head,
+        class_count=logits.shape[1],
         preprocessing=preprocessing,
         device=device,
         precision=precision,
-        weights_digest=_weights_digest(network),
+        weights_digest=digest,
     )
+
+
+def _head_of(
+    network: Network,
+    images: torch.Tensor,
+    logits: torch.Tensor,
+    name: str,
+    nonlinear_head: Literal["auto", "frozen", "derivative"],
+) -> tuple[Split | None, ClassifierHead]:
+    """The network as features and a head over their average, or else with an affine tail."""
+    try:
+        split = split_network(network)
+        with torch.inference_mode():
+            require_same(split.head(split.backbone(images)), logits)
+            return split, probe(split, images, name, nonlinear_head)
+    except NotPooledError as error:
+        cut = find_tail(network.module, images)
+        if cut is None:
+            raise RequestError(
+                f"model.name: {name} {error}, and none of its modules begins a part that is "
+                f"affine in a grid of cells, so it gives no class activation map"
+            ) from error
+        return None, TailHead(cut)
 
 
 def _normalised(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:

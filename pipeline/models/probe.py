@@ -2,164 +2,139 @@
 
 No list of layer names: if ``head(mean of the features) == head(features)`` the network pools by
 averaging, and if the head is affine, ``h(a) + h(b) == h(a + b) + h(0)``, its weight rows are
-``h(unit vector) - h(0)``, through any mixture of norms, 1x1 convolutions and linears.
+``h(unit vector) - h(0)``, through any mixture of norms, 1x1 convolutions and linears. A head that
+is not affine after the pooling is kept as a function.
 """
 
 from __future__ import annotations
 
-import enum
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from pipeline.errors import RequestError
-from pipeline.models.split import Split
+from pipeline.models.freeze import Frozen
+from pipeline.models.grid import FeatureGrid, possible_grids
+from pipeline.models.heads import AffineHead, Head, PooledHead
+from pipeline.models.split import NotPooledError, Split
+from pipeline.models.tail import TOLERANCE
 
-Head = Callable[[torch.Tensor], torch.Tensor]
-# Rounding of float32 networks stays below 1e-5 of the logits' spread; a wrong guess is far above.
-TOLERANCE = 1e-3
 UNIT_VECTORS_AT_ONCE = 256
 
 
-class Layout(enum.StrEnum):
-    """Where a backbone's output keeps its channels."""
-
-    channels_first = "NCHW"
-    channels_last = "NHWC"
-    tokens = "NLC"
-
-
-@dataclass(frozen=True)
-class FeatureGrid:
-    """How to read a backbone's output as a feature map.
-
-    Attributes:
-        layout: where the channels are.
-        height, width: of the map, in cells.
-    """
-
-    layout: Layout
-    height: int
-    width: int
-
-    def feature_map(self, features: torch.Tensor) -> torch.Tensor:
-        """A backbone's output as (B, C, H, W)."""
-        if self.layout is Layout.channels_first:
-            return features
-        if self.layout is Layout.channels_last:
-            return features.permute(0, 3, 1, 2)
-        batch, _, channels = features.shape
-        return features.transpose(1, 2).reshape(batch, channels, self.height, self.width)
-
-    def one_cell(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors (B, C) as a backbone's output of a single cell."""
-        if self.layout is Layout.channels_first:
-            return vectors[:, :, None, None]
-        if self.layout is Layout.channels_last:
-            return vectors[:, None, None, :]
-        return vectors[:, None, :]
-
-
-@dataclass(frozen=True)
-class ProbedHead:
-    """What a head computes: ``logit[k] = mean over cells of map[k] + constant[k]``.
-
-    Attributes:
-        weight: (K, C) class weights; the map of class k is ``weight[k]`` times the features.
-        bias: (K,).
-        rectified: the network scores each cell, adds the bias, rectifies, then averages
-            (SqueezeNet): map = relu(weight x features + bias), and the constant is zero.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    rectified: bool
-
-    @property
-    def constant(self) -> torch.Tensor:
-        """(K,) what the logits hold beside the mean of the maps."""
-        return torch.zeros_like(self.bias) if self.rectified else self.bias
-
-
-def probe(split: Split, images: torch.Tensor, name: str) -> tuple[FeatureGrid, ProbedHead]:
+def probe(
+    split: Split,
+    images: torch.Tensor,
+    name: str,
+    nonlinear: Literal["auto", "frozen", "derivative"] = "auto",
+) -> AffineHead | PooledHead:
     """Probe the head of a split network on images (B, 3, H, W), of at least two kinds.
 
+    Args:
+        nonlinear: which weights a head that is not affine gives; ``auto``: frozen where what is
+            held leaves it affine, else the derivative.
+
     Raises:
-        RequestError: the features have no cells, or the head is not an affine function of
-            their average.
+        NotPooledError: the features have no cells, or the head does not average over them.
+        RequestError: the scores are of no use, or the head cannot be held.
     """
     features = split.backbone(images)
     if not isinstance(features, torch.Tensor):
-        raise RequestError(
-            f"model.name: {name} gives a {type(features).__name__} instead of one feature map"
-        )
+        raise NotPooledError(f"gives a {type(features).__name__} instead of one feature map")
     logits = split.head(features)
+    require_useful(logits, name)
+    grids = possible_grids(tuple(features.shape), (images.shape[2], images.shape[3]))
+    if not grids:
+        raise NotPooledError(
+            f"has no spatial features: its backbone gives shape {tuple(features.shape)}"
+        )
+    if split.cell_layer is not None:
+        return _cell_head(split, features, logits, grids[0], name)
+    grid = next((grid for grid in grids if _pools(split.head, grid, features, logits)), None)
+    if grid is None:
+        raise NotPooledError(
+            f"does not average over the cells of its features {tuple(features.shape)}"
+        )
+    if _is_affine(split.head, grid, features):
+        return _affine_head(split.head, grid, grid.feature_map(features).shape[1], features)
+    if nonlinear == "derivative":
+        return PooledHead(grid, split.head, "derivative")
+    held = PooledHead(grid, split.head, "frozen")
+    if _is_affine_when_held(held, features, logits):
+        return held
+    if nonlinear == "frozen":
+        raise RequestError(
+            f"cam.nonlinear_head: what the head of {name} computes after the pooling is not "
+            f"affine even with its norms and gates held; set derivative"
+        )
+    return PooledHead(grid, split.head, "derivative")
+
+
+def require_useful(logits: object, name: str) -> None:
+    """Refuse scores that no class can be told from.
+
+    Raises:
+        RequestError: they are no (B, K) tensor, not finite, or all alike.
+    """
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise RequestError(f"model.name: {name} gives no (B, K) class scores")
     if not bool(logits.isfinite().all()):
         raise RequestError(f"model.checkpoint: {name} gives scores that are not finite")
-    spread = float(logits.max() - logits.min())
-    if spread == 0:
+    if float(logits.max() - logits.min()) == 0:
         raise RequestError(
             f"model.checkpoint: the last layer of {name} scores all classes alike (a head of "
             f"zeros); set a checkpoint"
         )
-    grids = _possible_grids(features, (images.shape[2], images.shape[3]))
-    if not grids:
-        raise RequestError(
-            f"model.name: {name} has no spatial features: its backbone gives shape "
-            f"{tuple(features.shape)}, which is no grid of cells (a class token, or one cell), "
-            f"so there is no map to read"
-        )
-    if split.cell_layer is not None:
-        return grids[0], _cell_head(split, features, logits, grids[0], spread, name)
-    grid = next((grid for grid in grids if _pools(split.head, grid, features, logits)), None)
-    if grid is None:
-        raise RequestError(
-            f"model.name: the head of {name} does not average over the cells of its features "
-            f"{tuple(features.shape)} (a class token, attention pooling or a flattening head), "
-            f"so they give no class activation map"
-        )
-    if not _is_affine(split.head, grid, features):
-        raise RequestError(
-            f"model.name: the head of {name} is not affine after the average pooling (a norm or "
-            f"an activation follows it), so no fixed weights give an exact map"
-        )
-    return grid, _affine_head(split.head, grid, grid.feature_map(features).shape[1], features)
 
 
-def _possible_grids(features: torch.Tensor, image_size: tuple[int, int]) -> list[FeatureGrid]:
-    if features.ndim == 4:
-        grids = [
-            FeatureGrid(Layout.channels_first, features.shape[2], features.shape[3]),
-            FeatureGrid(Layout.channels_last, features.shape[1], features.shape[2]),
-        ]
-    elif features.ndim == 3:
-        # The token grid has the image's aspect ratio.
-        tokens = features.shape[1]
-        height = round(math.sqrt(tokens * image_size[0] / image_size[1]))
-        width = tokens // max(height, 1)
-        grids = [FeatureGrid(Layout.tokens, height, width)] if height * width == tokens else []
-    else:
-        grids = []
-    return [grid for grid in grids if grid.height * grid.width > 1]
+def require_same(halves: torch.Tensor, whole: torch.Tensor) -> None:
+    """Check that features and head, one after the other, are the network.
+
+    Raises:
+        NotPooledError: the network does more.
+    """
+    if halves.shape != whole.shape or not _close(halves, whole, _spread(whole)):
+        raise NotPooledError("does more than its forward_features and forward_head")
+
+
+def frozen_constant(head: PooledHead, pooled: torch.Tensor) -> torch.Tensor:
+    """(B, K): what the logits hold beside the mean of the frozen maps.
+
+    Computed apart from those: the scores of a zero vector, held at the pooled features (B, C).
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = pooled.clone().requires_grad_()
+        with Frozen() as held:
+            head.logits(leaf)
+        with Frozen(held.tape):
+            return head.logits(torch.zeros_like(leaf).requires_grad_()).detach()
+
+
+def _is_affine_when_held(head: PooledHead, features: torch.Tensor, logits: torch.Tensor) -> bool:
+    pooled = head.grid.feature_map(features).mean(dim=(2, 3))
+    classes = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    weights = head.class_weights(pooled, classes)
+    summed = torch.einsum("bnc,bc->bn", weights, pooled)
+    summed = summed + frozen_constant(head, pooled).gather(1, classes)
+    return _close(summed, logits.gather(1, classes), _spread(logits))
 
 
 def _close(actual: torch.Tensor, expected: torch.Tensor, spread: float) -> bool:
     return float((actual - expected).abs().max()) <= TOLERANCE * spread
 
 
+def _spread(logits: torch.Tensor) -> float:
+    return float(logits.max() - logits.min())
+
+
 def _pools(head: Head, grid: FeatureGrid, features: torch.Tensor, logits: torch.Tensor) -> bool:
-    spread = float(logits.max() - logits.min())
     mean = grid.feature_map(features).mean(dim=(2, 3))
     try:
         pooled = head(grid.one_cell(mean))
     except (RuntimeError, AssertionError, ValueError, IndexError):
         # The head does not take one cell in this layout: so this is not its layout.
         return False
-    return pooled.shape == logits.shape and _close(pooled, logits, spread)
+    return pooled.shape == logits.shape and _close(pooled, logits, _spread(logits))
 
 
 def _is_affine(head: Head, grid: FeatureGrid, features: torch.Tensor) -> bool:
@@ -176,14 +151,14 @@ def _is_affine(head: Head, grid: FeatureGrid, features: torch.Tensor) -> bool:
         second = cells[:, :, -1] - 2 * scale * noise.flip(0)
         left = score(first) + score(second)
         right = score(first + second) + score(torch.zeros_like(first))
-        if not _close(left, right, float(left.max() - left.min())):
+        if not _close(left, right, _spread(left)):
             return False
     return True
 
 
 def _affine_head(
     head: Head, grid: FeatureGrid, channels: int, features: torch.Tensor
-) -> ProbedHead:
+) -> AffineHead:
     # Unit vectors of the features' own scale keep the subtraction of h(0) exact enough.
     scale = float(features.abs().mean().clamp(min=1e-6))
     bias = head(grid.one_cell(features.new_zeros(1, channels)))[0]
@@ -193,17 +168,12 @@ def _affine_head(
         units = features.new_zeros(rows, channels)
         units[torch.arange(rows), torch.arange(start, start + rows)] = scale
         columns.append((head(grid.one_cell(units)) - bias) / scale)
-    return ProbedHead(torch.cat(columns).T.contiguous(), bias.clone(), rectified=False)
+    return AffineHead(grid, torch.cat(columns).T.contiguous(), bias.clone())
 
 
 def _cell_head(
-    split: Split,
-    features: torch.Tensor,
-    logits: torch.Tensor,
-    grid: FeatureGrid,
-    spread: float,
-    name: str,
-) -> ProbedHead:
+    split: Split, features: torch.Tensor, logits: torch.Tensor, grid: FeatureGrid, name: str
+) -> AffineHead:
     layer = split.cell_layer
     assert layer is not None
     weight = layer.weight[:, :, 0, 0].detach().clone()
@@ -212,9 +182,8 @@ def _cell_head(
     cells = cells + bias[:, None, None]
     for rectified in (True, False):
         scores = cells.relu() if rectified else cells
-        if _close(scores.mean(dim=(2, 3)), logits, spread):
-            return ProbedHead(weight, bias, rectified)
-    raise RequestError(
-        f"model.name: the head of {name} is neither a 1x1 convolution that is averaged nor one "
-        f"that is rectified and averaged"
+        if _close(scores.mean(dim=(2, 3)), logits, _spread(logits)):
+            return AffineHead(grid, weight, bias, rectified)
+    raise NotPooledError(
+        "scores each cell by a 1x1 convolution that it neither averages nor rectifies and averages"
     )

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from pipeline.errors import RequestError
 from pipeline.models.build import Network
 
 POOLING_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)
@@ -30,37 +29,39 @@ class Split:
     cell_layer: nn.Conv2d | None = None
 
 
-def split_network(network: Network, name: str) -> Split:
+class NotPooledError(Exception):
+    """The classes are not read off an average of features; the message says what was found."""
+
+
+def split_network(network: Network) -> Split:
     """Cut a network of timm or torchvision at its last pooling.
 
     Raises:
-        RequestError: there is no place to cut.
+        NotPooledError: there is no place to cut.
     """
     if network.library == "timm":
-        return _split_timm(network.module, name)
-    return _split_traced(network.module, name)
+        return _split_timm(network.module)
+    return _split_traced(network.module)
 
 
-def _split_timm(module: nn.Module, name: str) -> Split:
+def _split_timm(module: nn.Module) -> Split:
     backbone = getattr(module, "forward_features", None)
     head = getattr(module, "forward_head", None)
     if not (callable(backbone) and callable(head)):
-        raise RequestError(f"model.name: {name} has no forward_features and forward_head")
-    if getattr(module, "num_classes", None) == 0:
-        raise RequestError(f"model.kwargs: {name} has no classifier (num_classes is 0)")
+        raise NotPooledError("has no forward_features and forward_head")
     return Split(backbone, head)
 
 
-def _split_traced(module: nn.Module, name: str) -> Split:
+def _split_traced(module: nn.Module) -> Split:
     """torchvision's networks have no named halves; their traced graph shows the last pooling."""
     try:
         graph = fx.Tracer().trace(module)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
-        raise RequestError(f"model.name: {name} cannot be traced: {error}") from error
+        raise NotPooledError(f"cannot be traced ({' '.join(str(error).split())[:100]})") from error
     modules = dict(module.named_modules())
     poolings = [node for node in graph.nodes if _is_pooling(node, modules)]
     if not poolings:
-        raise RequestError(f"model.name: {name} has no average pooling, so no map to read")
+        raise NotPooledError("has no average pooling")
     cut = poolings[-1].args[0]
     cell_layer = None
     if not _has_weights_after(cut, graph, modules):
@@ -72,7 +73,7 @@ def _split_traced(module: nn.Module, name: str) -> Split:
     backbone = fx.GraphModule(module, _graph_until(graph, cut))
     backbone.graph.eliminate_dead_code()
     backbone.recompile()
-    return Split(backbone, fx.GraphModule(module, _graph_from(graph, cut, name)), cell_layer)
+    return Split(backbone, fx.GraphModule(module, _graph_from(graph, cut)), cell_layer)
 
 
 def _is_pooling(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -111,16 +112,14 @@ def _graph_until(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
     return part
 
 
-def _graph_from(graph: fx.Graph, cut: fx.Node, name: str) -> fx.Graph:
+def _graph_from(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
     nodes = list(graph.nodes)
     part = fx.Graph()
     copies = {cut: part.placeholder("features")}
 
     def copied(node: fx.Node) -> fx.Node:
         if node not in copies:
-            raise RequestError(
-                f"model.name: the head of {name} reads {node.name} beside the pooled features"
-            )
+            raise NotPooledError(f"has a head that reads {node.name} beside the pooled features")
         return copies[node]
 
     for node in nodes[nodes.index(cut) + 1 :]:

@@ -1,0 +1,67 @@
+"""Spread a map along what looks alike in the features of the same forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+def affinity(features: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """How alike the cells of an image are, by the features of middle layers.
+
+    Of each layer the spatial mean is taken off and the map resized to ``size``; the cosines
+    between cells, averaged over the layers, negative ones zero, are squared, and rows add up to
+    one.
+
+    Args:
+        features: of each layer (B, C, H, W); C, H and W may differ.
+        size: (height, width) of the grid to compare on.
+
+    Returns:
+        (B, N, N), N = height x width; row i says what cell i takes from each cell.
+
+    Raises:
+        ValueError: there is no layer, or one is not (B, C, H, W).
+    """
+    if not features:
+        raise ValueError("expected the features of at least one layer, got none")
+    similarity: torch.Tensor | None = None
+    for layer in features:
+        if layer.ndim != 4:
+            raise ValueError(f"expected features of shape (B, C, H, W), got {tuple(layer.shape)}")
+        centred = layer - layer.mean(dim=(2, 3), keepdim=True)
+        resized = F.interpolate(centred, size=size, mode="bilinear", align_corners=False)
+        cells = F.normalize(resized.flatten(2), dim=1)
+        cosine = torch.bmm(cells.transpose(1, 2), cells)
+        similarity = cosine if similarity is None else similarity + cosine
+    assert similarity is not None
+    weight = (similarity / len(features)).clamp(min=0).square()
+    return weight / weight.sum(dim=2, keepdim=True)
+
+
+def propagate(maps: torch.Tensor, affinity: torch.Tensor, steps: int = 1) -> torch.Tensor:
+    """Multiply maps by the affinity, so that what looks alike gets alike scores.
+
+    Args:
+        maps: (B, n, h, w), of the grid that the affinity was made on.
+        affinity: (B, h x w, h x w), see ``affinity``.
+        steps: how often.
+
+    Returns:
+        (B, n, h, w).
+
+    Raises:
+        ValueError: maps and affinity are of different grids.
+    """
+    batch, _, height, width = maps.shape
+    if affinity.shape != (batch, height * width, height * width):
+        raise ValueError(
+            f"expected an affinity of shape ({batch}, {height * width}, {height * width}) for maps "
+            f"of shape {tuple(maps.shape)}, got {tuple(affinity.shape)}"
+        )
+    cells = maps.flatten(2)
+    for _ in range(steps):
+        cells = torch.bmm(cells, affinity.transpose(1, 2))
+    return cells.view_as(maps)
