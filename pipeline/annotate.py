@@ -148,7 +148,10 @@ class Annotator:
         """The rows of a shard that was read whole, and the maps that gave no box, by reason."""
         settings = self.config.input
         samples = read_samples(
-            shard, settings.storage_options, lambda count: report(Progress(count))
+            shard,
+            settings.storage_options,
+            lambda count: report(Progress(count)),
+            settings.max_sample_bytes,
         )
         ahead = BATCHES_AHEAD * self.batch_size
         loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)

@@ -137,15 +137,14 @@ def can_pass(error: BaseException) -> bool:
     causes = list(_causes(error))
     for cause in causes:
         status, code = _status(cause)
-        if code in _PASSING_CODES:
+        # The name before the status: below aiohttp's word for a body that was cut is a 400.
+        names = {kind.__name__ for kind in type(cause).__mro__}
+        if names & _PASSING_NAMES or code in _PASSING_CODES:
             return True
         if status is not None:
             return status in _PASSING_STATUSES or (
                 500 <= status < 600 and status not in _LASTING_STATUSES
             )
-    for cause in causes:
-        if _PASSING_NAMES & {kind.__name__ for kind in type(cause).__mro__}:
-            return True
     if isinstance(error, (TimeoutError, ConnectionError)):
         return True
     if error.errno is not None:
