@@ -93,9 +93,9 @@ def with_retries(uri: str, fn: Callable[[], Answer], attempts: int = ATTEMPTS) -
     def note(state: RetryCallState) -> None:
         assert state.outcome is not None
         LOG.warning(
-            "%s: %s; attempt %d of %d failed, the next in %.1f s",
-            *(uri, _one_line(state.outcome.exception()), state.attempt_number, attempts),
-            state.upcoming_sleep,
+            "%s; attempt %d of %d failed, the next in %.1f s",
+            _named(uri, state.outcome.exception()),
+            *(state.attempt_number, attempts, state.upcoming_sleep),
         )
 
     retrying = Retrying(
@@ -110,9 +110,7 @@ def with_retries(uri: str, fn: Callable[[], Answer], attempts: int = ATTEMPTS) -
         return retrying(fn)
     except RetryError as error:
         last = error.last_attempt.exception()
-        text = _one_line(last)
-        named = text if uri in text else f"{uri}: {text}"
-        raise StorageError(f"{named}; tried {attempts} times") from last
+        raise StorageError(f"{_named(uri, last)}; tried {attempts} times") from last
 
 
 def from_storage(uri: str, fn: Callable[[], Answer]) -> Answer:
@@ -181,6 +179,7 @@ def _number(status: object) -> int | None:
     return status if isinstance(status, int) and status >= 100 else None
 
 
-def _one_line(error: BaseException | None) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+def _named(uri: str, error: BaseException | None) -> str:
+    """An error in one line that names what was asked for."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if uri in text else f"{uri}: {text}"
