@@ -18,11 +18,15 @@ from pipeline.config import Config
 from pipeline.models.classifier import Classifier
 from pipeline.recipe import Recipe
 from pipeline.sources.load import LoadRule, load_ahead
+from pipeline.sources.retry import with_retries
 from pipeline.sources.samples import read_samples
 from pipeline.sources.shards import Shard
 from pipeline.stopwatch import Stage, Stopwatch
 
 BATCHES_AHEAD = 2
+# A stream that is cut half-way costs all that was read, so this is not done as often as a question
+# is asked again; the drivers that can read from the middle do so themselves.
+READINGS = 2
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,10 @@ class Annotator:
     ) -> ShardReport:
         """Annotate one shard and publish its file.
 
+        Where the storage cuts the stream, the shard is read and annotated again from its start.
+        That progress counts again, as it does when the engine hands out a shard again: it is what
+        tells a worker that is at work from one that hangs. The report counts each row once.
+
         Raises:
             ShardError: the shard is not whole; nothing is published.
             OSError: the storage failed; nothing is published.
@@ -113,21 +121,13 @@ class Annotator:
         start = time.monotonic()
         # Here and not at the start of the process: the setting belongs to the calling thread.
         torch.set_num_threads(self.threads)
-        report = on_progress or (lambda progress: None)
-        samples = read_samples(
-            shard, self.config.input.storage_options, lambda count: report(Progress(count))
-        )
         watch = Stopwatch()
-        ahead = BATCHES_AHEAD * self.batch_size
-        loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)
         before = self.batch_annotator.forward_size
-        rows: list[Row] = []
-        no_box: Counter[str] = Counter()
-        for batch in batches(loaded, self.batch_size):
-            annotated = self.batch_annotator.annotate(shard.uri, batch, watch)
-            rows.extend(annotated.rows)
-            no_box.update(annotated.no_box)
-            report(Progress(samples=len(batch)))
+        rows, no_box = with_retries(
+            shard.uri,
+            lambda: self._rows(shard, watch, on_progress or (lambda progress: None)),
+            READINGS,
+        )
         largest = self.batch_annotator.forward_size
         with watch.measure("write"):
             uri = publish(rows, shard, self.recipe, self.config.output)
@@ -141,3 +141,25 @@ class Annotator:
             stage_seconds=watch.seconds,
             halved_to=None if largest == before else largest,
         )
+
+    def _rows(
+        self, shard: Shard, watch: Stopwatch, report: Callable[[Progress], None]
+    ) -> tuple[list[Row], Counter[str]]:
+        """The rows of a shard that was read whole, and the maps that gave no box, by reason."""
+        settings = self.config.input
+        samples = read_samples(
+            shard,
+            settings.storage_options,
+            lambda count: report(Progress(count)),
+            settings.max_sample_bytes,
+        )
+        ahead = BATCHES_AHEAD * self.batch_size
+        loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)
+        rows: list[Row] = []
+        no_box: Counter[str] = Counter()
+        for batch in batches(loaded, self.batch_size):
+            annotated = self.batch_annotator.annotate(shard.uri, batch, watch)
+            rows.extend(annotated.rows)
+            no_box.update(annotated.no_box)
+            report(Progress(samples=len(batch)))
+        return rows, no_box

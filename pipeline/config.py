@@ -44,6 +44,10 @@ class InputSettings(Section):
     max_pixels: PositiveInt = Field(
         100_000_000, description="larger images are not decoded (status too_large)"
     )
+    max_sample_bytes: PositiveInt = Field(
+        1 << 30,
+        description="a shard with a sample whose files are larger together is given up",
+    )
     storage_options: dict[str, Any] = Field(
         default_factory=dict, description="passed to fsspec, such as {endpoint_url: ...}"
     )

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import pipeline.sources.retry
 from pipeline.config import Config, load_config
 from pipeline.sources.pack import pack
 
@@ -47,6 +48,12 @@ def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     pack(pictures, folder, pictures / "labels.csv", samples_per_shard=4)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storages that are asked again in this process are asked at once."""
+    monkeypatch.setattr(pipeline.sources.retry, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 ConfigMaker = Callable[..., Config]

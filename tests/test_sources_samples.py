@@ -318,9 +318,9 @@ def test_the_member_limit_is_a_parameter() -> None:
     data = tar_bytes([("a.jpg", bytes(101))])
     fsspec.filesystem("memory").pipe_file("/samples/limit.tar", data)
     shard = Shard("memory://samples/limit.tar", len(data), "")
-    assert len(list(read_samples(shard, max_member_bytes=101))) == 1
+    assert len(list(read_samples(shard, max_sample_bytes=101))) == 1
     with pytest.raises(ShardError, match=r"declares 101 bytes, the limit is 100"):
-        list(read_samples(shard, max_member_bytes=100))
+        list(read_samples(shard, max_sample_bytes=100))
 
 
 def test_pax_sparse_members_and_links_are_refused() -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipeline.annotations.publish import publish_bytes, sync_folder
 from pipeline.config import OutputSettings
 from pipeline.errors import RequestError
+from pipeline.sources.retry import from_storage
 from pipeline.sources.storage import locate
 
 POINTER = "_latest.json"
@@ -71,7 +72,7 @@ def read_latest(output: OutputSettings) -> Latest | None:
     filesystem, path = locate(uri, output.storage_options)
     filesystem.invalidate_cache()
     try:
-        text = filesystem.cat_file(path)
+        text = from_storage(uri, lambda: filesystem.cat_file(path))
     except FileNotFoundError:
         return None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,13 @@ from pipeline.annotations.footer import Footer
 from pipeline.annotations.publish import file_name, recipe_uri
 from pipeline.config import OutputSettings
 from pipeline.recipe import Recipe
+from pipeline.sources.retry import from_storage
 from pipeline.sources.shards import Shard
 from pipeline.sources.storage import locate
 
 FOOTERS_AT_ONCE = 16
+# More than most footers have, so that most take one read.
+TAIL_BYTES = 1 << 16
 
 State = Literal["new", "changed", "outdated", "done"]
 
@@ -125,7 +129,7 @@ def _published(folder_uri: str, output: OutputSettings) -> dict[str, Footer | No
     # Another process may have published since this one looked.
     filesystem.invalidate_cache()
     try:
-        paths = filesystem.ls(folder, detail=False)
+        paths = from_storage(folder_uri, lambda: filesystem.ls(folder, detail=False))
     except FileNotFoundError:
         return {}
     visible = [path for path in paths if path.endswith(".parquet") and _name(path)[0] not in "._"]
@@ -139,13 +143,24 @@ def _name(path: str) -> str:
 
 
 def _footer(filesystem: AbstractFileSystem, path: str) -> Footer | None:
+    uri = filesystem.unstrip_protocol(path)
+    # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
+    tail = from_storage(uri, lambda: _tail(filesystem, path))
     try:
-        with filesystem.open(path, "rb") as file:
-            return Footer.from_metadata(pq.read_metadata(file).metadata or {})
-    except (pa.ArrowInvalid, KeyError):
+        return Footer.from_metadata(pq.read_metadata(pa.BufferReader(tail)).metadata or {})
+    except (pa.ArrowInvalid, KeyError, OSError):
         return None
-    except OSError as error:
-        # Arrow raises it too, without a number, for a footer that does not parse.
-        if error.errno is not None:
-            raise
-        return None
+
+
+def _tail(filesystem: AbstractFileSystem, path: str) -> bytes:
+    """The end of a Parquet file, with the whole footer."""
+    with filesystem.open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        tail: bytes = file.read()
+        # The file ends with the footer, its length, and a magic number.
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if len(tail) < length <= size:
+            file.seek(size - length)
+            tail = file.read()
+    return tail

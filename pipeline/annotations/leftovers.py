@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.annotations.publish import recipe_uri
+from pipeline.annotations.publish import is_temporary, recipe_uri
 from pipeline.config import OutputSettings
 from pipeline.recipe import Recipe
 from pipeline.sources.storage import locate
@@ -24,11 +25,18 @@ def remove_leftovers(output: OutputSettings, recipe: Recipe) -> int:
     filesystem, folder = locate(recipe_uri(output, recipe), output.storage_options)
     if not isinstance(filesystem, LocalFileSystem):
         return 0
-    abandoned = [
-        path
-        for path in Path(folder).glob(".*.parquet.*")
-        if time.time() - path.stat().st_mtime > SECONDS_UNTIL_ABANDONED
-    ]
+    abandoned = [path for path in Path(folder).glob(".*.parquet.*") if _is_abandoned(path)]
     for path in abandoned:
         path.unlink(missing_ok=True)
     return len(abandoned)
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        # Of the name itself: what a link leads to is none of ours.
+        status = path.lstat()
+    except FileNotFoundError:
+        # Another driver has published it meanwhile.
+        return False
+    old = time.time() - status.st_mtime > SECONDS_UNTIL_ABANDONED
+    return old and is_temporary(path.name) and not stat.S_ISDIR(status.st_mode)

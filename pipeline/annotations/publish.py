@@ -17,6 +17,7 @@ from pipeline.annotations.rows import Row, table
 from pipeline.annotations.serialise import to_parquet
 from pipeline.config import OutputSettings
 from pipeline.recipe import Recipe
+from pipeline.sources.retry import from_storage
 from pipeline.sources.shards import Shard
 from pipeline.sources.storage import locate
 
@@ -67,8 +68,8 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
     if isinstance(filesystem, LocalFileSystem):
         _publish_locally(Path(path), data)
     else:
-        # One PUT: object stores show the object only once it is complete.
-        filesystem.pipe_file(path, data)
+        # One PUT, or a completed multipart: object stores show the object only once it is complete.
+        from_storage(uri, lambda: filesystem.pipe_file(path, data))
 
 
 def _publish_locally(path: Path, data: bytes) -> None:

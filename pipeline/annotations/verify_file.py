@@ -20,7 +20,7 @@ from pipeline.annotations.serialise import is_intact
 from pipeline.annotations.verify_input import InputRule, check_against_input
 from pipeline.annotations.verify_rows import RowChecks
 from pipeline.recipe import SCHEMA_VERSION, folder_name, recipe_digest
-from pipeline.sources.storage import storage_failures
+from pipeline.sources.retry import from_storage
 
 ROWS_AT_ONCE = 4096
 
@@ -71,8 +71,7 @@ def verify_file(
     origin: Origin | None = None
     statuses: Counter[str] = Counter()
     try:
-        with storage_failures(uri):
-            data = filesystem.cat_file(path)
+        data = from_storage(uri, lambda: filesystem.cat_file(path))
     except OSError as error:
         text = f"the storage does not give it: {type(error).__name__}: {error}; check access to it"
         return FileReport(None, 0, statuses, (Problem.of(uri, Check.unreadable, text),))

@@ -11,6 +11,7 @@ from fsspec import AbstractFileSystem
 
 from pipeline.annotations.findings import Check, Problem
 from pipeline.annotations.publish import is_temporary
+from pipeline.sources.listing import list_folder
 
 _RECIPE_FOLDER = re.compile(r"[0-9a-f]{16}")
 _OURS = re.compile(r".+-[0-9a-f]{16}\.parquet(\..+)?")
@@ -58,7 +59,7 @@ def recipe_folders(filesystem: AbstractFileSystem, path: str, uri: str) -> list[
         FileNotFoundError, NotADirectoryError: the path is not there, or is a file.
         OSError: a folder cannot be listed.
     """
-    entries = filesystem.ls(path, detail=True)
+    entries = list_folder(filesystem, path)
     if [entry["name"].rstrip("/") for entry in entries if entry["type"] != "directory"] == [path]:
         raise NotADirectoryError(path)
     below = sorted(
@@ -97,7 +98,7 @@ def _folder(
 
 def _files_below(filesystem: AbstractFileSystem, folder: str) -> Iterator[str]:
     # Not fsspec's find(): it passes over folders that may not be listed.
-    for entry in filesystem.ls(folder, detail=True):
+    for entry in list_folder(filesystem, folder):
         name = entry["name"].rstrip("/")
         if name == folder:
             # Object stores keep an empty object for a folder.

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.annotations.findings import Check, Findings
 from pipeline.errors import RequestError, ShardError
 from pipeline.sources.listing import describe
+from pipeline.sources.retry import with_retries
 from pipeline.sources.samples import read_samples
 from pipeline.sources.shards import Shard
 from pipeline.sources.storage import fingerprint, locate, storage_failures
@@ -52,17 +53,17 @@ def check_against_input(
 
 
 def _samples(shard: Shard, keys: Sequence[str], rule: InputRule, findings: Findings) -> None:
-    count = 0
-    for sample in read_samples(shard, rule.storage_options):
-        count += 1
-        if sample.index < len(keys) and sample.key != keys[sample.index]:
+    present = with_retries(
+        shard.uri, lambda: [sample.key for sample in read_samples(shard, rule.storage_options)]
+    )
+    for index, (key, row_key) in enumerate(zip(present, keys, strict=False)):
+        if key != row_key:
             findings.add(
                 Check.input_samples,
-                f"sample {sample.index} of {shard.uri} is {sample.key!r}, the row's key "
-                f"{keys[sample.index]!r}",
+                f"sample {index} of {shard.uri} is {key!r}, the row's key {row_key!r}",
             )
-    if count != len(keys):
+    if len(present) != len(keys):
         findings.add(
             Check.input_samples,
-            f"{shard.uri} has {count} samples, the file {len(keys)} rows",
+            f"{shard.uri} has {len(present)} samples, the file {len(keys)} rows",
         )

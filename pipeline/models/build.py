@@ -16,6 +16,7 @@ from torch import nn
 
 from pipeline.config import ModelSettings
 from pipeline.errors import RequestError
+from pipeline.sources.retry import from_storage
 from pipeline.sources.storage import locate
 
 TORCHVISION = "torchvision/"
@@ -122,7 +123,7 @@ def _load(module: nn.Module, uri: str) -> None:
 def _read(uri: str) -> object:
     filesystem, path = locate(uri)
     try:
-        data: bytes = filesystem.cat_file(path)
+        data: bytes = from_storage(uri, lambda: filesystem.cat_file(path))
     except OSError as error:
         raise RequestError(f"model.checkpoint: {uri} cannot be read: {error}") from error
     try:

@@ -20,9 +20,14 @@ from tarfile import (  # type: ignore[attr-defined]
 )
 from typing import BinaryIO, Protocol, Self, cast
 
-DEFAULT_MAX_MEMBER_BYTES = 1 << 30
+DEFAULT_MAX_SAMPLE_BYTES = 1 << 30
 # Names and the like; tarfile reads such a header's data at once, before anybody sees the member.
 _MAX_EXTENSION_BYTES = 1 << 20
+# tarfile keeps the entries of all global headers, and every key is kept until the shard's end.
+_MAX_GLOBAL_CHARACTERS = 1 << 20
+_MAX_NAME_CHARACTERS = 4096
+# tar fills its last record with zeros; the largest anybody writes have some megabytes.
+_MAX_ZEROS = 64 << 20
 _EXTENSIONS = (
     tarfile.XHDTYPE,
     tarfile.XGLTYPE,
@@ -30,7 +35,7 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
-_BLOCK = tarfile.BLOCKSIZE
+BLOCKSIZE = tarfile.BLOCKSIZE
 _CHUNK = 1 << 16
 _REMEDY = "copy it again or re-pack it"
 _NO_MARKER = "no end-of-archive marker"
@@ -105,7 +110,7 @@ class _StrictHeader(tarfile.TarInfo):
 
 
 def read_members(
-    stream: BinaryIO, max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES
+    stream: BinaryIO, max_member_bytes: int = DEFAULT_MAX_SAMPLE_BYTES
 ) -> Iterator[Member]:
     """The regular files of a tar archive, in order, one in memory at a time.
 
@@ -117,8 +122,8 @@ def read_members(
         max_member_bytes: a member that declares more is refused before its data are read.
 
     Raises:
-        ArchiveError: the archive is cut or damaged, or holds a sparse or too large member or a
-            link, which can not be followed in a stream.
+        ArchiveError: the archive is cut or damaged, or holds a sparse or too large member, a
+            name or headers beyond all measure, or a link, which can not be followed in a stream.
     """
     try:
         # The encoding must not depend on this machine's locale.
@@ -130,6 +135,7 @@ def read_members(
     try:
         while (member := archive.next()) is not None:
             _require_plain(member, max_member_bytes)
+            _require_few_globals(archive, member)
             # Of a kind that it does not know (a volume label) tarfile would give a file as well.
             if member.isreg() and (file := archive.extractfile(member)):
                 yield Member(member.name, file.read())
@@ -152,14 +158,23 @@ def _require_plain(member: tarfile.TarInfo, max_member_bytes: int) -> None:
     elif member.islnk() or member.issym():
         # In a stream the file it stands for is gone, or still to come.
         problem, remedy = f"member {name} is a link", "re-pack it with tar -h --hard-dereference"
+    elif len(member.name) > _MAX_NAME_CHARACTERS:
+        problem = f"a name of {len(member.name)} characters, the limit is {_MAX_NAME_CHARACTERS}"
     else:
         return
     raise ArchiveError("refused", member.offset, problem, remedy)
 
 
+def _require_few_globals(archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    size = sum(len(name) + len(value) for name, value in archive.pax_headers.items())
+    if size > _MAX_GLOBAL_CHARACTERS:
+        problem = f"global headers of {size} characters, the limit is {_MAX_GLOBAL_CHARACTERS}"
+        raise ArchiveError("refused", member.offset, problem, "re-pack it without global headers")
+
+
 def _require_end_marker(stream: _Stream) -> None:
     """The first of the marker's two blocks of zeros has been read."""
-    zeros = _BLOCK
+    zeros = BLOCKSIZE
     while chunk := stream.read(_CHUNK):
         zeros += len(chunk)
         if rest := chunk.lstrip(b"\0"):
@@ -168,7 +183,10 @@ def _require_end_marker(stream: _Stream) -> None:
                 stream.tell() - len(rest),
                 "data after a header of zeros (an overwritten header, or archives in a row)",
             )
-    if zeros < 2 * _BLOCK:
+        if zeros > _MAX_ZEROS:
+            problem = f"more than {_MAX_ZEROS} zeros after the end-of-archive marker"
+            raise ArchiveError("refused", stream.tell(), problem)
+    if zeros < 2 * BLOCKSIZE:
         raise ArchiveError("cut", stream.tell(), "inside the end-of-archive marker")
 
 

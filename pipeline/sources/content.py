@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+from pipeline.sources.retry import from_storage
 from pipeline.sources.shards import Shard
-from pipeline.sources.storage import open_stream, storage_failures
+from pipeline.sources.storage import open_stream
+from pipeline.sources.stream import StoredBytes
 
 SHARDS_AT_ONCE = 8
 CHUNK_BYTES = 1 << 20
@@ -24,12 +26,18 @@ def with_content_fingerprints(
         OSError: the storage failed.
     """
 
-    def read(shard: Shard) -> Shard:
-        digest = hashlib.sha256()
-        with storage_failures(shard.uri), open_stream(shard.uri, storage_options) as stream:
+    def digest(shard: Shard) -> str:
+        found = hashlib.sha256()
+        with open_stream(shard.uri, storage_options) as stored:
+            stream = StoredBytes(stored, shard)
+            # What ends early is a cut connection, not another content.
             while chunk := stream.read(CHUNK_BYTES):
-                digest.update(chunk)
-        return replace(shard, fingerprint=f"sha256={digest.hexdigest()}")
+                found.update(chunk)
+        return found.hexdigest()
+
+    def read(shard: Shard) -> Shard:
+        found = from_storage(shard.uri, lambda: digest(shard))
+        return replace(shard, fingerprint=f"sha256={found}")
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         return list(pool.map(read, shards))

@@ -14,7 +14,8 @@ from webdataset.tariterators import group_by_keys
 
 from pipeline.errors import ShardError
 from pipeline.sources.archive import (
-    DEFAULT_MAX_MEMBER_BYTES,
+    BLOCKSIZE,
+    DEFAULT_MAX_SAMPLE_BYTES,
     ArchiveError,
     Member,
     read_members,
@@ -47,7 +48,7 @@ def read_samples(
     shard: Shard,
     storage_options: Mapping[str, Any] | None = None,
     on_bytes: Callable[[int], None] | None = None,
-    max_member_bytes: int = DEFAULT_MAX_MEMBER_BYTES,
+    max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
 ) -> Iterator[Sample]:
     """The samples of a shard in order, as WebDataset groups them, one in memory at a time.
 
@@ -59,7 +60,8 @@ def read_samples(
         shard: the shard; a name that ends in ``.gz`` or ``.tgz`` is decompressed.
         storage_options: passed to the fsspec file system.
         on_bytes: called with the number of stored bytes after each read.
-        max_member_bytes: a member that declares more makes the shard unreadable.
+        max_sample_bytes: a sample whose files, headers included, are larger together makes the
+            shard unreadable; so does a member that declares more.
 
     Raises:
         ShardError: the archive is cut or damaged, or two samples share a key.
@@ -68,7 +70,10 @@ def read_samples(
     seen: set[str] = set()
     try:
         with open_shard(shard, storage_options, on_bytes) as stream:
-            files = _as_webdataset(read_members(stream, max_member_bytes), shard.uri)
+            members = _within_samples(
+                read_members(stream, max_sample_bytes), max_sample_bytes, shard.uri
+            )
+            files = _as_webdataset(members, shard.uri)
             for index, members in enumerate(group_by_keys(files, handler=reraise_exception)):
                 key = members.pop("__key__")
                 del members["__url__"]
@@ -89,6 +94,25 @@ def read_samples(
         raise ShardError(
             f"{shard.uri}: cut or damaged gzip data ({error}); copy it again or re-pack it"
         ) from error
+
+
+def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator[Member]:
+    """The members, as long as no sample of neighbours is larger than the limit."""
+    last_key: str | None = None
+    size = 0
+    for member in members:
+        folder, slash, base = member.name.rpartition("/")
+        key = folder + slash + base.partition(".")[0]
+        # A member costs its header even where it is empty.
+        cost = len(member.data) + BLOCKSIZE
+        size = size + cost if key == last_key else cost
+        last_key = key
+        if size > limit + BLOCKSIZE:
+            raise ShardError(
+                f"{uri}: the files of the sample {key!r} have more than {limit} bytes together; "
+                "re-pack it, or raise input.max_sample_bytes"
+            )
+        yield member
 
 
 def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, object]]:

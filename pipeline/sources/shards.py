@@ -11,7 +11,7 @@ from typing import Any
 import braceexpand
 
 from pipeline.errors import RequestError
-from pipeline.sources.listing import Info, ask_each, describe, is_vague
+from pipeline.sources.listing import Info, ask_each, describe, is_vague, matching
 from pipeline.sources.storage import (
     HTTP,
     canonical_uri,
@@ -107,7 +107,7 @@ def _glob(
 ) -> Iterator[Shard]:
     filesystem, path = locate(uri, storage_options)
     filesystem.invalidate_cache()
-    infos: dict[str, Info | None] = dict(filesystem.glob(path, detail=True))
+    infos: dict[str, Info | None] = dict(matching(filesystem, path, wildcard))
     vague = [name for name, info in infos.items() if info and is_vague(info)]
     infos.update(zip(vague, ask_each([(filesystem, name) for name in vague]), strict=True))
     folder_uri = _folder(canonical_uri(uri), wildcard)

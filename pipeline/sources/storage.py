@@ -38,6 +38,7 @@ DRIVERS: Mapping[str, str] = {
 }
 LOCAL = ("file", "local")
 HTTP = ("http", "https")
+_S3 = ("s3", "s3a")
 _SYNONYMS: Mapping[str, str] = {"s3a": "s3", "gcs": "gs"}
 
 # What the stores call a name for the content itself, the strongest first: a content hash outlives
@@ -79,6 +80,11 @@ def locate(
     """
     protocol = protocol_of(uri)
     options = dict(storage_options or {})
+    if protocol in _S3:
+        # botocore would ask five times for each of the five times that s3fs does, and `retry` has
+        # its own; a storage that stays away must not be waited for all of these times.
+        retries = {"retries": {"total_max_attempts": 2}}
+        options["config_kwargs"] = retries | dict(options.get("config_kwargs") or {})
     if protocol in LOCAL:
         return fsspec.filesystem("file", **options), _local_path(uri)
     try:
@@ -157,6 +163,14 @@ def storage_failures(uri: str) -> Iterator[None]:
     """Turn whatever a driver raises (its HTTP library's own errors) into an ``OSError``."""
     try:
         yield
+    except FileNotFoundError as error:
+        # The http driver says so of every failure; a server that is down has not lost the file.
+        cause = error.__cause__
+        if not uri.lower().startswith("http") or cause is None:
+            raise
+        if getattr(cause, "status", 0) == 404:
+            raise
+        raise OSError(f"{uri}: the storage failed: {type(cause).__name__}: {cause}") from cause
     except (OSError, RequestError, ShardError):
         raise
     except Exception as error:

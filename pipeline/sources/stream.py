@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
+from pipeline.sources.retry import with_retries
 from pipeline.sources.shards import Shard
 from pipeline.sources.storage import open_stream, storage_failures
 
@@ -27,7 +28,7 @@ class StoredBytes(io.RawIOBase):
     """
 
     def __init__(
-        self, source: BinaryIO, shard: Shard, on_bytes: Callable[[int], None] | None
+        self, source: BinaryIO, shard: Shard, on_bytes: Callable[[int], None] | None = None
     ) -> None:
         super().__init__()
         self._source = source
@@ -76,7 +77,8 @@ def open_shard(
         OSError: the storage failed, or gave fewer or more bytes than ``shard.size``.
         gzip.BadGzipFile, zlib.error, EOFError: while reading, the compressed data are damaged.
     """
-    stored = StoredBytes(open_stream(shard.uri, storage_options), shard, on_bytes)
+    source = with_retries(shard.uri, lambda: open_stream(shard.uri, storage_options))
+    stored = StoredBytes(source, shard, on_bytes)
     with io.BufferedReader(stored, _BUFFER_BYTES) as buffered:
         name = urlsplit(shard.uri).path if "://" in shard.uri else shard.uri
         if name.lower().endswith((".gz", ".tgz")):
