@@ -198,6 +198,31 @@ def verify(
 
 
 @app.command()
+def models(
+    pattern: Annotated[
+        str, typer.Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")
+    ],
+    limit: Annotated[int, typer.Option(min=1, help="The most models to build and run")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Say which models have a map, of what kind, how fine, and at what cost.
+
+    Builds each with random weights and probes it. Kinds: affine, fixed class weights; frozen,
+    norms and gates behind the pooling are held at each image's values; derivative, where that is
+    not enough; attention, what each token hands to the class through the last attention; cells,
+    layers over all cells at once (VGG).
+    """
+    from pipeline.review.models import inspect_models, matching_models, print_models, to_json
+
+    console = Console(stderr=as_json)
+    inspected = list(inspect_models(matching_models(pattern, limit), console))
+    if as_json:
+        typer.echo(to_json(inspected))
+    else:
+        print_models(inspected, console)
+
+
+@app.command()
 def demo(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the demo")] = Path(
         "demo"

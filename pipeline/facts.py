@@ -49,7 +49,12 @@ class ModelFacts:
     map_cost: float
 
 
-def inspect_model(name: str, kwargs: dict[str, Any] | None = None, batch: int = 2) -> ModelFacts:
+def inspect_model(
+    name: str,
+    kwargs: dict[str, Any] | None = None,
+    input_size: int | None = None,
+    batch: int = 2,
+) -> ModelFacts:
     """Build a model with random weights, probe it and measure its maps on the CPU.
 
     Parameters that start as zeros (last layers, scales of residual branches) are drawn too, since
@@ -57,12 +62,13 @@ def inspect_model(name: str, kwargs: dict[str, Any] | None = None, batch: int = 
 
     Args:
         kwargs: for the constructor; a model that comes without a classifier needs num_classes.
+        input_size: side in pixels; None: the model's own.
         batch: images of the measured passes.
 
     Raises:
         RequestError: the model gives no class activation map.
     """
-    settings = ModelSettings(name=name, kwargs=kwargs or {})
+    settings = ModelSettings(name=name, kwargs=kwargs or {}, input_size=input_size)
     network = build_network(settings)
     _fill_zeros(network.module)
     classifier = classifier_of(network, settings, torch.device("cpu"), "float32")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import ConfigMaker
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from pipeline.config import Config
 from pipeline.engines.local import LocalEngine
+from pipeline.errors import RequestError
 from pipeline.run import RunSummary, run
 
 QUIET = Console(file=io.StringIO())
@@ -71,10 +73,59 @@ def test_every_picture_has_a_row_with_its_classes_and_boxes(
             assert box["class_name"] == str(box["class_id"])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "kind", "size"),
+    [
+        ("test_convnext", "frozen", 160),
+        ("test_vit", "attention", 160),
+        ("efficientvit_b0", "cells", 64),
+    ],
+)
+def test_other_kinds_of_heads_go_the_same_way(
+    make_config: ConfigMaker, tmp_path: Path, name: str, kind: str, size: int, precision: str
+) -> None:
+    model = [f"model.name={name}", f"model.input_size={size}"]
+    common = [*model, f"model.precision={precision}", "output.store_maps=true"]
+    summary, rows = annotate(make_config(*common))
+    assert summary.complete
+    assert {row["status"] for row in rows} == {"ok"}
+    assert all(len(row["maps"]) == 3 for row in rows)
+    assert any(row["objects"] for row in rows)
+    footer = next(Path(summary.folder).glob("*.parquet"))
+    recipe = json.loads(pyarrow.parquet.read_metadata(footer).metadata[b"cambox.recipe"])
+    assert recipe["cam"]["nonlinear_head"] == kind
+    if precision == "float32":
+        elsewhere = f"output.uri={tmp_path}/alone"
+        _, alone = annotate(make_config(*common, "engine.batch_size=1", elsewhere))
+        assert_same_rows(rows, alone)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("cam.truncate=true", "cam.truncate"),
+        ("cam.shift=0.1", "cam.shift"),
+        ("cam.pooling={kind: thresholded}", "cam.pooling"),
+        ("cam.shift={global_min: 0.0}", "cam.shift"),
+    ],
+)
+def test_settings_over_pooled_features_are_refused_where_nothing_is_pooled(
+    make_config: ConfigMaker, setting: str, key: str
+) -> None:
+    with pytest.raises(RequestError, match=key):
+        run(make_config("model.name=test_vit", "model.input_size=160", setting), QUIET)
+
+
 def test_rows_do_not_depend_on_the_batch_size(make_config: ConfigMaker, tmp_path: Path) -> None:
     _, small = annotate(make_config("engine.batch_size=1", f"output.uri={tmp_path}/one"))
     _, large = annotate(make_config("engine.batch_size=7", f"output.uri={tmp_path}/seven"))
-    for one, other in zip(small, large, strict=True):
+    assert_same_rows(small, large)
+
+
+def assert_same_rows(some: list[dict], others: list[dict]) -> None:
+    """The same classes with the same boxes, up to the rounding of sums in another order."""
+    for one, other in zip(some, others, strict=True):
         assert [o["class_id"] for o in one["objects"]] == [o["class_id"] for o in other["objects"]]
         for mine, theirs in zip(one["objects"], other["objects"], strict=True):
             for name in ("x_min", "y_min", "x_max", "y_max", "class_score", "box_score"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_a_bad_shard_is_named_and_the_exit_code_is_1(config_path: Path, shards: 
         (["cam.topk=1"], "did you mean top_k"),
         (["model.name=resnet81"], "did you mean"),
         (["model.checkpoint=missing.safetensors"], "model.checkpoint: missing.safetensors"),
-        (["model.name=vit_tiny_patch16_224", "model.input_size=null"], "no spatial features"),
+        (["model.kwargs={num_classes: 0}"], "no classifier"),
         (["model.class_names=run.yaml"], "the model has 10 classes"),
         (["cam.top_k=11"], "more than the model's 10 classes"),
         (["output.uri=pipe:cat"], "pipe:"),
@@ -116,3 +117,22 @@ def test_pack_then_annotate_an_own_folder(config_path: Path, pictures: Path) -> 
     result = cambox("annotate", str(config_path), "--set", "input.shards=mine/*.tar", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "12 rows (ok 12)" in result.stdout
+
+
+def test_models_lists_kind_map_and_cost(tmp_path: Path) -> None:
+    result = cambox("models", "test_vit*", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    listed = {entry["name"]: entry for entry in json.loads(result.stdout)}
+    assert {"test_vit", "test_vit2", "test_vit3", "test_vit4"} <= listed.keys()
+    assert listed["test_vit"]["kind"] == "attention"
+    assert listed["test_vit"]["completeness_error"] < 1e-4
+    assert 0 < listed["test_vit"]["map_cost"] < 5
+
+    table = cambox("models", "test_resnet", cwd=tmp_path)
+    assert "affine" in table.stdout
+    assert "5x5" in table.stdout
+
+    for pattern, says in (("no_such*", "none of"), ("resnet*", "narrow the pattern")):
+        refused = cambox("models", pattern, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert says in refused.stderr

@@ -12,7 +12,9 @@ from torch import nn
 from pipeline.cams import class_score_maps
 from pipeline.config import ModelSettings
 from pipeline.errors import RequestError
-from pipeline.models.classifier import Classifier, load_classifier
+from pipeline.facts import inspect_model
+from pipeline.models.build import build_network
+from pipeline.models.classifier import Classifier, classifier_of, load_classifier
 from pipeline.models.grid import Layout
 from pipeline.models.heads import AffineHead, PooledHead
 from pipeline.models.probe import probe
@@ -96,6 +98,59 @@ def test_other_models_are_refused_with_the_reason(
     assert "\n" not in str(refusal.value)
 
 
+NOT_AFFINE = [
+    ("test_convnext", {}, "frozen", (5, 5)),
+    ("mobilenetv3_small_050", {}, "frozen", (7, 7)),
+    ("test_mambaout", {}, "frozen", (5, 5)),
+    ("torchvision/mobilenet_v3_small", {}, "frozen", (7, 7)),
+    ("torchvision/convnext_tiny", {}, "frozen", (7, 7)),
+    ("test_vit2", {"class_token": False, "global_pool": "avg"}, "frozen", (10, 10)),
+    ("naflexvit_base_patch16_parfac_gap", {"depth": 2}, "frozen", (24, 24)),
+    # An activation before the pooling: near zero it looks like none.
+    ("efficientvit_b0", {}, "cells", (7, 7)),
+    ("test_vit", {}, "attention", (10, 10)),
+    ("torchvision/vit_b_16", {}, "attention", (14, 14)),
+    ("deit_tiny_distilled_patch16_224", {"depth": 2}, "attention", (14, 14)),
+    ("eva02_tiny_patch14_224", {"depth": 2, "num_classes": 9}, "frozen", (16, 16)),
+    ("cait_xxs24_224", {"depth": 2}, "attention", (14, 14)),
+    ("xcit_nano_12_p16_224", {"depth": 2}, "attention", (14, 14)),
+    ("test_vit4", {"global_pool": "map", "class_token": False}, "attention", (10, 10)),
+    ("torchvision/vgg11", {}, "cells", (7, 7)),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs", "kind", "size"), NOT_AFFINE)
+def test_maps_of_other_heads_add_up_to_the_logits_but_for_a_constant(
+    name: str, kwargs: dict[str, object], kind: str, size: tuple[int, int]
+) -> None:
+    """The constant is computed apart from the map: what is left with no cell at all."""
+    facts = inspect_model(name, kwargs)
+    assert facts.kind == kind
+    assert (facts.map_height, facts.map_width) == size
+    assert facts.completeness_error is not None
+    assert facts.completeness_error < 1e-4
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "torchvision/mobilenet_v3_small"])
+def test_the_pipelines_own_scores_are_the_networks(name: str) -> None:
+    """Also for a network that is run with the graph of its tail, and on every batch anew."""
+    settings = ModelSettings(name=name)
+    network = build_network(settings)
+    expected = build_network(settings).module
+    if name == "test_vit":
+        for module in (network.module, expected):
+            module.head.weight.copy_(
+                torch.linspace(-1, 1, module.head.weight.numel()).view_as(module.head.weight)
+            )
+    classifier = classifier_of(network, settings, CPU, "float32")
+    for batch in (3, 1):
+        images = noise(classifier, batch)
+        with torch.inference_mode():
+            scores = classifier.scores(images)
+            logits = expected(classifier.normalised(images))
+        assert torch.allclose(scores.logits, logits, atol=1e-4)
+
+
 class FixedHead(nn.Module):
     """Average pooling and a linear layer over given features, on any layout."""
 
@@ -162,6 +217,49 @@ def test_swin_at_another_size_with_its_own_argument() -> None:
         "swin_tiny_patch4_window7_224", kwargs={"img_size": 256, "window_size": 8}, input_size=256
     )
     assert classifier.scores(noise(classifier)).feature_map.shape == (2, 768, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "cells"),
+    [
+        ("swin_tiny_patch4_window7_224", 448, (14, 14)),
+        ("swin_tiny_patch4_window7_224", [256, 320], (8, 10)),
+        ("test_vit", 192, (12, 12)),
+    ],
+)
+def test_one_setting_makes_the_map_finer(
+    name: str, size: int | list[int], cells: tuple[int, int]
+) -> None:
+    kwargs = {"depth": 2} if name == "test_vit" else {}
+    settings = ModelSettings.model_validate({"name": name, "input_size": size, "kwargs": kwargs})
+    network = build_network(settings)
+    for parameter in network.module.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.02)
+    grid = classifier_of(network, settings, CPU, "float32").head.grid
+    assert (grid.height, grid.width) == cells
+
+
+def test_resampled_positions_of_a_torchvision_transformer_are_the_librarys() -> None:
+    settings = ModelSettings(name="torchvision/vit_b_16", input_size=256)
+    network = build_network(settings)
+    network.module.heads.head.weight.normal_(std=0.02)
+    state = {name: value.clone() for name, value in network.module.state_dict().items()}
+    classifier = classifier_of(network, settings, CPU, "float32")
+    expected = torchvision.models.vit_b_16(image_size=256).eval()
+    expected.load_state_dict(
+        torchvision.models.vision_transformer.interpolate_embeddings(256, 16, state)
+    )
+    images = noise(classifier)
+    with torch.inference_mode():
+        logits = expected(classifier.normalised(images))
+    assert torch.allclose(classifier.scores(images).logits, logits, atol=1e-5)
+    assert (classifier.head.grid.height, classifier.head.grid.width) == (16, 16)
+
+
+def test_a_size_that_would_cut_a_patch_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"model.input_size: test_vit .* 16 x 16 pixels"):
+        load("test_vit", input_size=100)
 
 
 def test_random_weights_are_the_same_in_every_process() -> None:

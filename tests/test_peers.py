@@ -11,8 +11,10 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torchcam.methods import CAM
 
 from pipeline.cams import class_score_maps
-from pipeline.config import ModelSettings
+from pipeline.config import CamSettings, ModelSettings
+from pipeline.maps import MapMaker
 from pipeline.models.classifier import load_classifier
+from pipeline.models.heads import PooledHead
 
 NETWORKS = [
     ("resnet18", "layer4"),
@@ -70,3 +72,69 @@ def test_torchcams_cam_is_our_map(name: str, last_layer: str) -> None:
             :, 0
         ]
     assert torch.allclose(ours, theirs, atol=1e-5 * float(ours.abs().max()))
+
+
+def grad_cam_weights(
+    module: torch.nn.Module, layer: torch.nn.Module, pixels: torch.Tensor, class_id: int
+) -> tuple[torch.Tensor, np.ndarray]:
+    """grad-cam's rectified map (B, h, w) and its channel weights, by its own code."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    peer = GradCAM(module, [layer], reshape_transform=tokens_as_map)
+    peer(pixels, [ClassifierOutputTarget(class_id)] * len(pixels))
+    (activations,) = (value.numpy() for value in peer.activations_and_grads.activations)
+    (gradients,) = (value.numpy() for value in peer.activations_and_grads.gradients)
+    weights = peer.get_cam_weights(pixels, None, None, activations, gradients)
+    return torch.from_numpy(activations), weights
+
+
+def tokens_as_map(features: torch.Tensor) -> torch.Tensor:
+    """The reshape that users of grad-cam write by hand."""
+    if features.ndim == 4:
+        return features
+    side = int(features.shape[1] ** 0.5)
+    cells = features[:, -side * side :]  # class token and registers stand before them
+    return cells.transpose(1, 2).reshape(len(features), -1, side, side)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "last_layer"),
+    [
+        ("test_convnext", {}, "stages.3"),
+        ("test_vit2", {"class_token": False, "global_pool": "avg"}, "norm"),
+    ],
+)
+def test_grad_cam_is_the_derivative_and_the_frozen_map_holds_the_norms_spread(
+    name: str, kwargs: dict[str, object], last_layer: str
+) -> None:
+    """Behind a LayerNorm the two differ by one direction.
+
+    Its derivative knows that a longer vector changes nothing, so it takes away the part of the
+    frozen weights along the centred features: grad-cam's map has mean zero, where the frozen one
+    adds up to the logit.
+    """
+    settings = ModelSettings(name=name, kwargs=kwargs)
+    images = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
+    class_id = 3
+    maker, scores, held = {}, {}, {}
+    for rule in ("derivative", "frozen"):
+        classifier = load_classifier(settings, torch.device("cpu"), "float32", rule)
+        assert isinstance(classifier.head, PooledHead)
+        scores[rule] = classifier.scores(images)
+        maker[rule] = MapMaker(CamSettings(), classifier)
+        pooled = scores[rule].feature_map.mean(dim=(2, 3))
+        held[rule] = classifier.head.class_weights(pooled, torch.full((2, 1), class_id))[:, 0]
+    ours = maker["derivative"].maps(scores["derivative"], torch.full((2, 1), class_id))[:, 0]
+    module = classifier.module
+    activations, weights = grad_cam_weights(
+        module, module.get_submodule(last_layer), classifier.normalised(images), class_id
+    )
+    cells = activations.shape[2] * activations.shape[3]
+    theirs = torch.einsum("bc,bchw->bhw", torch.from_numpy(weights), activations) * cells
+    assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
+
+    centred = pooled - pooled.mean(dim=1, keepdim=True)
+    along = (held["frozen"] * centred).sum(dim=1) / (centred.square().sum(dim=1))
+    expected = held["frozen"] - along[:, None] * centred
+    assert torch.allclose(held["derivative"], expected, atol=2e-3 * float(expected.abs().max()))
+    assert ours.mean(dim=(1, 2)).abs().max() < 1e-2 * ours.abs().max()

@@ -83,8 +83,10 @@ def run_with_tail(
         leaves.append(leaf)
         after_the_cut.enter_context(torch.enable_grad())
         after_the_cut.enter_context(frozen)
-        # Not the leaf itself, which a module that works in place could not change.
-        return (*args[:place], leaf.clone(), *args[place + 1 :])
+        # Not the leaf itself, which a module that works in place could not change. Attention is
+        # given one tensor as query, key and value.
+        features = leaf.clone()
+        return tuple(features if value is args[place] else value for value in args)
 
     handle = module.get_submodule(cut.module_name).register_forward_pre_hook(start_the_tail)
     try:
@@ -108,9 +110,10 @@ def contributions(run: TailPass, cut: TailCut, class_ids: torch.Tensor) -> torch
     maps = []
     with torch.inference_mode(False), torch.enable_grad():
         wanted = run.logits.gather(1, class_ids.to(run.logits.device).clone())
-    for place in range(wanted.shape[1]):
-        (weight,) = torch.autograd.grad(wanted[:, place].sum(), run.features, retain_graph=True)
-        maps.append(cut.grid.feature_map(weight * run.features.detach()).sum(dim=1))
+        for place in range(wanted.shape[1]):
+            (weight,) = torch.autograd.grad(wanted[:, place].sum(), run.features, retain_graph=True)
+            terms = weight * run.features.detach()
+            maps.append(cut.grid.feature_map(terms).sum(dim=1))
     return torch.stack(maps, dim=1) * (cut.grid.height * cut.grid.width)
 
 
@@ -196,7 +199,7 @@ def _reads_the_cells(grid: FeatureGrid, weight: torch.Tensor) -> bool:
 def _whole_block_first(name: str, names: set[str]) -> list[str]:
     parts = name.split(".")
     paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
-    blocks = [path for path in paths[:-1] if path.rsplit(".", 1)[-1].isdigit() and path in names]
+    blocks = [path for path in paths[:-1] if path[-1].isdigit() and path in names]
     return [*blocks, name]
 
 
