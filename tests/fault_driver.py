@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,12 +23,17 @@ _CONTEXT.set_forkserver_preload(["pipeline.cli", "pipeline.run", "ray"])
 
 
 @contextmanager
-def driver(arguments: list[str], hit: Hit | None, log: Path) -> Iterator[ForkServerProcess]:
+def driver(
+    arguments: list[str], hit: Hit | None, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[ForkServerProcess]:
     """A ``cambox`` that meets a fault in this process, or on Ray in its workers.
+
+    The process it is forked from keeps the environment of its own start, so what has changed since
+    has to be said.
 
     Its exit code is known after ``join``; negative is the signal that ended it.
     """
-    process = _CONTEXT.Process(target=_drive, args=(arguments, hit, log))
+    process = _CONTEXT.Process(target=_drive, args=(arguments, hit, log, dict(environment or {})))
     process.start()
     try:
         yield process
@@ -38,9 +43,11 @@ def driver(arguments: list[str], hit: Hit | None, log: Path) -> Iterator[ForkSer
         process.join(30)
 
 
-def drive(arguments: list[str], hit: Hit | None, log: Path) -> int | None:
+def drive(
+    arguments: list[str], hit: Hit | None, log: Path, environment: Mapping[str, str] | None = None
+) -> int | None:
     """Run one to its end and say how it ended."""
-    with driver(arguments, hit, log) as process:
+    with driver(arguments, hit, log, environment) as process:
         process.join(120)
         return process.exitcode
 
@@ -67,7 +74,8 @@ def wait_until(happened: Any, what: str, seconds: float = 60) -> None:
         time.sleep(0.005)
 
 
-def _drive(arguments: list[str], hit: Hit | None, log: Path) -> None:
+def _drive(arguments: list[str], hit: Hit | None, log: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

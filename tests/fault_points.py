@@ -156,11 +156,22 @@ class Signal:
 
 @dataclass(frozen=True)
 class Slow:
-    """Sleeps at every point, so that a random moment seldom falls between two shards."""
+    """Sleeps at every point, so that a random moment seldom falls between two shards.
+
+    Attributes:
+        begun: a folder with a file for each process that has begun a shard, named by its number.
+    """
 
     seconds: float
     begun: Path
 
     def __call__(self, point: str, shard: str) -> None:
-        self.begun.touch()
+        if point != CONSTRUCTOR:
+            self.begun.mkdir(parents=True, exist_ok=True)
+            (self.begun / str(os.getpid())).touch()
         time.sleep(self.seconds)
+
+    @property
+    def processes(self) -> list[int]:
+        """The processes that have begun a shard."""
+        return [int(path.name) for path in self.begun.iterdir()] if self.begun.is_dir() else []

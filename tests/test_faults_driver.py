@@ -56,10 +56,10 @@ def test_a_driver_killed_at_ten_random_moments(
     killed = 0
     published = []
     for turn in range(10):
-        begun = tmp_path / f"begun-{turn}"
-        with driver(command, Slow(0.015, begun), tmp_path / "log") as process:
+        slow = Slow(0.015, tmp_path / f"begun-{turn}")
+        with driver(command, slow, tmp_path / "log") as process:
             if turn >= 2:
-                wait_until(begun.exists, "the first shard's start")
+                wait_until(lambda slow=slow: slow.processes, "the first shard's start")
             time.sleep(moments.uniform(0, 0.4))
             process.kill()
             process.join()
