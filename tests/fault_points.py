@@ -125,18 +125,21 @@ class Signal:
         at: the point for each shard's name; ``ANY_SHARD`` for whichever comes first.
         marks: a folder with one file for each signal that was sent.
         times: how often at each.
-        number: kill -9, unless it is said otherwise.
+        number: kill -9, unless it is said otherwise; None hangs for good instead.
     """
 
     at: Mapping[str, str]
     marks: Path
     times: int = 1
-    number: signal.Signals = signal.SIGKILL
+    number: signal.Signals | None = signal.SIGKILL
 
     def __call__(self, point: str, shard: str) -> None:
         for name in (shard, ANY_SHARD):
             if self.at.get(name) == point and self._mark(f"{name} {point}"):
-                os.kill(os.getpid(), self.number)
+                if self.number is None:
+                    time.sleep(1e6)
+                else:
+                    os.kill(os.getpid(), self.number)
 
     def _mark(self, name: str) -> bool:
         self.marks.mkdir(parents=True, exist_ok=True)

@@ -283,33 +283,6 @@ def test_the_shards_are_taken_largest_first(make_config: ConfigMaker) -> None:
     assert [shard.size for shard in work.to_do] == [900, 40, 5]
 
 
-@pytest.mark.usefixtures("private_ray")
-def test_a_worker_without_progress_is_replaced_and_its_shard_done_by_another(
-    make_config: ConfigMaker, tmp_path: Path, shards: Path, fault_table: FaultTable
-) -> None:
-    """The first to meet one picture sleeps for good; whoever comes next does not."""
-    once = tmp_path / "slept"
-    hangs = change_loading(
-        tmp_path,
-        f"sample.key == 'picture-05' and not os.path.exists(r'{once}') and "
-        f"(open(r'{once}', 'w').close(), time.sleep(10000))",
-    )
-    clean = run(make_config(f"output.uri={tmp_path}/clean"), QUIET)
-    output = io.StringIO()
-    with cluster(num_cpus=1, runtime_env={"env_vars": hangs}):
-        summary = run(
-            make_config("engine.name=ray", "engine.stall_seconds=8"),
-            Console(file=output, width=300),
-        )
-    assert once.exists()
-    assert summary.complete
-    replaced = output.getvalue().count("no progress for 8 s; the worker was replaced")
-    assert "the worker was replaced; attempt 1 failed" in output.getvalue()
-    assert published(summary.folder).equals(published(clean.folder))
-    samples = samples_in_tars(list(shards.glob("*.tar")))
-    assert fault_table.measure(6, "hung worker", replaced, summary.folder, samples) == (0, 0)
-
-
 def test_out_of_memory_halves_the_batch_and_gives_the_same_rows(
     make_config: ConfigMaker,
     tmp_path: Path,

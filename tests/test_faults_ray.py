@@ -35,6 +35,7 @@ DEADLY = {
     "shard-000003.tar": BEFORE_REPLY,
 }
 POISON = "shard-000004.tar"
+HANGS = "shard-000005.tar"
 ALWAYS = 99
 
 
@@ -82,24 +83,28 @@ def on_ray(cluster: Any, make_config: ConfigMaker, pictures: Path, tmp_path: Pat
     return OnRay(cluster, make_config, tmp_path / "shards", tmp_path)
 
 
-def test_workers_killed_everywhere_and_a_poison_shard(
+def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
     on_ray: OnRay, fault_table: FaultTable, tmp_path: Path
 ) -> None:
-    """kill -9 once at each point, once in the constructor, and for one shard every time."""
+    """In one run, as every new worker costs seconds; a poison shard kills its worker each time."""
     marks = tmp_path / "marks"
     kills = Kills(
         Signal(DEADLY, marks / "points"),
         Signal({ANY_SHARD: CONSTRUCTOR}, marks / "constructor"),
         Signal({POISON: MID_SHARD}, marks / "poison", times=ALWAYS),
+        Signal({HANGS: MID_SHARD}, marks / "hangs", number=None),
     )
-    points, constructor, poison = kills.signals
+    points, constructor, poison, hung = kills.signals
     command = [*on_ray.command, "--set", "engine.max_attempts=2"]
+    command += ["--set", "engine.stall_seconds=8"]
     assert drive(command, kills, on_ray.log, on_ray.environment) == 1
     log = on_ray.log.read_text()
     (given_up,) = [line for line in log.splitlines() if line.startswith("given up: ")]
     assert f"{POISON}: the worker died" in given_up
     assert log.count(f"{POISON}: the worker died") == 3, "one retry; given up, and said at the end"
-    assert (points.sent, constructor.sent, poison.sent) == (len(DEADLY), 1, 2)
+    assert f"{HANGS}: no progress for 8 s; the worker was replaced; attempt 1 failed" in log
+    assert (points.sent, constructor.sent) == (len(DEADLY), 1)
+    assert (poison.sent, hung.sent) == (2, 1)
     # All the others are there, and right.
     found = visible(on_ray.published)
     assert found.items() <= on_ray.clean.files.items()
@@ -115,6 +120,7 @@ def test_workers_killed_everywhere_and_a_poison_shard(
         (1, "kill -9 of a Ray worker, once at each point", points.sent),
         (4, "poison shard, kill -9 of its worker each time", poison.sent),
         (5, "kill -9 of a Ray worker in its constructor", constructor.sent),
+        (6, "a Ray worker hangs in the middle of a shard", hung.sent),
     ):
         fault_table.check(line, fault, sent, on_ray.published, on_ray.clean)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ConfigMaker
 from faults import Clean, FaultTable, LocalRuns, samples_in_tars, visible
 
@@ -140,4 +141,22 @@ def test_a_thousand_shards(
     assert stamps(folder) == after
     assert visible(folder) == clean.files
     counts = fault_table.measure(14, "changed threshold", 1, redone.folder, clean.samples)
+    assert counts == (0, 0)
+
+
+def test_changed_weights_redo_all_beside_the_old(
+    make_config: ConfigMaker, fault_table: FaultTable, tmp_path: Path
+) -> None:
+    runs = LocalRuns(make_config())
+    clean = runs.clean(tmp_path / "out")
+    folder = runs.folder(tmp_path / "out")
+    before = stamps(folder)
+    state = runs.engine.model.classifier.module.state_dict()
+    state["fc.bias"] = state["fc.bias"] + torch.arange(len(state["fc.bias"]))
+    torch.save(state, tmp_path / "weights.pth")
+    other = LocalRuns(make_config(f"model.checkpoint={tmp_path}/weights.pth")).run()
+    assert (other.complete, len(other.reports)) == (True, len(clean.files))
+    assert Path(other.folder) != folder
+    assert (visible(folder), stamps(folder)) == (clean.files, before)
+    counts = fault_table.measure(14, "changed weights", 1, other.folder, clean.samples)
     assert counts == (0, 0)
