@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from faults import FaultTable, LocalRuns
 from PIL import Image
 
 import pipeline.sources.retry
 from pipeline.config import Config, load_config
 from pipeline.sources.pack import pack
 
+FAULTS = pytest.StashKey[FaultTable]()
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
@@ -92,3 +94,26 @@ def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def local_runs(make_config: ConfigMaker) -> LocalRuns:
+    """Runs over the three shards in this process, one thread each, with one loaded model."""
+    return LocalRuns(make_config())
+
+
+@pytest.fixture
+def fault_table(request: pytest.FixtureRequest) -> FaultTable:
+    """Where the tests note what they injected and what was lost; printed at the end."""
+    return request.config.stash.setdefault(FAULTS, FaultTable())
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print what the faults did: the last two columns are measured."""
+    table = config.stash.get(FAULTS, FaultTable())
+    if table.measured:
+        terminalreporter.section("faults injected; samples lost and duplicated")
+        for line in table.lines():
+            terminalreporter.write_line(line)

@@ -20,6 +20,7 @@ import pyarrow.dataset
 import pytest
 import torch
 from conftest import ConfigMaker
+from faults import FaultTable, samples_in_tars
 from rich.console import Console
 
 from pipeline.annotate import Annotator, Progress, ShardReport
@@ -115,26 +116,6 @@ def test_two_actors_give_the_rows_of_one_process(make_config: ConfigMaker, tmp_p
         assert actual[name].equals(expected[name]), name
     assert gpus_of_ready_workers(output.getvalue()) == {"GPU 0", "GPU 1"}
     assert "12 images" in output.getvalue()
-
-
-@pytest.mark.usefixtures("private_ray")
-def test_an_actor_that_dies_costs_only_its_shard_and_only_after_all_attempts(
-    make_config: ConfigMaker, tmp_path: Path, shards: Path
-) -> None:
-    """A decoder that crashes the process whenever it meets one picture."""
-    deadly = change_loading(
-        tmp_path,
-        f"sample.key == 'picture-05' and (open(r'{tmp_path}/deaths', 'a').write('x'), os._exit(7))",
-    )
-    with cluster(num_cpus=1, runtime_env={"env_vars": deadly}):
-        summary = run(make_config("engine.name=ray", "engine.max_attempts=2"), QUIET)
-    assert (tmp_path / "deaths").read_text() == "xx"
-    (failure,) = summary.failures
-    assert Path(failure.shard.uri).name == "shard-000001.tar"
-    assert failure.attempts == 2
-    assert "worker died" in failure.reason
-    assert len(summary.reports) == 2
-    assert published(summary.folder).num_rows == 8
 
 
 @pytest.mark.usefixtures("private_ray")
@@ -302,32 +283,12 @@ def test_the_shards_are_taken_largest_first(make_config: ConfigMaker) -> None:
     assert [shard.size for shard in work.to_do] == [900, 40, 5]
 
 
-@pytest.mark.usefixtures("private_ray")
-def test_a_worker_without_progress_is_replaced_and_its_shard_done_by_another(
-    make_config: ConfigMaker, tmp_path: Path
-) -> None:
-    """The first to meet one picture sleeps for good; whoever comes next does not."""
-    once = tmp_path / "slept"
-    hangs = change_loading(
-        tmp_path,
-        f"sample.key == 'picture-05' and not os.path.exists(r'{once}') and "
-        f"(open(r'{once}', 'w').close(), time.sleep(10000))",
-    )
-    clean = run(make_config(f"output.uri={tmp_path}/clean"), QUIET)
-    output = io.StringIO()
-    with cluster(num_cpus=1, runtime_env={"env_vars": hangs}):
-        summary = run(
-            make_config("engine.name=ray", "engine.stall_seconds=8"),
-            Console(file=output, width=300),
-        )
-    assert once.exists()
-    assert summary.complete
-    assert "no progress for 8 s; the worker was replaced; attempt 1 failed" in output.getvalue()
-    assert published(summary.folder).equals(published(clean.folder))
-
-
 def test_out_of_memory_halves_the_batch_and_gives_the_same_rows(
-    make_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_config: ConfigMaker,
+    tmp_path: Path,
+    shards: Path,
+    fault_table: FaultTable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clean = run(make_config(f"output.uri={tmp_path}/clean", "engine.batch_size=2"), QUIET)
     honest = Classifier.scores
@@ -347,6 +308,9 @@ def test_out_of_memory_halves_the_batch_and_gives_the_same_rows(
     assert sizes == [4, 2, 2, 2, 2, 2, 2]
     assert output.getvalue().count("out of memory: 2 images at a time from now on") == 1
     assert published(summary.folder).equals(published(clean.folder))
+    samples = samples_in_tars(list(shards.glob("*.tar")))
+    raised = sum(size > 2 for size in sizes)
+    assert fault_table.measure(16, "out of memory", raised, summary.folder, samples) == (0, 0)
 
 
 def test_a_single_image_that_does_not_fit_gives_its_shard_up(

@@ -48,7 +48,7 @@ def publish(rows: Sequence[Row], shard: Shard, recipe: Recipe, output: OutputSet
         The file's URI.
 
     Raises:
-        OSError: the storage failed; nothing is visible then.
+        OSError: the storage failed; see ``publish_bytes`` for what is visible then.
     """
     annotations = table(rows, output.store_maps)
     annotations = annotations.replace_schema_metadata(Footer.of(recipe, shard).to_metadata())
@@ -62,7 +62,9 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
 
     Raises:
         RequestError: the URI is of a kind that is not allowed.
-        OSError: the storage failed; what was visible before is as it was.
+        OSError: the storage failed. What was visible before is as it was, unless the file was
+            renamed and only its folder could not be synced: then the new file is visible, whole,
+            and a rerun finds it.
     """
     filesystem, path = locate(uri, storage_options)
     if isinstance(filesystem, LocalFileSystem):
@@ -73,7 +75,7 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
 
 
 def _publish_locally(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with beside.open("wb") as file:
@@ -85,6 +87,14 @@ def _publish_locally(path: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder whose name, too, survives a loss of power, and with it the files in it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def sync_folder(path: Path) -> None:

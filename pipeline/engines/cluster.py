@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter
 
 from pipeline.annotate import Progress, ShardReport
@@ -219,7 +219,7 @@ class _Run:
         asked, actor.asked = actor.asked, None
         try:
             now: Progress = ray.get(asked)
-        except RayActorError:
+        except RayError:
             return  # The actor's call tells the same, and is what counts.
         if now != actor.seen:
             actor.moved = time.monotonic()
@@ -232,12 +232,17 @@ class _Run:
         shard, call = actor.shard, actor.call
         try:
             result = ray.get(call)
-        except RayActorError as error:
-            self._replace(actor, f"the worker died: {' '.join(str(error).split())}")
-            return
         except RayTaskError as error:
-            assert shard is not None
-            self.work.failed(shard, error.cause if isinstance(error.cause, Exception) else error)
+            # The actor lives, and its code raised. An error of its constructor is not of this kind.
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if shard is None:
+                self._replace(actor, f"the worker failed: {_one_line(cause)}")
+                return
+            self.work.failed(shard, cause)
+        except RayError as error:
+            # Death has many names: the actor's, its node's, out of memory, a failed environment.
+            self._replace(actor, f"the worker died: {_one_line(error)}")
+            return
         else:
             if shard is None:
                 self.someone_ready = True
@@ -264,11 +269,12 @@ class _Run:
         limit = self.settings.stall_seconds
         for actor in list(self.actors):
             if actor.shard is not None and time.monotonic() - actor.moved > limit:
-                ray.kill(actor.handle)
                 self._replace(actor, f"no progress for {limit:g} s; the worker was replaced")
 
     def _replace(self, actor: _Actor, reason: str) -> None:
         self.actors.remove(actor)
+        # One that only cannot be reached may live, and would keep its GPU from the next.
+        ray.kill(actor.handle)
         if actor.shard is None:
             self.failed_starts += 1
             self.last_start_error = reason
@@ -288,3 +294,7 @@ class _Run:
                 f"{ray.available_resources()} free"
             )
             self.started = time.monotonic()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

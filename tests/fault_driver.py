@@ -1,0 +1,91 @@
+"""Drivers in processes of their own, which a test may kill.
+
+They are forked from a process that has imported everything, because a fresh interpreter needs
+seconds for that, and dozens of them are killed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from fault_points import CONSTRUCTOR, Hit, install
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pipeline.cli", "pipeline.run", "ray"])
+
+
+@contextmanager
+def driver(
+    arguments: list[str], hit: Hit | None, log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[ForkServerProcess]:
+    """A ``cambox`` that meets a fault in this process, or on Ray in its workers.
+
+    The process it is forked from keeps the environment of its own start, so what has changed since
+    has to be said.
+
+    Its exit code is known after ``join``; negative is the signal that ended it.
+    """
+    process = _CONTEXT.Process(target=_drive, args=(arguments, hit, log, dict(environment or {})))
+    process.start()
+    try:
+        yield process
+    finally:
+        # Its own process, by its number; SIGKILL also ends one that was stopped.
+        process.kill()
+        process.join(30)
+
+
+def drive(
+    arguments: list[str], hit: Hit | None, log: Path, environment: Mapping[str, str] | None = None
+) -> int | None:
+    """Run one to its end and say how it ended."""
+    with driver(arguments, hit, log, environment) as process:
+        process.join(120)
+        return process.exitcode
+
+
+def faulty_worker(hit: Hit) -> type:
+    """A worker class for Ray that meets the fault in its own process."""
+    from pipeline.engines.cluster import ShardWorker
+
+    class FaultyWorker(ShardWorker):
+        def __init__(self, *arguments: Any) -> None:
+            install(hit)
+            hit(CONSTRUCTOR, "")
+            super().__init__(*arguments)
+
+    return FaultyWorker
+
+
+def wait_until(happened: Any, what: str, seconds: float = 60) -> None:
+    """Wait until a function says yes."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not happen within {seconds} s")
+        time.sleep(0.005)
+
+
+def _drive(arguments: list[str], hit: Hit | None, log: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if hit is not None and "ray" in arguments:
+        from pipeline.engines import cluster
+
+        cluster.ShardWorker = faulty_worker(hit)  # type: ignore[misc, assignment]
+    elif hit is not None:
+        install(hit)
+    from pipeline.cli import main
+
+    sys.argv = ["cambox", *arguments]
+    main()
