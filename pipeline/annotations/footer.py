@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +16,8 @@ PREFIX = "cambox."
 LIBRARIES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "pyarrow")
 
 
-def library_versions() -> dict[str, str]:
+@functools.cache
+def library_versions() -> Mapping[str, str]:
     """The versions of cambox and of the libraries that shape a file."""
     return {"cambox": __version__} | {name: version(name) for name in LIBRARIES}
 
