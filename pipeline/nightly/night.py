@@ -154,7 +154,11 @@ def _report(night: _Night, why_not: str | None, error: BaseException | None = No
         latest=LatestNote(moved=night.moved, why_not=why_not, recipe=now),
         error=notes.error_line(error) if error else None,
         traceback="".join(traceback.format_exception(unexpected)) if unexpected else None,
-        versions=library_versions() | {"ray": version("ray"), "python": platform.python_version()},
+        versions={
+            **library_versions(),
+            "ray": version("ray"),
+            "python": platform.python_version(),
+        },
     )
 
 
