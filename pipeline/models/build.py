@@ -58,6 +58,11 @@ def build_network(settings: ModelSettings) -> Network:
                 f"model.pretrained: the weights of {settings.name} cannot be had from the hub "
                 f"({_one_line(error)}); download them once and set model.checkpoint"
             ) from error
+    if isinstance(module, torch.jit.ScriptModule):
+        raise RequestError(
+            f"model.name: {settings.name} is a scripted module, which can be neither cut nor held; "
+            f"register the module that was scripted"
+        )
     if settings.checkpoint is not None:
         _load(module, settings.checkpoint)
     module.eval().requires_grad_(False)

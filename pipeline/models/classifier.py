@@ -149,14 +149,14 @@ def classifier_of(
     try:
         with torch.inference_mode():
             logits = network.module(images)
-        require_useful(logits, settings.name)
-        split, head = _head_of(network, images, logits, settings.name, nonlinear_head)
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         raise RequestError(
             f"model.input_size: {settings.name} does not run at {preprocessing.height} x "
             f"{preprocessing.width}: {' '.join(str(error).split())[:200]}; leave input_size null, "
             f"or tell the constructor: model.kwargs={{img_size: ...}}"
         ) from error
+    require_useful(logits, settings.name)
+    split, head = _head_of(network, images, logits, settings.name, nonlinear_head)
     if logits.shape[1] == 1 and settings.activation == "softmax":
         raise RequestError(
             f"model.activation: {settings.name} gives one number an image, of which softmax is "

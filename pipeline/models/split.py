@@ -39,21 +39,15 @@ def split_network(network: Network) -> Split:
     Raises:
         NotPooledError: there is no place to cut.
     """
-    if network.library == "timm":
-        return _split_timm(network.module)
+    backbone = getattr(network.module, "forward_features", None)
+    head = getattr(network.module, "forward_head", None)
+    if network.library == "timm" and callable(backbone) and callable(head):
+        return Split(backbone, head)
     return _split_traced(network.module)
 
 
-def _split_timm(module: nn.Module) -> Split:
-    backbone = getattr(module, "forward_features", None)
-    head = getattr(module, "forward_head", None)
-    if not (callable(backbone) and callable(head)):
-        raise NotPooledError("has no forward_features and forward_head")
-    return Split(backbone, head)
-
-
 def _split_traced(module: nn.Module) -> Split:
-    """torchvision's networks have no named halves; their traced graph shows the last pooling."""
+    """Networks without timm's named halves: their traced graph shows the last pooling."""
     try:
         graph = fx.Tracer().trace(module)
     except Exception as error:  # tracing runs the model's own code, which may raise anything

@@ -132,6 +132,8 @@ def find_tail(module: nn.Module, images: torch.Tensor) -> TailCut | None:
     with torch.inference_mode(False), torch.enable_grad():
         with _recorded_inputs(module, size, inputs), Frozen():
             logits = class_scores(module(images.clone().requires_grad_()))
+        if not inputs:
+            return None
         # One class of each image: where only a maximum over the cells is read, a cell or two are.
         weights = torch.autograd.grad(
             logits.amax(dim=1).sum(), [features for _, features in inputs], allow_unused=True
@@ -174,7 +176,9 @@ def _recorded_inputs(
             features = next((value for value in args if isinstance(value, torch.Tensor)), None)
             if features is None or not features.requires_grad:
                 return
-            if possible_grids(tuple(features.shape), size):
+            # Pixels are no features: what each adds is exact, and noise.
+            is_image = features.shape[1:] == (3, *size)
+            if possible_grids(tuple(features.shape), size) and not is_image:
                 inputs.append((name, features))
 
         return hook
