@@ -166,8 +166,7 @@ class _Run:
         self.failed_starts = 0
         self.last_start_error = ""
         self.actors = [self._start() for _ in range(min(engine.pool.workers, len(shards)))]
-        self.started = time.monotonic()
-        self.someone_ready = False
+        self.nobody_since = time.monotonic()
 
     def to_the_end(self) -> list[Outcome]:
         while self.work.unfinished:
@@ -176,7 +175,7 @@ class _Run:
                 break
             self._wait_for_answers()
             self._replace_stalled()
-            self._complain_when_nobody_starts()
+            self._complain_while_nobody_works()
         return self.work.outcomes
 
     def stop(self) -> None:
@@ -245,7 +244,6 @@ class _Run:
             return
         else:
             if shard is None:
-                self.someone_ready = True
                 self.failed_starts = 0
                 self.observer.note(f"worker ready: {result}")
             else:
@@ -286,14 +284,18 @@ class _Run:
         ):
             self.actors.append(self._start())
 
-    def _complain_when_nobody_starts(self) -> None:
-        if not self.someone_ready and time.monotonic() - self.started > PATIENCE_SECONDS:
+    def _complain_while_nobody_works(self) -> None:
+        """At the start, and when all nodes are gone: Ray waits for new ones without a word."""
+        now = time.monotonic()
+        if any(actor.shard is not None for actor in self.actors):
+            self.nobody_since = now
+        elif now - self.nobody_since > PATIENCE_SECONDS:
             self.observer.note(
                 f"still waiting for a worker: each asks for {self.engine.pool.cpus_per_worker:g} "
                 f"CPUs and {self.engine.pool.gpus_per_worker:g} GPUs; the cluster has "
                 f"{ray.available_resources()} free"
             )
-            self.started = time.monotonic()
+            self.nobody_since = now
 
 
 def _one_line(error: Exception) -> str:
