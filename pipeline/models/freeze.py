@@ -139,7 +139,8 @@ class Frozen(TorchFunctionMode):
             safe = torch.where(value.detach().abs() > 0, value.detach(), 1.0)
             return cast(torch.Tensor, value * self._kept(result / safe))
         parts = _norm_parts(name, value, args, kwargs)
-        grouped = value.reshape(parts.shape)
+        # In float32, as a norm computes within autocast too.
+        grouped = value.float().reshape(parts.shape)
         centred = (
             grouped if name == "rms_norm" else grouped - grouped.mean(parts.axes, keepdim=True)
         )
