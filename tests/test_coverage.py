@@ -1,0 +1,35 @@
+"""The job that makes the table of models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs import coverage
+
+
+def test_the_table_has_each_model_and_names_what_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [("resnet", "test_resnet"), ("convnext", "test_convnext"), ("x", "resnet81")]
+    monkeypatch.setattr(coverage, "chosen_models", lambda seed: models)
+    coverage.main(tmp_path, seed=0)
+    page = (tmp_path / "models.md").read_text()
+    assert "| resnet | test_resnet | affine | NCHW | 160x160 | 5x5 | head |" in page
+    assert "| convnext | test_convnext | frozen |" in page
+    assert "resnet81 (x): model.name" in page
+    document = json.loads((tmp_path / "models.json").read_text())
+    assert [entry["name"] for entry in document["models"]] == ["test_resnet", "test_convnext"]
+    assert all(entry["completeness_error"] < 1e-4 for entry in document["models"])
+    assert document["refused"][0]["name"] == "resnet81"
+
+
+def test_the_table_in_the_docs_holds_its_promise() -> None:
+    document = json.loads((Path(__file__).parents[1] / "docs" / "models.json").read_text())
+    families = {entry["family"] for entry in document["models"]} - {"torchvision"}
+    assert len(families) >= 95
+    exact = [entry for entry in document["models"] if entry["kind"] in ("affine", "frozen")]
+    assert len(exact) > 150
+    assert max(entry["completeness_error"] for entry in exact) < 1e-4
