@@ -43,8 +43,8 @@ class Classifier:
     """A network whose head is known, on one device.
 
     Attributes:
-        backbone: images to features; for a ``TailHead`` the whole network, which keeps the graph
-            of its tail.
+        split: the network as features and a head; None for a ``TailHead``, with which the whole
+            network runs at once.
         head: what was found out about the head, on the device.
         class_count: K, the number of classes.
         preprocessing: what ``scores`` expects of the images.
