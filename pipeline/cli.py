@@ -198,6 +198,55 @@ def verify(
 
 
 @app.command()
+def evaluate(
+    output: Annotated[
+        str, typer.Argument(help="A recipe's folder, or an output that holds one recipe")
+    ],
+    truth: Annotated[
+        str,
+        typer.Option(
+            "--truth",
+            metavar="FILE",
+            help="CSV with image,x_min,y_min,x_max,y_max and perhaps class_index (pixels of the "
+            "upright image, half-open), or COCO JSON; a path or URL",
+        ),
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="Folder for evaluation.json and .png")
+    ] = Path("evaluation"),
+    resamples: Annotated[
+        int, typer.Option(min=100, help="How often images are drawn anew for the 95 % intervals")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of these draws")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare an output with true boxes, always beside a box in the middle of each image.
+
+    GT-known and Top-1 localisation, CorLoc, MaxBoxAcc and MaxBoxAccV2 (where the maps are
+    stored), COCO's average precision, and whether box_score says how likely a box is right. The
+    report goes to the current folder and not to OUTPUT, whose readers expect Parquet. Exit code:
+    0 it is compared, 2 the request is wrong.
+    """
+    from pipeline.annotations.verify_report import FileCounter
+    from pipeline.review.evaluate import evaluate as evaluate_output
+    from pipeline.review.evaluation_files import require_folder, write_evaluation
+    from pipeline.review.evaluation_text import print_evaluation
+
+    console = Console(stderr=as_json)
+    require_folder(to)
+    with FileCounter(console, "evaluate") as counter:
+        evaluation = evaluate_output(
+            output, truth, resamples=resamples, seed=seed, on_file=counter.advance
+        )
+    written = write_evaluation(evaluation, to)
+    print_evaluation(evaluation, console)
+    for path in written:
+        console.print(escape(f"written: {path}"), highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(evaluation.model_dump_json())
+
+
+@app.command()
 def models(
     pattern: Annotated[
         str, typer.Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")

@@ -99,7 +99,7 @@ def test_a_local_run_does_not_import_ray(config_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("command", ["annotate", "plan", "pack", "verify", "demo"])
+@pytest.mark.parametrize("command", ["annotate", "plan", "pack", "verify", "evaluate", "demo"])
 def test_help_teaches(command: str, tmp_path: Path) -> None:
     result = cambox(command, "--help", cwd=tmp_path)
     assert result.returncode == 0

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from fsspec.implementations.local import LocalFileSystem
-
 from pipeline.annotations.findings import Check, Problem
 from pipeline.annotations.publish import file_name
+from pipeline.annotations.published import published_folders
 from pipeline.annotations.verify_file import FileReport, verify_file
-from pipeline.annotations.verify_folder import Folder, foreign, leftovers, recipe_folders
+from pipeline.annotations.verify_folder import Folder, foreign, leftovers
 from pipeline.annotations.verify_input import InputRule
-from pipeline.errors import RequestError
-from pipeline.sources.storage import canonical_uri, locate, storage_failures
 
 # Each holds one file in memory.
 FILES_AT_ONCE = 8
@@ -66,22 +62,7 @@ def verify(
     Raises:
         RequestError: there is no such output, or it cannot be listed.
     """
-    filesystem, path = locate(uri, storage_options)
-    filesystem.invalidate_cache()
-    if isinstance(filesystem, LocalFileSystem):
-        # `latest` is a link; the folder's own name says which recipe should be in it.
-        path = os.path.realpath(path)
-    try:
-        with storage_failures(uri):
-            folders = recipe_folders(filesystem, path.rstrip("/"), canonical_uri(uri).rstrip("/"))
-    except FileNotFoundError as error:
-        raise RequestError(f"{uri} does not exist; name an output, or a recipe's folder") from error
-    except NotADirectoryError as error:
-        raise RequestError(f"{uri} is a file; name the folder that holds it") from error
-    except OSError as error:
-        raise RequestError(f"{uri} cannot be listed: {error}") from error
-    if not folders:
-        raise RequestError(f"{uri} holds nothing of cambox; name an output, or a recipe's folder")
+    filesystem, folders = published_folders(uri, storage_options)
     input_rule = InputRule(input_storage_options) if against_input else None
     statuses: Counter[str] = Counter()
     problems: list[Problem] = []

@@ -20,21 +20,26 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class FileCounter:
-    """Counts files while they are checked: a spinner on a terminal, plain lines elsewhere."""
+    """Counts files while they are read: a spinner on a terminal, plain lines elsewhere.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        command: what is done with the files, for the lines.
+    """
+
+    def __init__(self, console: Console, command: str = "verify") -> None:
         self.console = console
+        self.command = command
         self.files = 0
         self.last_line = time.monotonic()
         self.bar = Progress(
             SpinnerColumn(),
-            TextColumn("verify {task.completed} files"),
+            TextColumn(f"{command} {{task.completed}} files"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self.task = self.bar.add_task("verify", total=None)
+        self.task = self.bar.add_task(command, total=None)
 
     def __enter__(self) -> FileCounter:
         self.bar.start()
@@ -55,7 +60,7 @@ class FileCounter:
         now = time.monotonic()
         if not self.console.is_terminal and now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now
-            self.console.print(f"verify {self.files} files", highlight=False)
+            self.console.print(f"{self.command} {self.files} files", highlight=False)
 
 
 def print_verification(verification: Verification, console: Console) -> None:

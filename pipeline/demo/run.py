@@ -13,17 +13,15 @@ from rich.console import Console
 from pipeline.annotations.rows import StoredMap
 from pipeline.config import Config, load_config
 from pipeline.demo import network
-from pipeline.demo.scenes import write_scenes
+from pipeline.demo.scenes import CLASS_NAMES, write_scenes
 from pipeline.errors import RequestError
-from pipeline.review.localisation import (
-    SIDES,
-    Localisation,
-    TrueBoxes,
-    measure,
-    read_true_boxes,
-)
+from pipeline.review.evaluate import evaluate
+from pipeline.review.evaluation_report import Evaluation, Unmeasured
+from pipeline.review.localisation import MAIN_IOU
+from pipeline.review.overlap import SIDES
 from pipeline.review.panel import Box
 from pipeline.review.sheet import SheetTile, draw_sheet, write_sheet
+from pipeline.review.truth import Truth, read_truth
 from pipeline.run import RunSummary, print_summary, run
 from pipeline.sources.decode import decode_image
 from pipeline.sources.pack import pack
@@ -36,7 +34,6 @@ MAX_PIXELS = 10**8
 SHEET_TILES = 12
 SHEET_COLUMNS = 3
 SHEET_TILE_WIDTH = 560
-IOU = 0.5
 
 
 def run_demo(folder: Path, console: Console) -> RunSummary:
@@ -61,12 +58,14 @@ def run_demo(folder: Path, console: Console) -> RunSummary:
     if not summary.complete:
         return summary
     rows = pyarrow.dataset.dataset(summary.folder).to_table().sort_by("key").to_pylist()
-    truth = read_true_boxes(folder / "boxes.csv")
-    _print_comparison(measure(rows, truth, IOU), console)
+    boxes = folder / "boxes.csv"
+    truth = read_truth(str(boxes), CLASS_NAMES)
+    _print_comparison(evaluate(summary.folder, str(boxes), sweep_thresholds=False), console)
     sheet = folder / "sheet.png"
     write_sheet(sheet, _sheet(folder, rows[:SHEET_TILES], truth))
     console.print(
         f"look at: {sheet}  (dashed: true boxes)\n"
+        f"more figures: cambox evaluate {folder / 'boxes'} --truth {boxes}\n"
         f"next: cambox pack YOUR_IMAGES --to shards/, then cambox annotate with a recipe of "
         f"configs/, or change {folder / 'config.yaml'} and run cambox annotate on it",
         highlight=False,
@@ -98,18 +97,24 @@ def write_config(folder: Path) -> Config:
     return load_config(path)
 
 
-def _print_comparison(result: Localisation, console: Console) -> None:
+def _print_comparison(evaluation: Evaluation, console: Console) -> None:
+    known = evaluation.gt_known
+    assert not isinstance(known, Unmeasured)
+    hits = known[MAIN_IOU].share
+    (boxes,) = evaluation.detection
     console.print(
-        f"against the true boxes, IoU {IOU} or more:\n"
-        f"  {result.hit:6.1%} of {result.pairs} (image, class) pairs are hit by the class's "
-        f"largest box\n"
-        f"  {result.centre_hit:6.1%} would be by a box in the middle, 0.8 of each side\n"
-        f"  {result.found:6.1%} of all {result.objects} objects are hit by a box of their class",
+        f"against the true boxes, IoU 0.5 or more:\n"
+        f"  {hits.output.value:6.1%} of {evaluation.counts.pairs} (image, class) pairs are hit by "
+        "the class's largest box\n"
+        f"  {hits.centre_box.value:6.1%} would be by a box in the middle, 0.8 of each side\n"
+        f"  {boxes.recall.output.value:6.1%} of all {boxes.true_boxes} objects are found by a box "
+        "of their class",
         highlight=False,
+        soft_wrap=True,
     )
 
 
-def _sheet(folder: Path, rows: Sequence[dict[str, Any]], truth: TrueBoxes) -> Any:
+def _sheet(folder: Path, rows: Sequence[dict[str, Any]], truth: Truth) -> Any:
     tiles: list[SheetTile] = []
     for row in rows:
         # One class a tile, and all classes of the picture in turn over the tiles.
@@ -124,6 +129,8 @@ def _sheet(folder: Path, rows: Sequence[dict[str, Any]], truth: TrueBoxes) -> An
             for box in row["objects"]
             if box["class_id"] == label
         )
+        shown = truth.images[f"{row['key']}.jpg"]
+        assert shown.classes is not None
         image = (folder / "images" / row["key"]).with_suffix(".jpg")
         name = boxes[0].label if boxes else "nothing found"
         tiles.append(
@@ -132,7 +139,7 @@ def _sheet(folder: Path, rows: Sequence[dict[str, Any]], truth: TrueBoxes) -> An
                 title=f"{row['key']}: {name}",
                 score_map=StoredMap(**stored).restore(),
                 boxes=boxes,
-                true_boxes=tuple(tuple(box) for box in truth[row["key"], label]),  # type: ignore[misc]
+                true_boxes=tuple(map(tuple, shown.boxes[shown.classes == label].tolist())),
             )
         )
     return draw_sheet(tiles, SHEET_COLUMNS, SHEET_TILE_WIDTH)

@@ -1,101 +1,160 @@
-"""How often the boxes hit the true ones, beside a box in the middle of the image."""
+"""One box for each known class of an image: the figures with their intervals."""
 
 from __future__ import annotations
 
-import csv
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import numpy as np
 
-import torch
-from torchvision.ops import box_iou
+from pipeline.review.bootstrap import Bootstrap, Drawn
+from pipeline.review.evaluation_report import (
+    AtIou,
+    Comparison,
+    Estimate,
+    Group,
+    MaxBox,
+    ThresholdCurve,
+)
+from pipeline.review.pairs import Pairs
+from pipeline.review.protocol import (
+    IOUS,
+    best_share,
+    best_threshold,
+    corloc,
+    hits_at,
+    share,
+    share_of_images,
+)
+from pipeline.review.threshold_sweep import THRESHOLDS
 
-SIDES = ("x_min", "y_min", "x_max", "y_max")
-CENTRE_BOX_SIDE = 0.8
-
-ClassesOfImage = tuple[str, int]
-TrueBoxes = Mapping[ClassesOfImage, list[list[float]]]
-
-
-@dataclass(frozen=True)
-class Localisation:
-    """Shares of hits, 0 to 1.
-
-    Attributes:
-        pairs: of an image and a class that it is known to show.
-        objects: true boxes.
-        hit: pairs whose component-0 box has the IoU with a true box of the class.
-        centre_hit: the same for a centred box of 0.8 x side.
-        found: true boxes that any box of their class has the IoU with.
-    """
-
-    pairs: int
-    objects: int
-    hit: float
-    centre_hit: float
-    found: float
+MAIN_IOU = IOUS.index(0.5)
+LARGEST, ANY = 0, 1
 
 
-def read_true_boxes(path: Path) -> TrueBoxes:
-    """True boxes by image (without its extension) and class, in pixels, half-open.
-
-    Args:
-        path: a CSV with the columns image, class_index, x_min, y_min, x_max, y_max.
-    """
-    boxes: dict[ClassesOfImage, list[list[float]]] = defaultdict(list)
-    with path.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            key = str(Path(line["image"]).with_suffix("")), int(line["class_index"])
-            boxes[key].append([float(line[side]) for side in SIDES])
-    return boxes
+def estimate(drawn: Drawn) -> Estimate:
+    """A figure with its interval, for the report."""
+    low, high = drawn.interval
+    return Estimate(value=drawn.value, low=low, high=high)
 
 
-def measure(rows: Sequence[Mapping[str, Any]], truth: TrueBoxes, iou: float) -> Localisation:
-    """Compare annotated rows with true boxes, class by class.
-
-    Args:
-        rows: of a table read back, with given labels annotated (rank 0).
-        truth: for every class of every row.
-        iou: the least overlap of a hit, 0 to 1.
-
-    Raises:
-        ValueError: no row has a true box.
-    """
-    by_key = {row["key"]: row for row in rows}
-    pairs = [pair for pair in truth if pair[0] in by_key]
-    if not pairs:
-        raise ValueError(f"none of {len(rows)} rows has a true box among {len(truth)}")
-    hits = centre_hits = found = objects = 0
-    for key, class_id in pairs:
-        row = by_key[key]
-        true_boxes = torch.tensor(truth[key, class_id])
-        mine = [box for box in row["objects"] if box["class_id"] == class_id]
-        overlaps = box_iou(_corners(mine), true_boxes)
-        first = [index for index, box in enumerate(mine) if box["component"] == 0]
-        hits += bool((overlaps[first] >= iou).any())
-        found += int((overlaps >= iou).any(dim=0).sum())
-        objects += len(true_boxes)
-        centre = centre_box(row["width"], row["height"])
-        centre_hits += bool((box_iou(centre, true_boxes) >= iou).any())
-    return Localisation(
-        pairs=len(pairs),
-        objects=objects,
-        hit=hits / len(pairs),
-        centre_hit=centre_hits / len(pairs),
-        found=found / objects,
+def comparison(output: Drawn, centre: Drawn) -> Comparison:
+    """A figure beside the centred box's."""
+    return Comparison(
+        output=estimate(output), centre_box=estimate(centre), gain=estimate(output - centre)
     )
 
 
-def centre_box(width: float, height: float) -> torch.Tensor:
-    """(1, 4) the box in the middle with 0.8 of the image's width and height, in pixels."""
-    margin = (1 - CENTRE_BOX_SIDE) / 2
-    return torch.tensor(
-        [[width * margin, height * margin, width * (1 - margin), height * (1 - margin)]]
+def gt_known(pairs: Pairs, bootstrap: Bootstrap) -> tuple[AtIou, ...]:
+    """Shares of pairs whose component-0 box hits, at each of ``IOUS``.
+
+    Args:
+        pairs: of given labels.
+    """
+    return _at_ious(
+        bootstrap.draw(lambda weights: share(weights, pairs.image, hits_at(pairs.overlap))),
+        bootstrap.draw(lambda weights: share(weights, pairs.image, hits_at(pairs.centre))),
     )
 
 
-def _corners(boxes: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    corners = [[float(box[side]) for side in SIDES] for box in boxes]
-    return torch.tensor(corners).reshape(-1, 4)
+def top1(pairs: Pairs, bootstrap: Bootstrap) -> tuple[AtIou, ...]:
+    """Shares of images whose best predicted class is right and has a component-0 box that hits.
+
+    The box of a class is the same whether it was asked for as a label or as a prediction.
+    """
+
+    def of(overlap: np.ndarray) -> list[Drawn]:
+        hits = hits_at(overlap) & pairs.first[:, None]
+        return bootstrap.draw(lambda weights: share_of_images(weights, pairs.image, hits))
+
+    return _at_ious(of(pairs.overlap), of(pairs.centre))
+
+
+def correct_localisation(pairs: Pairs, bootstrap: Bootstrap) -> Comparison:
+    """CorLoc at IoU 0.5."""
+
+    def of(overlap: np.ndarray) -> Drawn:
+        hits = hits_at(overlap)[:, [MAIN_IOU]]
+        (drawn,) = bootstrap.draw(
+            lambda weights: corloc(weights, pairs.image, pairs.class_id, hits)
+        )
+        return drawn
+
+    return comparison(of(pairs.overlap), of(pairs.centre))
+
+
+def max_box(pairs: Pairs, bootstrap: Bootstrap) -> MaxBox:
+    """MaxBoxAcc and MaxBoxAccV2, from the swept thresholds."""
+    largest = hits_at(pairs.swept[:, LARGEST])
+    best_any = hits_at(pairs.swept[:, ANY])
+    centre = bootstrap.draw(lambda weights: share(weights, pairs.image, hits_at(pairs.centre)))
+    of_any = bootstrap.draw(lambda weights: best_share(weights, pairs.image, best_any))
+    of_largest = bootstrap.draw(lambda weights: best_share(weights, pairs.image, largest))
+    images = bootstrap.images
+    return MaxBox(
+        max_box_acc=_at_ious(of_largest, centre, best_threshold(pairs.image, largest, images)),
+        max_box_acc_v2=_at_ious(of_any, centre, best_threshold(pairs.image, best_any, images)),
+        max_box_acc_v2_mean=comparison(_mean(of_any), _mean(centre)),
+        curves=tuple(
+            ThresholdCurve(
+                iou=iou,
+                thresholds=tuple(THRESHOLDS.tolist()),
+                largest=tuple(largest[:, :, index].mean(axis=0).tolist()),
+                any=tuple(best_any[:, :, index].mean(axis=0).tolist()),
+            )
+            for index, iou in enumerate(IOUS)
+        ),
+    )
+
+
+def groups(pairs: Pairs, bootstrap: Bootstrap, known: bool, swept: bool) -> tuple[Group, ...]:
+    """The main figures by the size and the number of the true boxes.
+
+    Args:
+        known, swept: whether GT-known localisation and MaxBoxAcc can be measured.
+    """
+    swept_hits = hits_at(pairs.swept[:, LARGEST])[:, :, [MAIN_IOU]]
+    result = []
+    for name, part in pairs.groups().items():
+        inside = pairs.only(part)
+
+        centre = _hit_share(inside.centre, inside.image, bootstrap)
+        mine = _hit_share(inside.overlap, inside.image, bootstrap)
+        best = _best_among(pairs, swept_hits, part, bootstrap) if swept else None
+        result.append(
+            Group(
+                name=name,
+                pairs=int(part.sum()),
+                gt_known=comparison(mine, centre) if known else None,
+                max_box_acc=None if best is None else comparison(best, centre),
+            )
+        )
+    return tuple(result)
+
+
+def _best_among(pairs: Pairs, hits: np.ndarray, part: np.ndarray, bootstrap: Bootstrap) -> Drawn:
+    (drawn,) = bootstrap.draw(lambda weights: best_share(weights, pairs.image, hits, part))
+    return drawn
+
+
+def _hit_share(overlap: np.ndarray, image: np.ndarray, bootstrap: Bootstrap) -> Drawn:
+    hits = hits_at(overlap)[:, [MAIN_IOU]]
+    (drawn,) = bootstrap.draw(lambda weights: share(weights, image, hits))
+    return drawn
+
+
+def _mean(drawn: list[Drawn]) -> Drawn:
+    return Drawn(
+        float(np.mean([entry.value for entry in drawn])),
+        np.mean([entry.draws for entry in drawn], axis=0),
+    )
+
+
+def _at_ious(
+    output: list[Drawn], centre: list[Drawn], best: np.ndarray | None = None
+) -> tuple[AtIou, ...]:
+    return tuple(
+        AtIou(
+            iou=iou,
+            threshold=None if best is None else float(THRESHOLDS[best[index]]),
+            share=comparison(output[index], centre[index]),
+        )
+        for index, iou in enumerate(IOUS)
+    )

@@ -1,0 +1,130 @@
+"""Finding and reading what is published: for commands that read one recipe's rows."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.annotations.footer import Footer
+from pipeline.annotations.verify_folder import Folder, recipe_folders
+from pipeline.errors import RequestError
+from pipeline.sources.retry import from_storage
+from pipeline.sources.storage import canonical_uri, locate, storage_failures
+
+ROWS_AT_ONCE = 1024
+
+
+def published_folders(
+    uri: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[AbstractFileSystem, list[Folder]]:
+    """The recipes' folders of an output, or the one that the URI names.
+
+    Raises:
+        RequestError: there is no such output, or it cannot be listed.
+    """
+    filesystem, path = locate(uri, storage_options)
+    filesystem.invalidate_cache()
+    if isinstance(filesystem, LocalFileSystem):
+        # `latest` is a link; the folder's own name says which recipe should be in it.
+        path = os.path.realpath(path)
+    try:
+        with storage_failures(uri):
+            folders = recipe_folders(filesystem, path.rstrip("/"), canonical_uri(uri).rstrip("/"))
+    except FileNotFoundError as error:
+        raise RequestError(f"{uri} does not exist; name an output, or a recipe's folder") from error
+    except NotADirectoryError as error:
+        raise RequestError(f"{uri} is a file; name the folder that holds it") from error
+    except OSError as error:
+        raise RequestError(f"{uri} cannot be listed: {error}") from error
+    if not folders:
+        raise RequestError(f"{uri} holds nothing of cambox; name an output, or a recipe's folder")
+    return filesystem, folders
+
+
+def published_recipe(
+    uri: str, storage_options: Mapping[str, Any] | None = None
+) -> tuple[AbstractFileSystem, Folder]:
+    """The one recipe's folder that a URI names, or that its output holds.
+
+    Raises:
+        RequestError: as ``published_folders``; or the output holds several recipes, or no rows.
+    """
+    filesystem, folders = published_folders(uri, storage_options)
+    full = [folder for folder in folders if folder.parquet]
+    if not full:
+        raise RequestError(f"{uri} holds no published file; run cambox annotate first")
+    if len(full) > 1:
+        names = ", ".join(folder.uri for folder in full)
+        raise RequestError(f"{uri} holds {len(full)} recipes; name one of them: {names}")
+    return filesystem, full[0]
+
+
+def recipe_footer(filesystem: AbstractFileSystem, folder: Folder) -> Footer:
+    """The footer of the folder's first file: its recipe is that of all of them.
+
+    Raises:
+        RequestError: the file is damaged, or not of cambox.
+    """
+    path = folder.parquet[0]
+    return _open(filesystem, path, folder.uri_of(path))[0]
+
+
+def read_published(
+    filesystem: AbstractFileSystem,
+    folder: Folder,
+    columns: Sequence[str],
+    on_file: Callable[[], None] | None = None,
+) -> Iterator[tuple[Footer, pa.RecordBatch]]:
+    """The rows of a recipe, some at a time; one file is in memory.
+
+    Args:
+        columns: those that a file does not have are left out (``maps``).
+        on_file: called after each file.
+
+    Raises:
+        RequestError: a file is damaged, not of cambox, or of another recipe than the first.
+    """
+    first: Footer | None = None
+    for path in folder.parquet:
+        uri = folder.uri_of(path)
+        footer, file = _open(filesystem, path, uri)
+        first = first or footer
+        if footer.recipe_digest != first.recipe_digest:
+            raise RequestError(
+                f"{uri} is of another recipe than {folder.uri_of(folder.parquet[0])}; "
+                "run cambox verify, and move one of them away"
+            )
+        present = [name for name in columns if name in file.schema_arrow.names]
+        try:
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=present):
+                yield footer, batch
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(uri, error) from error
+        if on_file is not None:
+            on_file()
+
+
+def _open(filesystem: AbstractFileSystem, path: str, uri: str) -> tuple[Footer, pq.ParquetFile]:
+    try:
+        data = from_storage(uri, lambda: filesystem.cat_file(path))
+    except OSError as error:
+        raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
+    try:
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        return Footer.from_metadata(file.metadata.metadata or {}), file
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(uri, error) from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise RequestError(f"{uri} is not of this cambox; move it out of the folder") from error
+
+
+def _damaged(uri: str, error: Exception) -> RequestError:
+    text = " ".join(str(error).split())
+    return RequestError(f"{uri} is damaged ({text}); delete it and run cambox annotate again")

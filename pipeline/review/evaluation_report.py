@@ -1,0 +1,209 @@
+"""What an evaluation says, for people and programs: ``evaluation.json`` is this, as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+SCHEMA_VERSION: Literal[1] = 1
+
+
+def _no_nan(value: object) -> object:
+    # JSON has no NaN.
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+Figure = Annotated[float | None, BeforeValidator(_no_nan)]
+"""None where there is nothing to measure."""
+
+
+class Part(BaseModel):
+    """A part of the report: immutable, with no room for unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(Part):
+    """A figure, and the interval that holds 95 % of its values over resampled images."""
+
+    value: Figure
+    low: Figure
+    high: Figure
+
+
+class Comparison(Part):
+    """A figure of the output, the same of the centred box, and by how much it is better.
+
+    The interval of the gain comes from the same resamples, so it is narrower than what the other
+    two suggest.
+    """
+
+    output: Estimate
+    centre_box: Estimate
+    gain: Estimate
+
+
+class Unmeasured(Part):
+    """Why a figure is missing, and what to set."""
+
+    reason: str
+
+
+class AtIou(Part):
+    """Shares of hits at one IoU; ``threshold`` is the best one where the figure chooses it."""
+
+    iou: float
+    threshold: float | None = None
+    share: Comparison
+
+
+class ThresholdCurve(Part):
+    """Shares of hits at one IoU for each threshold: of the largest box, and of any box."""
+
+    iou: float
+    thresholds: tuple[float, ...]
+    largest: tuple[float, ...]
+    any: tuple[float, ...]
+
+
+class MaxBox(Part):
+    """Figures at the threshold that is best for these images (boxes.threshold, same percentile).
+
+    Attributes:
+        max_box_acc: the largest box; the name is meant for IoU 0.5.
+        max_box_acc_v2: any box of the class.
+        max_box_acc_v2_mean: over the IoUs, each with a threshold of its own.
+    """
+
+    max_box_acc: tuple[AtIou, ...]
+    max_box_acc_v2: tuple[AtIou, ...]
+    max_box_acc_v2_mean: Comparison
+    curves: tuple[ThresholdCurve, ...]
+
+
+class Group(Part):
+    """Some of the (image, class) pairs; IoU 0.5, and the threshold that is best for all pairs."""
+
+    name: str
+    pairs: int
+    gt_known: Comparison | None
+    max_box_acc: Comparison | None
+
+
+class Detection(Part):
+    """Several objects an image, matched as COCO does; boxes of a class are ranked by box_score.
+
+    Attributes:
+        precision, recall: of all boxes as they are, IoU 0.5.
+        ap: mean over IoU 0.5 to 0.95 and over the classes.
+    """
+
+    boxes_of: Literal["given labels", "given labels and predicted classes", "predicted classes"]
+    boxes: int
+    true_boxes: int
+    precision: Comparison
+    recall: Comparison
+    ap: Comparison
+    ap50: Comparison
+    ap75: Comparison
+
+
+class ScoreBin(Part):
+    """Boxes whose scores lie between low and high: mean score, and the share that is right."""
+
+    low: float
+    high: float
+    score: float
+    right: float
+    boxes: int
+
+
+class MinScore(Part):
+    """What is left when boxes below a score are dropped (IoU 0.5)."""
+
+    min_score: float
+    boxes: int
+    precision: Figure
+    recall: Figure
+
+
+class Calibration(Part):
+    """Whether box_score says how likely a box is right (IoU 0.5, a true box of its own).
+
+    Attributes:
+        error: ECE over ten groups of equal mass.
+    """
+
+    boxes_of: str
+    boxes: int
+    error: Estimate
+    bins: tuple[ScoreBin, ...]
+    curve: tuple[MinScore, ...]
+
+
+class ClassResult(Part):
+    """One class: counts, and shares without intervals; None where not measured.
+
+    Attributes:
+        gt_known: at IoU 0.3, 0.5, 0.7.
+        centre_box: the same.
+    """
+
+    class_id: int
+    class_name: str
+    images: int
+    true_boxes: int
+    boxes: int
+    gt_known: tuple[float, ...] | None
+    centre_box: tuple[float, ...] | None
+    ap: Figure
+    ap50: Figure
+
+
+class Counts(Part):
+    """What was compared.
+
+    Attributes:
+        rows: of the output.
+        images: with a row and a place in the truth.
+        pairs: of an image and a class it is known to show.
+        not_ok: images by status; they count as missed.
+        truth_without_row: images of the truth that the output does not have.
+        rows_without_truth: rows that the truth has no image for; left out.
+        pairs_without_label: of a class that is no label of the sample; no localisation, but
+            missed objects.
+    """
+
+    rows: int
+    images: int
+    pairs: int
+    true_boxes: int
+    not_ok: dict[str, int]
+    truth_without_row: int
+    rows_without_truth: int
+    pairs_without_label: int
+
+
+class Evaluation(Part):
+    """The whole report."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    cambox: str
+    output: str
+    recipe: str
+    recipe_settings: dict[str, Any]
+    truth: str
+    resamples: int
+    seed: int
+    counts: Counts
+    remarks: tuple[str, ...]
+    gt_known: tuple[AtIou, ...] | Unmeasured
+    top1: tuple[AtIou, ...] | Unmeasured
+    corloc: Comparison | Unmeasured
+    max_box: MaxBox | Unmeasured
+    groups: tuple[Group, ...]
+    detection: tuple[Detection, ...]
+    calibration: Calibration | Unmeasured
+    classes: tuple[ClassResult, ...]
