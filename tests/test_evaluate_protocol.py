@@ -104,8 +104,8 @@ def test_groups_by_size_and_number_of_true_boxes() -> None:
         "area above 50%": [0],
         "area 15% to 50%": [1, 2],
         "area below 15%": [3],
-        "one true box": [0, 1, 3, 4],
-        "several true boxes": [2],
+        "1 true box": [0, 1, 3, 4],
+        "2+ true boxes": [2],
     }
 
 

@@ -14,6 +14,8 @@ import torchvision
 from rich.console import Console
 
 from pipeline.config import Config
+from pipeline.review.evaluate import evaluate
+from pipeline.review.evaluation_report import Unmeasured
 from pipeline.run import run
 from pipeline.sources.pack import pack
 
@@ -85,3 +87,10 @@ def test_the_largest_box_of_the_label_hits_as_often_as_measured_elsewhere(
             )
             hits += bool(overlaps.max() >= 0.5)
     assert hits / 650 == pytest.approx(expected, abs=0.015)
+
+    truth_file = shared / "data" / "imagenet-val-650" / "boxes.csv"
+    report = evaluate(str(tmp_path), str(truth_file), resamples=100)
+    assert not isinstance(report.gt_known, Unmeasured)
+    at_half = report.gt_known[1].share
+    assert at_half.output.value == pytest.approx(hits / 650)
+    assert at_half.centre_box.value == pytest.approx(0.62, abs=0.001)

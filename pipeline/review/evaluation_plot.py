@@ -16,7 +16,7 @@ _COLOURS = ("tab:blue", "tab:orange", "tab:green")
 def plot_evaluation(evaluation: Evaluation) -> bytes:
     """A PNG: reliability, precision and recall against a least score, hits by threshold."""
     # Not pyplot: it keeps figures, and asks for a screen.
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    figure = Figure(figsize=(15, 5.2), layout="constrained")
     reliability, scores, thresholds = figure.subplots(1, 3)
     _reliability(reliability, evaluation)
     _scores(scores, evaluation)
@@ -68,14 +68,16 @@ def _thresholds(axes: Axes, evaluation: Evaluation) -> None:
         axes.plot(
             curve.thresholds, curve.largest, color=colour, label=f"largest box, IoU {curve.iou}"
         )
-        axes.plot(curve.thresholds, curve.any, color=colour, linestyle=":", label="any box")
+        axes.plot(curve.thresholds, curve.any, color=colour, linestyle=":")
         centre = entry.share.centre_box.value
         if centre is not None:
-            axes.axhline(centre, color=colour, linewidth=0.8, linestyle="--", label="centre box")
+            axes.axhline(centre, color=colour, linewidth=0.8, linestyle="--")
     axes.axvline(
         evaluation.recipe_settings["boxes"]["threshold"], color="grey", label="the recipe's"
     )
-    axes.legend(fontsize="x-small", ncols=2)
+    axes.plot([], [], "k:", label="any box")
+    axes.plot([], [], "k--", linewidth=0.8, label="centre box")
+    axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))
 
 
 def _frame(axes: Axes, title: str, x_label: str, y_label: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -58,6 +57,7 @@ def _localisation(evaluation: Evaluation, console: Console) -> None:
         for entry in best.max_box_acc_v2:
             _add(table, "MaxBoxAccV2", entry)
         table.add_row("MaxBoxAccV2", "mean", *_cells(best.max_box_acc_v2_mean), "")
+    console.print()
     console.print(table)
     notes += [
         "GT-known: the recipe's own box of the given label (component 0). Top-1: and the best "
@@ -80,6 +80,7 @@ def _groups(evaluation: Evaluation, console: Console) -> None:
             "" if best is None else _estimate(best.output),
             "" if either is None else _estimate(either.centre_box),
         )
+    console.print()
     console.print(table)
     _say(console, "area: of the largest true box of the class, as a share of the image.")
 
@@ -96,6 +97,7 @@ def _detections(detections: Sequence[Detection], console: Console) -> None:
         )
         for name, figure in rows:
             table.add_row(name, *_cells(figure))
+        console.print()
         console.print(table)
         _say(
             console,
@@ -118,6 +120,7 @@ def _calibration(evaluation: Evaluation, console: Console) -> None:
             f"{group.right:.2f}",
             str(group.boxes),
         )
+    console.print()
     console.print(table)
     _say(
         console,
@@ -129,8 +132,8 @@ def _calibration(evaluation: Evaluation, console: Console) -> None:
 
 def _table(first: str, *columns: str) -> Table:
     # Narrow, so that a figure with its interval stays on one line of 80 characters.
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column(first)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     return table

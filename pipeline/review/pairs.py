@@ -51,8 +51,8 @@ class Pairs:
             f"area above {LARGE:.0%}": self.area > LARGE,
             f"area {SMALL:.0%} to {LARGE:.0%}": (self.area >= SMALL) & (self.area <= LARGE),
             f"area below {SMALL:.0%}": self.area < SMALL,
-            "one true box": self.true_boxes == 1,
-            "several true boxes": self.true_boxes > 1,
+            "1 true box": self.true_boxes == 1,
+            "2+ true boxes": self.true_boxes > 1,
         }
 
 
