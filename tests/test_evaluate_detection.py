@@ -153,6 +153,15 @@ def test_the_interval_of_a_share_is_the_binomial_one() -> None:
     assert drawn.interval == pytest.approx((0.3 - spread, 0.3 + spread), abs=0.006)
 
 
+def test_an_interval_holds_its_figure_also_where_resamples_lie_higher() -> None:
+    # The largest of ten equally good shares is larger in nearly every resample.
+    hits = np.random.default_rng(0).random((200, 10)) < 0.5
+    (drawn,) = Bootstrap(200).draw(lambda weights: (weights @ hits / 200).max(axis=1))
+    assert np.mean(drawn.draws > drawn.value) > 0.7
+    low, high = drawn.interval
+    assert low + 0.02 < drawn.value < high - 0.02
+
+
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
     covered = 0

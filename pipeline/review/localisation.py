@@ -30,15 +30,19 @@ LARGEST, ANY = 0, 1
 
 
 def estimate(drawn: Drawn) -> Estimate:
-    """A figure with its interval, for the report."""
-    low, high = drawn.interval
+    """A share, 0 to 1, with its interval, for the report."""
+    low, high = np.clip(drawn.interval, 0, 1).tolist()
     return Estimate(value=drawn.value, low=low, high=high)
 
 
 def comparison(output: Drawn, centre: Drawn) -> Comparison:
     """A figure beside the centred box's."""
+    gain = output - centre
+    low, high = gain.interval
     return Comparison(
-        output=estimate(output), centre_box=estimate(centre), gain=estimate(output - centre)
+        output=estimate(output),
+        centre_box=estimate(centre),
+        gain=Estimate(value=gain.value, low=low, high=high),
     )
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from pipeline.review.asked import BoxesOf
 from pipeline.review.bootstrap import Bootstrap
 from pipeline.review.calibration import (
-    calibration_error,
     equal_mass_bins,
     score_curve,
     weighted_calibration_error,
@@ -18,13 +17,12 @@ from pipeline.review.detection import AT_50, Boxes, ClassMatches, figures
 from pipeline.review.evaluation_report import (
     Calibration,
     Detection,
-    Estimate,
     MinScore,
     ScoreBin,
     Unmeasured,
 )
 from pipeline.review.judged import OK, UNKNOWN_CLASS, JudgedImage
-from pipeline.review.localisation import comparison
+from pipeline.review.localisation import comparison, estimate
 from pipeline.review.overlap import centre_box
 
 
@@ -117,11 +115,10 @@ def calibration(
     (error,) = bootstrap.draw(
         lambda weights: weighted_calibration_error(weights, image, score, right)
     )
-    low, high = error.interval
     return Calibration(
         boxes_of=boxes_of,
         boxes=len(score),
-        error=Estimate(value=calibration_error(score, right), low=low, high=high),
+        error=estimate(error),
         bins=tuple(
             ScoreBin(low=low, high=high, score=mean, right=share, boxes=count)
             for low, high, mean, share, count in zip(
