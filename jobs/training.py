@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch.nn import functional as F
 
 from pipeline.demo import network
+from pipeline.demo.painting import paint_texture
 from pipeline.demo.scenes import CLASS_NAMES, make_scene
 
 # The demo's own pictures have small seeds, so no picture is both shown and trained on.
@@ -48,6 +49,29 @@ def load_scenes(first_seed: int, count: int, progress: Progress, title: str) -> 
         scene = make_scene(first_seed + index)
         images[index] = cv2.resize(scene.image, (side, side), interpolation=cv2.INTER_AREA)
         labels[index, [item.class_index for item in scene.objects]] = 1.0
+    return LabelledScenes(images, labels)
+
+
+def load_close_ups(first_seed: int, count: int, side: int, progress: Progress) -> LabelledScenes:
+    """Pictures of ``side`` pixels that one texture fills, as fine as it is in scenes.
+
+    Scenes of 240 pixels are squashed to twice the side, so a close-up is painted at 120 pixels
+    for 64.
+    """
+    images = np.empty((count, side, side, 3), dtype=np.uint8)
+    labels = np.zeros((count, len(CLASS_NAMES)), dtype=np.float32)
+    painted = side * 120 // 64
+    everywhere = np.full((painted, painted), 255, dtype=np.uint8)
+    for index in progress.track(range(count), description="Close-ups"):
+        generator = np.random.default_rng(first_seed + index)
+        canvas = np.zeros((painted, painted, 3), dtype=np.float32)
+        class_index = int(generator.integers(len(CLASS_NAMES)))
+        paint_texture(generator, canvas, everywhere, CLASS_NAMES[class_index])
+        grain = generator.standard_normal(canvas.shape, dtype=np.float32)
+        canvas += np.float32(generator.uniform(1.0, 6.0)) * grain
+        picture = np.clip(canvas, 0.0, 255.0).astype(np.uint8)
+        images[index] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        labels[index, class_index] = 1.0
     return LabelledScenes(images, labels)
 
 
@@ -100,8 +124,13 @@ def train(
     peak_learning_rate: float,
     seed: int,
     progress: Progress,
+    gradient_limit: float | None = None,
 ) -> torch.nn.Module:
-    """Train a network on labelled scenes with binary cross-entropy, in a seeded order."""
+    """Train a network on labelled scenes with binary cross-entropy, in a seeded order.
+
+    Args:
+        gradient_limit: the norm that gradients are scaled down to; None: they are left alone.
+    """
     generator = np.random.default_rng(seed)
     model = model.to(memory_format=torch.channels_last).train()
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
@@ -124,6 +153,8 @@ def train(
             )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if gradient_limit is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_limit)
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))
