@@ -13,12 +13,10 @@ from rich.progress import Progress
 from torch import nn
 
 from jobs.training import (
-    FIRST_HELD_OUT_SEED,
     FIRST_TRAINING_SEED,
     LabelledScenes,
     load_close_ups,
     load_scenes,
-    score,
     train,
 )
 from pipeline.demo import network
@@ -141,13 +139,9 @@ def teach(candidate: Candidate, lessons: Lessons, seed: int, progress: Progress)
     )
     if "img_size" in candidate.kwargs:
         module.set_input_size((SIDE, SIDE))  # type: ignore[operator]
-    module = train(
+    return train(
         module, lessons.scenes, lessons.scene_epochs, rate / 3, seed, progress, _GRADIENT_LIMIT
     )
-    held_out = load_scenes(FIRST_HELD_OUT_SEED, 200, progress, "Held-out scenes")
-    found = score(module, held_out).mean_average_precision
-    progress.console.print(f"{candidate.name}: mAP {found:.3f} on 200 held-out scenes")
-    return module
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -24,7 +24,7 @@ from jobs.candidates import (
     save_weights,
     teach,
 )
-from jobs.hit_rates import hits, interval, interval_of, resampled_counts, resampled_rates
+from jobs.hit_rates import hits, interval, resampled_counts, resampled_rates
 from jobs.map_variants import (
     VARIANTS,
     HeldOut,
@@ -34,16 +34,12 @@ from jobs.map_variants import (
     means_something,
 )
 from jobs.network_results import Traits, VariantResult, picture, tables
-from jobs.training import FIRST_HELD_OUT_SEED, LabelledScenes, load_scenes, mean_average_precision
+from jobs.network_traits import traits
+from jobs.training import FIRST_HELD_OUT_SEED, load_scenes
 from pipeline.cams import BoxRule
-from pipeline.config import CamSettings
-from pipeline.facts import completeness_error
-from pipeline.maps import MapMaker
-from pipeline.models.heads import TailHead
 
 THRESHOLDS = tuple(float(tau) for tau in np.round(np.arange(0.05, 0.96, 0.05), 2))
 SCENES_IN_THE_PICTURE = 6
-_TAP = CamSettings.model_validate({"pooling": {"kind": "thresholded", "threshold": 0.1}})
 
 
 def compare(
@@ -84,60 +80,13 @@ def compare(
     return results, plain_maps
 
 
-def traits(
-    candidate: Candidate, module: torch.nn.Module, scenes: LabelledScenes, held_out: HeldOut
-) -> Traits:
-    """How well the network classifies held-out scenes, and what its features and maps are like."""
-    classifier = classifier_from(candidate, module, "auto")
-    batches = [classifier.scores(batch) for batch in np.array_split(scenes.images, 10)]
-    labels = scenes.labels
-    own = torch.cat([batch.logits for batch in batches]).numpy()
-    change = change_interval = None
-    if not isinstance(classifier.head, TailHead):
-        maker = MapMaker(_TAP, classifier)
-        pooled = torch.cat([maker.logits(batch) for batch in batches]).numpy()
-
-        def change_for(chosen: np.ndarray) -> float:
-            return mean_average_precision(pooled[chosen], labels[chosen]) - mean_average_precision(
-                own[chosen], labels[chosen]
-            )
-
-        change = change_for(np.arange(len(labels)))
-        change_interval = interval_of(change_for, len(labels), resamples=1000)
-    shown = held_out.images[:8]
-    maker = MapMaker(CamSettings(), classifier)
-    scores = classifier.scores(shown)
-    class_ids = torch.arange(classifier.class_count).expand(len(shown), -1)
-    features = torch.cat([batch.feature_map for batch in batches])
-    return Traits(
-        candidate.name,
-        str(classifier.head.kind),
-        sum(parameter.numel() for parameter in module.parameters()),
-        mean_average_precision(own, labels),
-        change,
-        change_interval,
-        float((features < 0).float().mean()),
-        zero_level(candidate, module, held_out),
-        completeness_error(classifier, shown, scores, maker.maps(scores, class_ids), class_ids),
-    )
-
-
-def zero_level(candidate: Candidate, module: torch.nn.Module, held_out: HeldOut) -> float:
-    """Where no evidence lies between the least and the largest cell of a map; the median."""
-    maps = maps_of(
-        candidate, classifier_from(candidate, module, "auto"), VARIANTS[0], held_out.images
-    )
-    of_pairs = torch.stack([maps[pair.image, pair.class_id] for pair in held_out.pairs])
-    low, high = of_pairs.amin(dim=(1, 2)), of_pairs.amax(dim=(1, 2))
-    return float((-low / (high - low)).median())
-
-
 def main(
     to: Annotated[Path, typer.Option(help="Folder of the figures and the picture.")] = Path("docs"),
     weights: Annotated[Path, typer.Option(help="Trained weights, kept for the next time.")] = Path(
         "out/networks"
     ),
     pictures: Annotated[int, typer.Option(help="Scenes to compare on.")] = 240,
+    scored: Annotated[int, typer.Option(help="Scenes to measure the classification on.")] = 500,
     close_ups: Annotated[int, typer.Option(help="To train each network on.")] = 4000,
     close_up_epochs: Annotated[int, typer.Option(help="Passes over the close-ups.")] = 8,
     scenes: Annotated[int, typer.Option(help="To train each network on, then.")] = 4000,
@@ -155,7 +104,7 @@ def main(
     plain = []
     with Progress(console=console) as progress:
         held_out = held_out_scenes(pictures, progress)
-        to_score = load_scenes(FIRST_HELD_OUT_SEED, 500, progress, "Held-out scenes")
+        to_score = load_scenes(FIRST_HELD_OUT_SEED, scored, progress, "Held-out scenes")
         lessons: Lessons | None = None
         for candidate in CANDIDATES:
             path = weights / candidate.file_name
@@ -168,6 +117,8 @@ def main(
                 module = teach(candidate, lessons, seed, progress)
                 save_weights(module, path)
             measured.append(traits(candidate, module, to_score, held_out))
+            found = measured[-1].mean_average_precision
+            console.print(f"{candidate.name}: mAP {found:.3f} on {scored} held-out scenes")
             variants, maps = compare(candidate, module, held_out, progress)
             results += variants
             plain.append(maps)
@@ -179,7 +130,8 @@ def main(
     }
     (to / "networks.json").write_text(json.dumps(document, indent=1) + "\n")
     drawn = picture(held_out, plain, min(SCENES_IN_THE_PICTURE, pictures))
-    cv2.imwrite(str(to / "networks.jpg"), drawn[:, :, ::-1])
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 80]
+    cv2.imwrite(str(to / "networks.jpg"), drawn[:, :, ::-1], quality)
     console.print(tables(results, measured), highlight=False, soft_wrap=True)
 
 

@@ -20,7 +20,7 @@ from jobs.candidates import CANDIDATES, Candidate, load_weights
 from jobs.hit_rates import RESAMPLES, Interval, interval_of
 from jobs.map_variants import BATCH_SIZE, VARIANTS, HeldOut, classifier_from, maps_of
 from jobs.map_variants import held_out_scenes as load_held_out
-from jobs.training import as_input
+from jobs.training import as_input, logits_of
 
 CELLS = 16
 SHARES = tuple(range(0, 51, 5))
@@ -32,6 +32,7 @@ class Deletion:
     """What painting over cells in one order does to the probability of the class.
 
     Attributes:
+        pairs: (image, class) pairs that count.
         probabilities: mean over the pairs, by the share of cells that is gone, ``SHARES``.
         area: mean of each pair's curve; the lower, the better the order names the evidence.
         area_interval: 95 %, over pictures.
@@ -41,6 +42,7 @@ class Deletion:
 
     network: str
     order: str
+    pairs: int
     probabilities: tuple[float, ...]
     area: float
     area_interval: Interval
@@ -70,11 +72,8 @@ def probabilities(
     module: nn.Module, images: NDArray[np.uint8], class_ids: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """(N,): of one class for each picture."""
-    batches = np.array_split(images, -(-len(images) // BATCH_SIZE))
-    with torch.inference_mode():
-        logits = torch.cat([module(as_input(batch)) for batch in batches])
-    chosen = logits.sigmoid().gather(1, torch.from_numpy(class_ids)[:, None])
-    return np.asarray(chosen[:, 0].double().numpy())
+    logits = torch.from_numpy(logits_of(module, images)).double()
+    return np.asarray(logits.sigmoid().gather(1, torch.from_numpy(class_ids)[:, None])[:, 0])
 
 
 def attention_of_the_class_token(
@@ -97,7 +96,8 @@ def attention_of_the_class_token(
     handle.remove()
     heads = int(attention.num_heads)  # type: ignore[arg-type]
     qkv = torch.cat(entered)
-    query, key, _ = qkv.unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    parts = qkv.view(*qkv.shape[:2], 3, heads, -1)
+    query, key, _ = parts.permute(2, 0, 3, 1, 4)
     scores = query[:, :, :1] @ key.transpose(2, 3) * query.shape[3] ** -0.5
     return np.asarray(scores.softmax(dim=3)[:, :, 0, 1:].mean(dim=1).double().numpy())
 
@@ -145,6 +145,7 @@ def measure(
             Deletion(
                 candidate.name,
                 title,
+                len(curve),
                 tuple(float(value) for value in curve.mean(axis=0)),
                 float(areas.mean()),
                 _interval(areas, members),

@@ -48,6 +48,8 @@ class Traits:
         negative: share of negative values in the features that the map is made of.
         zero: where no evidence at all lies between a map's minimum, 0, and its maximum, 1; median
             over the pairs.
+        map_share: how much of the differences between pictures' logits the maps' means follow;
+            the rest is in what the maps leave out.
         completeness_error: see ``pipeline.facts``.
     """
 
@@ -59,6 +61,7 @@ class Traits:
     pooling_interval: Interval | None
     negative: float
     zero: float
+    map_share: float
     completeness_error: float | None
 
 
@@ -66,8 +69,8 @@ def tables(results: list[VariantResult], measured: list[Traits]) -> str:
     """Both tables of the page, in Markdown."""
     lines = [
         "| network | kind | mAP | change by TAP at 0.1 | negative features | zero lies at "
-        "| error of the sum |",
-        "|---|---|---|---|---|---|---|",
+        "| of the logit in the map | error of the sum |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for one in measured:
         change = ""
@@ -76,7 +79,7 @@ def tables(results: list[VariantResult], measured: list[Traits]) -> str:
         error = "" if one.completeness_error is None else f"{one.completeness_error:.0e}"
         lines.append(
             f"| {one.network} | {one.kind} | {one.mean_average_precision:.3f} | {change} | "
-            f"{one.negative:.0%} | {one.zero:.2f} | {error} |"
+            f"{one.negative:.0%} | {one.zero:.2f} | {one.map_share:.0%} | {error} |"
         )
     lines += [
         "",

@@ -101,12 +101,17 @@ def augment(images: NDArray[np.uint8], generator: np.random.Generator) -> torch.
 
 def score(model: torch.nn.Module, scenes: LabelledScenes) -> HeldOutScore:
     """Mean average precision and accuracy of the model on pictures it was not trained on."""
-    model.eval()
-    with torch.inference_mode():
-        batches = np.array_split(scenes.images, max(1, len(scenes.images) // 100))
-        logits = torch.cat([model(as_input(batch)) for batch in batches]).numpy()
+    logits = logits_of(model, scenes.images)
     accuracy = ((logits > 0) == (scenes.labels > 0.5)).mean()
     return HeldOutScore(mean_average_precision(logits, scenes.labels), float(accuracy))
+
+
+def logits_of(model: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, K) of pictures (N, S, S, 3); the model is left in eval mode."""
+    model.eval()
+    batches = np.array_split(images, max(1, len(images) // 100))
+    with torch.inference_mode():
+        return np.asarray(torch.cat([model(as_input(batch)) for batch in batches]).numpy())
 
 
 def mean_average_precision(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
