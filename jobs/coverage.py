@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import platform
 import random
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.errors import RequestError
 from pipeline.facts import ModelFacts, inspect_model
 from pipeline.models.build import TORCHVISION, classification_models
+from pipeline.models.heads import HeadKind
 
 FURTHER_MEMBERS = 30
 # Many are too large to be measured on two cores; they have smaller siblings of the same make.
@@ -27,21 +29,23 @@ MAX_PARAMETERS = 100_000_000
 
 
 def smallest_members() -> dict[str, list[str]]:
-    """The models of each module of timm that can be built without weights, the smallest first."""
-    families = {}
-    for module in timm.list_modules():
-        sizes = {name: parameter_count(name) for name in timm.list_models(module=module)}
-        families[module] = sorted(sizes, key=lambda name: (sizes[name] or math.inf, name))
-    return families
+    """The models of each module of timm, the smallest first, encoders without a classifier last."""
+    return {
+        module: sorted(timm.list_models(module=module), key=lambda name: (size_of(name), name))
+        for module in timm.list_modules()
+    }
 
 
-def parameter_count(name: str) -> int:
-    """How many numbers a model's weights are, without making them."""
+def size_of(name: str) -> float:
+    """How many numbers a classifier's weights are, without making them; infinite for none.
+
+    Some models stay without a classifier whatever ``num_classes`` they are given.
+    """
     with torch.device("meta"):
-        return sum(
-            parameter.numel()
-            for parameter in timm.create_model(name, num_classes=1000).parameters()
-        )
+        module = timm.create_model(name, num_classes=1000)
+    if getattr(module, "num_classes", None) == 0:
+        return math.inf
+    return sum(parameter.numel() for parameter in module.parameters()) or math.inf
 
 
 def chosen_models(seed: int) -> list[tuple[str, str]]:
@@ -52,10 +56,57 @@ def chosen_models(seed: int) -> list[tuple[str, str]]:
         (family, name)
         for family, members in families.items()
         for name in members[1:]
-        if 0 < parameter_count(name) <= MAX_PARAMETERS
+        if size_of(name) <= MAX_PARAMETERS
     ]
     chosen += sorted(random.Random(seed).sample(others, FURTHER_MEMBERS))
     return chosen + [("torchvision", TORCHVISION + name) for name in classification_models()]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of a family: what was measured, or why it was refused."""
+
+    family: str
+    name: str
+    outcome: ModelFacts | str
+
+
+def probe(family: str, name: str) -> Row:
+    """Build and measure one model."""
+    try:
+        if family == "torchvision":
+            # The newest weights of its largest are for 512 pixels: too slow here.
+            return Row(family, name, inspect_model(name, input_size=224))
+        return Row(family, name, inspect_model(name, {"num_classes": 1000}))
+    except RequestError as error:
+        return Row(family, name, str(error))
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of an earlier run."""
+    document = json.loads(path.read_text())
+    rows = []
+    for entry in document["models"]:
+        family = entry.pop("family")
+        facts = ModelFacts(**{**entry, "kind": HeadKind(entry["kind"])})
+        rows.append(Row(family, facts.name, facts))
+    refused = document["refused"]
+    return rows + [Row(entry["family"], entry["name"], entry["reason"]) for entry in refused]
+
+
+def write(rows: list[Row], folder: Path) -> None:
+    """The table of the docs and the figures it is made of."""
+    facts = [(row.family, row.outcome) for row in rows if isinstance(row.outcome, ModelFacts)]
+    refused = [(row.family, row.name, row.outcome) for row in rows if isinstance(row.outcome, str)]
+    document = {
+        "models": [{"family": family, **asdict(fact)} for family, fact in facts],
+        "refused": [
+            {"family": family, "name": name, "reason": reason} for family, name, reason in refused
+        ],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "models.md").write_text(table(facts, refused))
+    (folder / "models.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 def table(facts: list[tuple[str, ModelFacts]], refused: list[tuple[str, str, str]]) -> str:
@@ -88,14 +139,24 @@ def table(facts: list[tuple[str, ModelFacts]], refused: list[tuple[str, str, str
 def main(
     to: Annotated[Path, typer.Option(help="Folder of the table and the figures.")] = Path("docs"),
     seed: Annotated[int, typer.Option(help="Of the draw of further members.")] = 0,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure families of this pattern anew, and keep the folder's other rows."
+        ),
+    ] = None,
 ) -> None:
     """Probe one small member of each family of timm, further ones, and all of torchvision.
 
     Takes about twenty minutes on two CPU cores.
     """
     console = Console()
-    facts: list[tuple[str, ModelFacts]] = []
-    refused: list[tuple[str, str, str]] = []
+    kept = {}
+    if only is not None:
+        for row in read(to / "models.json"):
+            if not fnmatch.fnmatchcase(row.family, only):
+                kept[row.family, row.name] = row
+    rows = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("choosing", total=None)
@@ -103,27 +164,15 @@ def main(
         progress.update(task, total=len(models))
         for family, name in models:
             progress.update(task, description=name)
-            try:
-                if family == "torchvision":
-                    # The newest weights of its largest are for 512 pixels: too slow here.
-                    facts.append((family, inspect_model(name, input_size=224)))
-                else:
-                    facts.append((family, inspect_model(name, {"num_classes": 1000})))
-            except RequestError as error:
-                refused.append((family, name, str(error)))
-                console.print(f"refused: {error}")
+            row = kept.get((family, name)) or probe(family, name)
+            rows.append(row)
+            if isinstance(row.outcome, str):
+                console.print(f"refused: {row.outcome}")
             progress.advance(task)
-    to.mkdir(parents=True, exist_ok=True)
-    (to / "models.md").write_text(table(facts, refused))
-    document = {
-        "models": [{"family": family, **asdict(fact)} for family, fact in facts],
-        "refused": [
-            {"family": family, "name": name, "reason": reason} for family, name, reason in refused
-        ],
-    }
-    (to / "models.json").write_text(json.dumps(document, indent=1) + "\n")
-    families = {family for family, _ in facts} - {"torchvision"}
-    console.print(f"{len(families)} of {len(timm.list_modules())} families of timm have a map")
+    write(rows, to)
+    families = {row.family for row in rows if isinstance(row.outcome, ModelFacts)}
+    of_timm = len(families - {"torchvision"})
+    console.print(f"{of_timm} of {len(timm.list_modules())} families of timm have a map")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch.nn import functional as F
 
 from pipeline.demo import network
+from pipeline.demo.painting import paint_texture
 from pipeline.demo.scenes import CLASS_NAMES, make_scene
 
 # The demo's own pictures have small seeds, so no picture is both shown and trained on.
@@ -51,6 +52,29 @@ def load_scenes(first_seed: int, count: int, progress: Progress, title: str) -> 
     return LabelledScenes(images, labels)
 
 
+def load_close_ups(first_seed: int, count: int, side: int, progress: Progress) -> LabelledScenes:
+    """Pictures of ``side`` pixels that one texture fills, as fine as it is in scenes.
+
+    Scenes of 240 pixels are squashed to twice the side, so a close-up is painted at 120 pixels
+    for 64.
+    """
+    images = np.empty((count, side, side, 3), dtype=np.uint8)
+    labels = np.zeros((count, len(CLASS_NAMES)), dtype=np.float32)
+    painted = side * 120 // 64
+    everywhere = np.full((painted, painted), 255, dtype=np.uint8)
+    for index in progress.track(range(count), description="Close-ups"):
+        generator = np.random.default_rng(first_seed + index)
+        canvas = np.zeros((painted, painted, 3), dtype=np.float32)
+        class_index = int(generator.integers(len(CLASS_NAMES)))
+        paint_texture(generator, canvas, everywhere, CLASS_NAMES[class_index])
+        grain = generator.standard_normal(canvas.shape, dtype=np.float32)
+        canvas += np.float32(generator.uniform(1.0, 6.0)) * grain
+        picture = np.clip(canvas, 0.0, 255.0).astype(np.uint8)
+        images[index] = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA)
+        labels[index, class_index] = 1.0
+    return LabelledScenes(images, labels)
+
+
 def as_input(images: NDArray[np.uint8]) -> torch.Tensor:
     """(B, S, S, 3) uint8 pictures as the network's input, (B, 3, S, S) float32, -1 to 1."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
@@ -77,12 +101,17 @@ def augment(images: NDArray[np.uint8], generator: np.random.Generator) -> torch.
 
 def score(model: torch.nn.Module, scenes: LabelledScenes) -> HeldOutScore:
     """Mean average precision and accuracy of the model on pictures it was not trained on."""
-    model.eval()
-    with torch.inference_mode():
-        batches = np.array_split(scenes.images, max(1, len(scenes.images) // 100))
-        logits = torch.cat([model(as_input(batch)) for batch in batches]).numpy()
+    logits = logits_of(model, scenes.images)
     accuracy = ((logits > 0) == (scenes.labels > 0.5)).mean()
     return HeldOutScore(mean_average_precision(logits, scenes.labels), float(accuracy))
+
+
+def logits_of(model: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, K) of pictures (N, S, S, 3); the model is left in eval mode."""
+    model.eval()
+    batches = np.array_split(images, max(1, len(images) // 100))
+    with torch.inference_mode():
+        return np.asarray(torch.cat([model(as_input(batch)) for batch in batches]).numpy())
 
 
 def mean_average_precision(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
@@ -100,8 +129,13 @@ def train(
     peak_learning_rate: float,
     seed: int,
     progress: Progress,
+    gradient_limit: float | None = None,
 ) -> torch.nn.Module:
-    """Train a network on labelled scenes with binary cross-entropy, in a seeded order."""
+    """Train a network on labelled scenes with binary cross-entropy, in a seeded order.
+
+    Args:
+        gradient_limit: the norm that gradients are scaled down to; None: they are left alone.
+    """
     generator = np.random.default_rng(seed)
     model = model.to(memory_format=torch.channels_last).train()
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
@@ -124,6 +158,8 @@ def train(
             )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            if gradient_limit is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_limit)
             optimizer.step()
             schedule.step()
             losses.append(float(loss.detach()))

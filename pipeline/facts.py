@@ -94,18 +94,28 @@ def inspect_model(
         map_width=maps.shape[3],
         cut=getattr(getattr(classifier.head, "cut", None), "module_name", None),
         parameters=sum(parameter.numel() for parameter in network.module.parameters()),
-        completeness_error=_completeness_error(classifier, images, scores, maps, class_ids),
+        completeness_error=completeness_error(classifier, images, scores, maps, class_ids),
         map_cost=mapping / forward,
     )
 
 
-def _completeness_error(
+def completeness_error(
     classifier: Classifier,
     images: np.ndarray,
     scores: Scores,
     maps: torch.Tensor,
     class_ids: torch.Tensor,
 ) -> float | None:
+    """How far the sum is off that all kinds of maps but the derivative promise.
+
+    Args:
+        images: (B, H, W, 3) uint8, what ``scores`` were computed of.
+        maps: (B, n, h, w) of the classes ``class_ids`` (B, n).
+
+    Returns:
+        The largest |mean of map + constant - logit| as a share of the logits' spread; None for a
+        derivative.
+    """
     head = classifier.head
     if head.kind is HeadKind.derivative:
         return None
