@@ -120,6 +120,21 @@ class PoolingSettings(Section):
     )
 
 
+class RefineSettings(Section):
+    """Spreading maps along what looks alike in the middle layers of the same forward pass."""
+
+    steps: Annotated[int, Field(ge=0, le=10)] = Field(
+        0, description="how often a map is spread; 0: not at all; 2 is best at an input of 448"
+    )
+    power: Annotated[float, Field(gt=0)] = Field(
+        2.0, description="of the likeness; more makes cells that are only somewhat alike count less"
+    )
+    layers: PositiveInt = Field(3, description="the last middle layers to compare cells by")
+    cells: PositiveInt | None = Field(
+        None, description="longer side of the refined map; null: one cell for 16 pixels of input"
+    )
+
+
 class CamSettings(Section):
     """Which classes get a map, and how the map is scored."""
 
@@ -133,6 +148,7 @@ class CamSettings(Section):
     min_probability: Fraction = Field(0.0, description="predicted classes below get no boxes")
     pooling: PoolingSettings = PoolingSettings()
     truncate: bool = Field(False, description="NWC: class weights below zero count as zero")
+    refine: RefineSettings = RefineSettings()
     shift: float | dict[ShiftMode, float] = Field(
         0.0, description="added to the class weights; or a named mode, {global_min: 0.0}"
     )

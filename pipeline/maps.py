@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 
 from pipeline.cams import class_score_maps, class_weights, image_score_maps, thresholded_average
+from pipeline.cams.refine import refine
 from pipeline.config import CamSettings
 from pipeline.errors import RequestError
 from pipeline.models.classifier import Classifier, Scores
 from pipeline.models.heads import AffineHead, PooledHead, TailHead
 from pipeline.models.tail import contributions
+
+# Of the input, for each cell of a refined map.
+PIXELS_PER_CELL = 16
 
 
 class MapMaker:
@@ -17,6 +21,11 @@ class MapMaker:
 
     def __init__(self, settings: CamSettings, classifier: Classifier) -> None:
         self._settings = settings
+        preprocessing = classifier.preprocessing
+        height, width = preprocessing.height, preprocessing.width
+        longer = max(height, width)
+        cells = settings.refine.cells or max(1, round(longer / PIXELS_PER_CELL))
+        self._grid = max(1, round(height * cells / longer)), max(1, round(width * cells / longer))
         self._head = classifier.head
         self._weight = (
             class_weights(self._head.weight, settings.truncate, settings.shift)
@@ -39,8 +48,15 @@ class MapMaker:
             class_ids: (B, n) int64, on the device of the scores.
 
         Returns:
-            (B, n, H, W) float32.
+            (B, n, H, W) float32, in the cells of the feature map, or finer where refined.
         """
+        maps = self._plain_maps(scores, class_ids)
+        wanted = self._settings.refine
+        if not wanted.steps:
+            return maps
+        return refine(maps, scores.middle, self._grid, wanted.power, wanted.steps)
+
+    def _plain_maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
         head = self._head
         if isinstance(head, AffineHead):
             assert self._weight is not None

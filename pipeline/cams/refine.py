@@ -8,37 +8,39 @@ import torch
 import torch.nn.functional as F
 
 
-def affinity(features: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+def affinity(
+    features: Sequence[torch.Tensor], size: tuple[int, int], power: float = 2.0
+) -> torch.Tensor:
     """How alike the cells of an image are, by the features of middle layers.
 
     Of each layer the spatial mean is taken off and the map resized to ``size``; the cosines
-    between cells, averaged over the layers, negative ones zero, are squared, and rows add up to
-    one.
+    between cells, averaged over the layers, negative ones zero, are raised to ``power``, and rows
+    add up to one.
 
     Args:
         features: of each layer (B, C, H, W); C, H and W may differ.
         size: (height, width) of the grid to compare on.
+        power: above zero; more makes cells that are only somewhat alike count less.
 
     Returns:
-        (B, N, N), N = height x width; row i says what cell i takes from each cell.
+        (B, N, N) float32, N = height x width; row i says what cell i takes from each cell.
 
     Raises:
         ValueError: there is no layer, or one is not (B, C, H, W).
     """
     if not features:
         raise ValueError("expected the features of at least one layer, got none")
-    similarity: torch.Tensor | None = None
+    directions = []
     for layer in features:
         if layer.ndim != 4:
             raise ValueError(f"expected features of shape (B, C, H, W), got {tuple(layer.shape)}")
-        centred = layer - layer.mean(dim=(2, 3), keepdim=True)
+        centred = layer.float() - layer.float().mean(dim=(2, 3), keepdim=True)
         resized = F.interpolate(centred, size=size, mode="bilinear", align_corners=False)
-        cells = F.normalize(resized.flatten(2), dim=1)
-        cosine = torch.bmm(cells.transpose(1, 2), cells)
-        similarity = cosine if similarity is None else similarity + cosine
-    assert similarity is not None
-    weight = (similarity / len(features)).clamp(min=0).square()
-    return weight / weight.sum(dim=2, keepdim=True)
+        directions.append(F.normalize(resized.flatten(2), dim=1))
+    # The product of the stacked unit vectors is the sum of the layers' cosines.
+    cells = torch.cat(directions, dim=1) / len(features) ** 0.5
+    weight = torch.bmm(cells.transpose(1, 2), cells).clamp_(min=0).pow_(power)
+    return weight.div_(weight.sum(dim=2, keepdim=True))
 
 
 def propagate(maps: torch.Tensor, affinity: torch.Tensor, steps: int = 1) -> torch.Tensor:
@@ -65,3 +67,26 @@ def propagate(maps: torch.Tensor, affinity: torch.Tensor, steps: int = 1) -> tor
     for _ in range(steps):
         cells = torch.bmm(cells, affinity.transpose(1, 2))
     return cells.view_as(maps)
+
+
+def refine(
+    maps: torch.Tensor,
+    features: Sequence[torch.Tensor],
+    size: tuple[int, int],
+    power: float,
+    steps: int,
+) -> torch.Tensor:
+    """Resize maps to a finer grid and spread them along the affinity of the features there.
+
+    Args:
+        maps: (B, n, h, w).
+        features: of middle layers, see ``affinity``.
+        size: (height, width) of the grid.
+        power: see ``affinity``.
+        steps: how often the maps are spread.
+
+    Returns:
+        (B, n, height, width) float32.
+    """
+    resized = F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+    return propagate(resized, affinity(features, size, power), steps)

@@ -11,7 +11,12 @@ import torch
 from pipeline.annotate import Annotator
 from pipeline.config import Config
 from pipeline.maps import require_fitting
-from pipeline.models.classifier import Classifier, Precision, load_classifier
+from pipeline.models.classifier import (
+    Classifier,
+    Precision,
+    load_classifier,
+    with_middle_layers,
+)
 from pipeline.recipe import Recipe, resolve_recipe
 
 BATCH_SIZE_ON_CPU = 16
@@ -73,6 +78,8 @@ def load_model(
     torch.set_num_threads(threads)
     classifier = load_classifier(config.model, device, precision, config.cam.nonlinear_head)
     require_fitting(config.cam, classifier)
+    if config.cam.refine.steps:
+        classifier = with_middle_layers(classifier, config.cam.refine.layers)
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch import nn
 from pipeline.config import ModelSettings
 from pipeline.errors import RequestError
 from pipeline.models.build import Network, build_network
-from pipeline.models.heads import ClassifierHead, TailHead
+from pipeline.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
+from pipeline.models.middle import MiddleLayer, middle_layers, recorded
 from pipeline.models.preprocess import Preprocessing, resolve_preprocessing
 from pipeline.models.probe import probe, require_same, require_useful
 from pipeline.models.resize import fit_to_input_size
@@ -31,11 +32,13 @@ class Scores:
         feature_map: (B, C, H, W) float32, what the head starts from.
         logits: (B, K) float32, by the model's own head.
         tail: the graph of the network's last part, for a head that needs it.
+        middle: the features (B, C, H, W) of each middle layer, where any are asked for.
     """
 
     feature_map: torch.Tensor
     logits: torch.Tensor
     tail: TailPass | None = None
+    middle: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Classifier:
         class_count: K, the number of classes.
         preprocessing: what ``scores`` expects of the images.
         weights_digest: SHA-256 over names, shapes and values of all weights.
+        middle: the layers whose features come with the scores.
     """
 
     module: nn.Module
@@ -59,6 +63,7 @@ class Classifier:
     device: torch.device
     precision: Precision
     weights_digest: str
+    middle: tuple[MiddleLayer, ...] = ()
 
     def scores(self, images: np.ndarray) -> Scores:
         """Run the network once, without gradients.
@@ -75,8 +80,14 @@ class Classifier:
                 f"expected uint8 images of shape (B, {', '.join(map(str, expected))}), "
                 f"got {images.dtype} {images.shape}"
             )
-        if isinstance(self.head, TailHead):
-            return self._scores_with_tail(images, self.head)
+        with recorded(self.module, self.middle) as middle:
+            if isinstance(self.head, TailHead):
+                scores = self._scores_with_tail(images, self.head)
+            else:
+                scores = self._scores_of_split(images, self.head)
+        return replace(scores, middle=tuple(middle))
+
+    def _scores_of_split(self, images: np.ndarray, head: AffineHead | PooledHead) -> Scores:
         with torch.inference_mode():
             batch = self.normalised(images)
             assert self.split is not None
@@ -85,7 +96,7 @@ class Classifier:
             # The head and the maps stay in float32: they cost little and decide the boxes.
             features = features.float()
             logits = self.split.head(features).float()
-            return Scores(self.head.grid.feature_map(features), logits)
+            return Scores(head.grid.feature_map(features), logits)
 
     def _scores_with_tail(self, images: np.ndarray, head: TailHead) -> Scores:
         # Tensors made in inference mode could not enter the graph of the tail.
@@ -172,6 +183,25 @@ def classifier_of(
         precision=precision,
         weights_digest=digest,
     )
+
+
+def with_middle_layers(classifier: Classifier, count: int) -> Classifier:
+    """The classifier, whose scores then come with the features of its last middle layers.
+
+    Args:
+        count: the most layers to take, see ``middle_layers``.
+
+    Raises:
+        RequestError: the network has none.
+    """
+    size = classifier.preprocessing.height, classifier.preprocessing.width
+    blank = np.zeros((1, *size, 3), dtype=np.uint8)
+
+    def last_feature_map() -> torch.Tensor:
+        return classifier.scores(blank).feature_map
+
+    layers = middle_layers(classifier.module, last_feature_map, size, classifier.head.grid.layout)
+    return replace(classifier, middle=layers[-count:])
 
 
 def _head_of(

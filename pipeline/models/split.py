@@ -46,10 +46,23 @@ def split_network(network: Network) -> Split:
     return _split_traced(network.module)
 
 
+class _StageTracer(fx.Tracer):
+    """Takes the children of the network's children as they are.
+
+    A pooling that the classes are read from lies above them, and as whole modules their outputs
+    can be recorded.
+    """
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return module_qualified_name.count(".") == 1 or super().is_leaf_module(
+            m, module_qualified_name
+        )
+
+
 def _split_traced(module: nn.Module) -> Split:
     """Networks without timm's named halves: their traced graph shows the last pooling."""
     try:
-        graph = fx.Tracer().trace(module)
+        graph = _StageTracer().trace(module)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
         raise NotPooledError(f"cannot be traced ({' '.join(str(error).split())[:100]})") from error
     modules = dict(module.named_modules())
