@@ -77,6 +77,11 @@ class ModelSettings(Section):
     input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="side, or [height, width], in pixels; null: the model's own"
     )
+    class_input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
+        None,
+        description="the classes come from a second pass at this size, such as the one the network "
+        "was trained at where input_size is larger; null: from the same pass",
+    )
     mean: Triple | None = Field(None, description="per channel, for values in 0..1")
     std: Triple | None = Field(None, description="per channel, for values in 0..1")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -129,6 +134,10 @@ class RefineSettings(Section):
     power: Annotated[float, Field(gt=0)] = Field(
         2.0, description="of the likeness; more makes cells that are only somewhat alike count less"
     )
+    feature_power: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.5,
+        description="of the features that are compared; below 1 strong channels count for less",
+    )
     layers: PositiveInt = Field(3, description="the last middle layers to compare cells by")
     cells: PositiveInt | None = Field(
         None, description="longer side of the refined map; null: one cell for 16 pixels of input"
@@ -149,6 +158,11 @@ class CamSettings(Section):
     pooling: PoolingSettings = PoolingSettings()
     truncate: bool = Field(False, description="NWC: class weights below zero count as zero")
     refine: RefineSettings = RefineSettings()
+    centre: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="photographs are aimed at their objects: maps are weighed by a Gaussian around "
+        "the middle of this spread, a share of the side (0.45 is best on ImageNet); null: not",
+    )
     shift: float | dict[ShiftMode, float] = Field(
         0.0, description="added to the class weights; or a named mode, {global_min: 0.0}"
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 from pipeline.cams import class_score_maps, class_weights, image_score_maps, thresholded_average
-from pipeline.cams.refine import refine
+from pipeline.cams.prior import towards_centre
+from pipeline.cams.refine import affinity, propagate
 from pipeline.config import CamSettings
 from pipeline.errors import RequestError
 from pipeline.models.classifier import Classifier, Scores
@@ -51,10 +53,17 @@ class MapMaker:
             (B, n, H, W) float32, in the cells of the feature map, or finer where refined.
         """
         maps = self._plain_maps(scores, class_ids)
+        if self._settings.refine.steps:
+            maps = self._refined(maps, scores.middle)
+        if self._settings.centre is not None:
+            maps = towards_centre(maps, self._settings.centre)
+        return maps
+
+    def _refined(self, maps: torch.Tensor, middle: tuple[torch.Tensor, ...]) -> torch.Tensor:
         wanted = self._settings.refine
-        if not wanted.steps:
-            return maps
-        return refine(maps, scores.middle, self._grid, wanted.power, wanted.steps)
+        likeness = affinity(middle, self._grid, wanted.power, wanted.feature_power)
+        resized = F.interpolate(maps.float(), size=self._grid, mode="bilinear", align_corners=False)
+        return propagate(resized, likeness, wanted.steps)
 
     def _plain_maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
         head = self._head
@@ -89,6 +98,11 @@ def require_fitting(settings: CamSettings, classifier: Classifier) -> None:
         RequestError: names the setting and the remedy.
     """
     head = classifier.head
+    if settings.pooling.kind != "average" and classifier.class_size is not None:
+        raise RequestError(
+            "model.class_input_size: cam.pooling.kind thresholded reads the classes off the pass "
+            "that the maps come from; set one of the two to its default"
+        )
     if isinstance(head, AffineHead):
         return
     mode = next(iter(settings.shift), "") if isinstance(settings.shift, dict) else ""

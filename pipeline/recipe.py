@@ -62,6 +62,7 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
             "kwargs": config.model.kwargs,
             "weights": classifier.weights_digest,
             "input_size": [preprocessing.height, preprocessing.width],
+            "class_input_size": list(classifier.class_size) if classifier.class_size else None,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "precision": classifier.precision,

@@ -9,15 +9,17 @@ import torch
 from pipeline.cams.refine import affinity, propagate
 
 
-def test_the_affinity_is_the_formula() -> None:
+@pytest.mark.parametrize("feature_power", [1.0, 0.5, 0.3])
+def test_the_affinity_is_the_formula(feature_power: float) -> None:
     torch.manual_seed(0)
     layers = [torch.randn(2, 5, 3, 4), torch.randn(2, 7, 3, 4)]
-    result = affinity(layers, (3, 4)).numpy()
+    result = affinity(layers, (3, 4), feature_power=feature_power).numpy()
     for image in range(2):
         mean_cosine = np.zeros((12, 12))
         for layer in layers:
             cells = layer[image].reshape(len(layer[image]), 12).T.numpy()
             cells = cells - cells.mean(axis=0)
+            cells = np.where(cells < 0, -1, 1) * np.power(np.abs(cells), feature_power)
             for i in range(12):
                 for j in range(12):
                     lengths = np.linalg.norm(cells[i]) * np.linalg.norm(cells[j])

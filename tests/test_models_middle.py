@@ -41,6 +41,12 @@ def test_the_last_module_of_each_stage_is_a_middle_layer(name: str, layers: set[
     assert all(features.shape[2] == features.shape[3] for features in middle)
 
 
+def test_what_runs_after_the_last_feature_map_is_no_middle_layer() -> None:
+    # SqueezeNet's classifier is a convolution that keeps the grid, with a channel for each class.
+    found = with_middle_layers(classifier("torchvision/squeezenet1_1", input_size=448), 9)
+    assert {layer.name.split(".")[0] for layer in found.middle} == {"features"}
+
+
 def test_fewer_layers_are_the_last_ones() -> None:
     found = with_middle_layers(classifier("mobilenetv2_100"), 1)
     assert [layer.name for layer in found.middle] == ["blocks.4"]
@@ -68,14 +74,16 @@ def test_refined_maps_follow_the_formula() -> None:
         layer.register_forward_hook(lambda _module, _args, output: taken.append(output))  # type: ignore[union-attr,arg-type]
     scores = network.scores(images)
     plain = MapMaker(CamSettings(), network).maps(scores, class_ids)
-    settings = CamSettings.model_validate({"refine": {"steps": 2, "power": 3.0}})
+    wanted = {"steps": 2, "power": 3.0, "feature_power": 0.5}
+    settings = CamSettings.model_validate({"refine": wanted})
     refined = MapMaker(settings, network).maps(scores, class_ids)
     assert refined.shape == (2, 2, 8, 8)
     for image in range(2):
         likeness = torch.zeros(64, 64)
         for features in taken[:2]:
             centred = features[image] - features[image].mean(dim=(1, 2), keepdim=True)
-            small = F.interpolate(centred[None], size=(8, 8), mode="bilinear")[0].flatten(1)
+            rooted = centred.abs().sqrt() * torch.sign(centred)
+            small = F.interpolate(rooted[None], size=(8, 8), mode="bilinear")[0].flatten(1)
             for one in range(64):
                 likeness[one] += F.cosine_similarity(small, small[:, one : one + 1], dim=0) / 2
         weight = likeness.clamp(min=0) ** 3

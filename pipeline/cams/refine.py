@@ -9,18 +9,23 @@ import torch.nn.functional as F
 
 
 def affinity(
-    features: Sequence[torch.Tensor], size: tuple[int, int], power: float = 2.0
+    features: Sequence[torch.Tensor],
+    size: tuple[int, int],
+    power: float = 2.0,
+    feature_power: float = 1.0,
 ) -> torch.Tensor:
     """How alike the cells of an image are, by the features of middle layers.
 
-    Of each layer the spatial mean is taken off and the map resized to ``size``; the cosines
-    between cells, averaged over the layers, negative ones zero, are raised to ``power``, and rows
-    add up to one.
+    Of each layer the spatial mean is taken off, each value x becomes sign(x) |x| ** feature_power,
+    and the map is resized to ``size``; the cosines between cells, averaged over the layers,
+    negative ones zero, are raised to ``power``, and rows add up to one.
 
     Args:
         features: of each layer (B, C, H, W); C, H and W may differ.
         size: (height, width) of the grid to compare on.
         power: above zero; more makes cells that are only somewhat alike count less.
+        feature_power: above zero; below 1 a few strong channels no longer drown the others (power
+            normalisation: Perronnin, Sanchez, Mensink, ECCV 2010).
 
     Returns:
         (B, N, N) float32, N = height x width; row i says what cell i takes from each cell.
@@ -35,6 +40,8 @@ def affinity(
         if layer.ndim != 4:
             raise ValueError(f"expected features of shape (B, C, H, W), got {tuple(layer.shape)}")
         centred = layer.float() - layer.float().mean(dim=(2, 3), keepdim=True)
+        if feature_power != 1.0:
+            centred = centred.sign() * centred.abs() ** feature_power
         resized = F.interpolate(centred, size=size, mode="bilinear", align_corners=False)
         directions.append(F.normalize(resized.flatten(2), dim=1))
     # The product of the stacked unit vectors is the sum of the layers' cosines.
@@ -67,26 +74,3 @@ def propagate(maps: torch.Tensor, affinity: torch.Tensor, steps: int = 1) -> tor
     for _ in range(steps):
         cells = torch.bmm(cells, affinity.transpose(1, 2))
     return cells.view_as(maps)
-
-
-def refine(
-    maps: torch.Tensor,
-    features: Sequence[torch.Tensor],
-    size: tuple[int, int],
-    power: float,
-    steps: int,
-) -> torch.Tensor:
-    """Resize maps to a finer grid and spread them along the affinity of the features there.
-
-    Args:
-        maps: (B, n, h, w).
-        features: of middle layers, see ``affinity``.
-        size: (height, width) of the grid.
-        power: see ``affinity``.
-        steps: how often the maps are spread.
-
-    Returns:
-        (B, n, height, width) float32.
-    """
-    resized = F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
-    return propagate(resized, affinity(features, size, power), steps)

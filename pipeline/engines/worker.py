@@ -15,6 +15,7 @@ from pipeline.models.classifier import (
     Classifier,
     Precision,
     load_classifier,
+    with_class_size,
     with_middle_layers,
 )
 from pipeline.recipe import Recipe, resolve_recipe
@@ -77,9 +78,12 @@ def load_model(
     # Also for the probing of the head: its rounding depends on the number of threads.
     torch.set_num_threads(threads)
     classifier = load_classifier(config.model, device, precision, config.cam.nonlinear_head)
-    require_fitting(config.cam, classifier)
     if config.cam.refine.steps:
         classifier = with_middle_layers(classifier, config.cam.refine.layers)
+    # Last: the pass at another size is none that middle layers are looked for in.
+    if config.model.class_input_size is not None:
+        classifier = with_class_size(classifier, config.model.class_input_size, config.model.name)
+    require_fitting(config.cam, classifier)
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pipeline.config import ModelSettings
@@ -53,6 +54,7 @@ class Classifier:
         preprocessing: what ``scores`` expects of the images.
         weights_digest: SHA-256 over names, shapes and values of all weights.
         middle: the layers whose features come with the scores.
+        class_size: (height, width) that the logits come from; None: from the images as they are.
     """
 
     module: nn.Module
@@ -64,6 +66,7 @@ class Classifier:
     precision: Precision
     weights_digest: str
     middle: tuple[MiddleLayer, ...] = ()
+    class_size: tuple[int, int] | None = None
 
     def scores(self, images: np.ndarray) -> Scores:
         """Run the network once, without gradients.
@@ -85,7 +88,18 @@ class Classifier:
                 scores = self._scores_with_tail(images, self.head)
             else:
                 scores = self._scores_of_split(images, self.head)
+        if self.class_size is not None:
+            scores = replace(scores, logits=self._logits_at(images, self.class_size))
         return replace(scores, middle=tuple(middle))
+
+    @torch.inference_mode()
+    def _logits_at(self, images: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+        batch = F.interpolate(
+            self.normalised(images), size=size, mode="bilinear", align_corners=False, antialias=True
+        )
+        with self._autocast():
+            logits: torch.Tensor = self.module(batch)
+        return logits.float()
 
     def _scores_of_split(self, images: np.ndarray, head: AffineHead | PooledHead) -> Scores:
         with torch.inference_mode():
@@ -202,6 +216,28 @@ def with_middle_layers(classifier: Classifier, count: int) -> Classifier:
 
     layers = middle_layers(classifier.module, last_feature_map, size, classifier.head.grid.layout)
     return replace(classifier, middle=layers[-count:])
+
+
+def with_class_size(classifier: Classifier, size: int | tuple[int, int], name: str) -> Classifier:
+    """The classifier, whose logits then come from a second pass at another size.
+
+    Args:
+        name: of the model, for the error.
+
+    Raises:
+        RequestError: the network does not run at that size.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    sized = replace(classifier, class_size=(height, width))
+    own = classifier.preprocessing
+    try:
+        sized.scores(np.zeros((1, own.height, own.width, 3), dtype=np.uint8))
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise RequestError(
+            f"model.class_input_size: {name}, built for {own.height} x {own.width}, does not run "
+            f"at {height} x {width}: {' '.join(str(error).split())[:200]}; leave it null"
+        ) from error
+    return sized
 
 
 def _head_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -77,8 +78,10 @@ def middle_layers(
         for handle in handles:
             handle.remove()
     final = (last[1], last[2], last[0])
+    # What runs after the last feature map, such as a head of convolutions, is no middle layer.
+    before = itertools.takewhile(lambda output: output.stage != final, outputs)
     # Of modules of one stage the last one stays.
-    stages = {output.stage: output.layer for output in outputs if output.stage != final}
+    stages = {output.stage: output.layer for output in before}
     if not stages:
         raise RequestError(
             "cam.refine.steps: the network has no features of a stride of 8 or 16 pixels before "
