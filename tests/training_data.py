@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.annotations.publish import publish
-from pipeline.annotations.rows import AnnotatedObject, Row
+from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row
 from pipeline.config import OutputSettings
 from pipeline.recipe import Recipe
 from pipeline.sources.shards import find_shards
@@ -94,6 +94,12 @@ def publish_rows(folder: Path) -> Published:
                     width=size[0] if known else None,
                     height=size[1] if known else None,
                     labels=(1,),
+                    classes=tuple(
+                        ClassScore(int(class_id), rank, 0.5 / rank)
+                        for rank, class_id in enumerate(generator.permutation(5)[:2], 1)
+                    )
+                    if known
+                    else (),
                     objects=tuple(objects(generator, *size)) if has_boxes else (),
                 )
             )
