@@ -8,13 +8,14 @@ import os
 import pickle
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
@@ -23,12 +24,14 @@ from torchvision.transforms import v2
 from training_data import CLASS_NAMES, Published, corners_of, publish_rows
 
 from jobs.train_detector import make_detector
+from pipeline.annotations import joined
 from pipeline.annotations.box_stream import BoxStream
 from pipeline.annotations.dataset import BoxDataset
 from pipeline.annotations.detection_sample import DetectionSample, collate, of_each_box
 from pipeline.annotations.rows import AnnotatedObject, Row
 from pipeline.annotations.selection import Selection
 from pipeline.errors import RequestError, ShardError
+from pipeline.sources.samples import Sample, read_samples
 from pipeline.sources.tar_index import index_images
 
 
@@ -94,6 +97,7 @@ def kept(row: Row, selection: Selection) -> list[AnnotatedObject]:
     return boxes
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.builds(
         Selection,
@@ -300,6 +304,32 @@ def test_a_shard_without_a_sample_is_refused(own: Published, kind: type, tmp_pat
     rewrite(own.shards[2], copies / "shard-2.tar", "con")
     with pytest.raises(ShardError, match=r"shard-2.tar: .*('con' is gone|it has 1 samples)"):
         list(kind(str(own.output), shards_at=str(copies)))
+
+
+def cut_after(samples: int, times: int) -> Callable[..., Iterator[Sample]]:
+    """``read_samples`` whose connection is cut after some samples, so many times."""
+    left = [times]
+
+    def read(*arguments: Any) -> Iterator[Sample]:
+        for sample in read_samples(*arguments):
+            if sample.index == samples and left[0]:
+                left[0] -= 1
+                raise ConnectionResetError("cut")
+            yield sample
+
+    return read
+
+
+def test_a_cut_stream_goes_on_where_it_was(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = BoxStream(str(published.output), shuffle=0)
+    whole = through_stream(stream)
+    monkeypatch.setattr(joined, "read_samples", cut_after(3, times=1))
+    assert through_stream(stream) == whole
+    monkeypatch.setattr(joined, "read_samples", cut_after(3, times=2))
+    with pytest.raises(ConnectionResetError):
+        through_stream(stream)
 
 
 def test_another_picture_of_the_same_key_is_refused(own: Published, tmp_path: Path) -> None:

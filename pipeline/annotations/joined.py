@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pipeline.annotations.labelled import LabelledImage
 from pipeline.annotations.training_set import TrainingSet
 from pipeline.errors import ShardError
 from pipeline.sources.images import image_suffix
-from pipeline.sources.samples import read_samples
+from pipeline.sources.retry import can_pass
+from pipeline.sources.samples import Sample, read_samples
 from pipeline.sources.shards import Shard
+
+LOG = logging.getLogger(__name__)
+
+READINGS = 2
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ def joined(
     """
     images = {image.key: image for images in training_set.read(index) for image in images}
     samples = 0
-    for sample in read_samples(shard, storage_options):
+    for sample in _samples(shard, storage_options):
         samples += 1
         image = images.pop(sample.key, None)
         if image is None:
@@ -60,6 +67,21 @@ def joined(
         raise changed(
             shard.uri, f"it has {samples} samples and had {training_set.files[index].rows}"
         )
+
+
+def _samples(shard: Shard, storage_options: Mapping[str, Any] | None) -> Iterator[Sample]:
+    """The samples of a shard; a stream that is cut is read once more, up to where it was cut."""
+    given = 0
+    for reading in range(READINGS):
+        try:
+            for sample in islice(read_samples(shard, storage_options), given, None):
+                given += 1
+                yield sample
+            return
+        except OSError as error:
+            if reading + 1 == READINGS or not can_pass(error):
+                raise
+            LOG.warning("%s: %s; reading it again", shard.uri, error)
 
 
 def changed(shard: str, what: str) -> ShardError:

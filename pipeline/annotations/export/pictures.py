@@ -3,15 +3,10 @@ look at the EXIF orientation, and the boxes are those of the upright image."""
 
 from __future__ import annotations
 
-import io
-
 import cv2
-from PIL import Image
 
-from pipeline.sources.decode import decode_image
+from pipeline.sources.decode import decode_image, is_upright
 
-_ORIENTATION = 0x0112
-_UPRIGHT = 1
 _JPEG_QUALITY = 95
 
 
@@ -26,12 +21,10 @@ def upright_file(data: bytes, suffix: str, max_pixels: int) -> tuple[bytes, str,
         that is turned becomes a PNG.
 
     Raises:
-        DecodeError: the image has to be turned and does not decode.
+        DecodeError: it is no image, or has to be turned and does not decode.
     """
     kind = suffix.rpartition(".")[2]
-    with Image.open(io.BytesIO(data)) as image:
-        orientation = image.getexif().get(_ORIENTATION, _UPRIGHT)
-    if orientation == _UPRIGHT:
+    if is_upright(data):
         return data, kind, False
     pixels = cv2.cvtColor(decode_image(data, max_pixels), cv2.COLOR_RGB2BGR)
     if kind in ("jpg", "jpeg"):

@@ -31,7 +31,6 @@ from pipeline.sources.shards import Shard
 ABOUT = "cambox.json"
 ASSUMED_SUFFIX = "jpg"
 
-
 WRITERS: Mapping[Format, type[Writer]] = {
     Format.coco: CocoWriter,
     Format.yolo: YoloWriter,
@@ -89,9 +88,9 @@ def export(
 
     Raises:
         RequestError: nothing is published there, the folder is in the way, no image is left, or
-            a shard is gone or not the one annotated.
-        OSError: the storage failed.
+            a shard is gone or not the one annotated; or the storage failed.
     """
+    to = request.to.resolve()
     _require_free(request.to)
     training_set = TrainingSet.open(request.output, request.selection)
     scan = _Scan.of(training_set)
@@ -105,7 +104,7 @@ def export(
         classes = training_set.classes.only(scan.present)
         training_set = replace(training_set, classes=classes)
     shards = shards_now(training_set.files, request.shards_at) if request.with_images else None
-    beside = request.to.with_name(f".{request.to.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    beside = to.with_name(f".{to.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         beside.mkdir(parents=True)
         writer = WRITERS[request.format](beside, training_set.classes, request.with_images)
@@ -122,9 +121,11 @@ def export(
             scan.images, boxes, len(training_set.classes.ids), dict(scan.left_out), turned
         )
         write_new(beside / ABOUT, _about(request, training_set, report))
-        beside.replace(request.to)
+        beside.replace(to)
     except (ShardError, DecodeError) as error:
         raise RequestError(f"{error}, or leave the images out") from error
+    except OSError as error:
+        raise RequestError(f"{error}; nothing was exported to {request.to}") from error
     finally:
         # Where all went well it has another name by now.
         shutil.rmtree(beside, ignore_errors=True)
