@@ -322,7 +322,6 @@ def test_a_failure_leaves_nothing_behind(
 
 
 def test_a_folder_in_the_way_is_kept(published: Published, tmp_path: Path) -> None:
-    (tmp_path / "export").mkdir()
     request = ExportRequest(str(published.output), Format.coco, tmp_path / "export")
     assert export(request).images == len(published.with_boxes)
     before = (tmp_path / "export" / "annotations.json").stat()

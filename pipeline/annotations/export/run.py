@@ -45,7 +45,7 @@ class ExportRequest:
 
     Attributes:
         output: a recipe's folder, or an output that holds one recipe; a path or URL.
-        to: a folder that is not there yet, or empty.
+        to: a folder that is not there yet.
         present_classes: only classes that a box is left of, in the order of their ids.
         with_images: extract the images; else the export says of each its shard and key.
         shards_at: the folder or URL that holds the shards now, if they were moved or copied.
@@ -135,7 +135,7 @@ def export(
 def _require_free(to: Path) -> None:
     if "://" in str(to) or ":/" in str(to):
         raise RequestError(f"--to: {to} is a URL; name a local folder and copy it from there")
-    if to.exists() and not (to.is_dir() and not any(to.iterdir())):
+    if to.exists() or to.is_symlink():
         raise RequestError(f"--to: {to} is there already; name a new folder, or remove it")
 
 
