@@ -145,14 +145,14 @@ def _name(path: str) -> str:
 def _footer(filesystem: AbstractFileSystem, path: str) -> Footer | None:
     uri = filesystem.unstrip_protocol(path)
     # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
-    tail = from_storage(uri, lambda: _tail(filesystem, path))
+    tail = from_storage(uri, lambda: read_tail(filesystem, path))
     try:
         return Footer.from_metadata(pq.read_metadata(pa.BufferReader(tail)).metadata or {})
     except (pa.ArrowInvalid, KeyError, OSError):
         return None
 
 
-def _tail(filesystem: AbstractFileSystem, path: str) -> bytes:
+def read_tail(filesystem: AbstractFileSystem, path: str) -> bytes:
     """The end of a Parquet file, with the whole footer."""
     with filesystem.open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

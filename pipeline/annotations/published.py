@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +16,29 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.annotations.footer import Footer
+from pipeline.annotations.ledger import FOOTERS_AT_ONCE, read_tail
 from pipeline.annotations.verify_folder import Folder, recipe_folders
 from pipeline.errors import RequestError
 from pipeline.sources.retry import from_storage
+from pipeline.sources.shards import Shard
 from pipeline.sources.storage import canonical_uri, locate, storage_failures
 
 ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a recipe's folder: what is its own of its footer.
+
+    Attributes:
+        path: on the folder's file system.
+        shard: that its rows are of.
+    """
+
+    path: str
+    uri: str
+    shard: Shard
+    rows: int
 
 
 def published_folders(
@@ -76,6 +96,45 @@ def recipe_footer(filesystem: AbstractFileSystem, folder: Folder) -> Footer:
     return _open(filesystem, path, folder.uri_of(path))[0]
 
 
+def published_files(
+    filesystem: AbstractFileSystem, folder: Folder
+) -> tuple[Footer, list[PublishedFile]]:
+    """The files of a folder, sorted by path, and the footer of the first, whose recipe is theirs.
+
+    Only footers are read.
+
+    Raises:
+        RequestError: a file is damaged, not of cambox, or of another recipe than the first.
+    """
+    first = recipe_footer(filesystem, folder)
+
+    def read(path: str) -> PublishedFile:
+        uri = folder.uri_of(path)
+        tail = _stored(uri, lambda: read_tail(filesystem, path))
+        with _of_cambox(uri):
+            metadata = pq.read_metadata(pa.BufferReader(tail))
+            footer = Footer.from_metadata(metadata.metadata or {})
+        _require_recipe(footer, uri, first, folder.uri_of(folder.parquet[0]))
+        return PublishedFile(path, uri, footer.shard, metadata.num_rows)
+
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        return first, list(pool.map(read, folder.parquet))
+
+
+def read_file(
+    filesystem: AbstractFileSystem, file: PublishedFile, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The rows of one file, some at a time.
+
+    Args:
+        columns: those that the file does not have are left out (``maps``).
+
+    Raises:
+        RequestError: the file is damaged, or not of cambox.
+    """
+    yield from _batches(_open(filesystem, file.path, file.uri)[1], file.uri, columns)
+
+
 def read_published(
     filesystem: AbstractFileSystem,
     folder: Folder,
@@ -96,29 +155,47 @@ def read_published(
         uri = folder.uri_of(path)
         footer, file = _open(filesystem, path, uri)
         first = first or footer
-        if footer.recipe_digest != first.recipe_digest:
-            raise RequestError(
-                f"{uri} is of another recipe than {folder.uri_of(folder.parquet[0])}; "
-                "run cambox verify, and move one of them away"
-            )
-        present = [name for name in columns if name in file.schema_arrow.names]
-        try:
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=present):
-                yield footer, batch
-        except (pa.ArrowException, OSError) as error:
-            raise _damaged(uri, error) from error
+        _require_recipe(footer, uri, first, folder.uri_of(folder.parquet[0]))
+        for batch in _batches(file, uri, columns):
+            yield footer, batch
         if on_file is not None:
             on_file()
 
 
+def _require_recipe(footer: Footer, uri: str, first: Footer, first_uri: str) -> None:
+    if footer.recipe_digest != first.recipe_digest:
+        raise RequestError(
+            f"{uri} is of another recipe than {first_uri}; run cambox verify, and move one of "
+            "them away"
+        )
+
+
+def _batches(file: pq.ParquetFile, uri: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    present = [name for name in columns if name in file.schema_arrow.names]
+    try:
+        yield from file.iter_batches(ROWS_AT_ONCE, columns=present)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(uri, error) from error
+
+
 def _open(filesystem: AbstractFileSystem, path: str, uri: str) -> tuple[Footer, pq.ParquetFile]:
-    try:
-        data = from_storage(uri, lambda: filesystem.cat_file(path))
-    except OSError as error:
-        raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
-    try:
+    data = _stored(uri, lambda: filesystem.cat_file(path))
+    with _of_cambox(uri):
         file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         return Footer.from_metadata(file.metadata.metadata or {}), file
+
+
+def _stored(uri: str, read: Callable[[], bytes]) -> bytes:
+    try:
+        return from_storage(uri, read)
+    except OSError as error:
+        raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
+
+
+@contextmanager
+def _of_cambox(uri: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise _damaged(uri, error) from error
     except (KeyError, ValueError, TypeError) as error:

@@ -20,6 +20,10 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVI
 # by it.
 _ONLY_PILLOW = (("AVIF", "RGBA"), ("TIFF", "RGBA"))
 
+# EXIF's tag, and its values but for the first, which says that nothing is to be done.
+_ORIENTATION = 0x0112
+_TURNED = range(2, 9)
+
 # Both settings are of the whole process, because the libraries offer no other that is safe with
 # threads: a damaged image becomes a status in the output, not a line on the terminal each.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -79,6 +83,26 @@ def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
         reason = f"{what} can not be decoded: cut, damaged or of a rare kind"
         raise DecodeError(SampleStatus.unreadable, reason) from error
     return pixels
+
+
+def is_upright(data: bytes) -> bool:
+    """Whether an image's pixels are stored as they are meant to be seen.
+
+    Args:
+        data: the whole file.
+
+    Raises:
+        DecodeError: it is not an image, or its header is cut or damaged.
+    """
+    _read_header(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            # What is no orientation is passed over by both libraries.
+            return image.getexif().get(_ORIENTATION) not in _TURNED
+    except Exception as error:
+        # The same of Pillow's parsers.
+        reason = f"the EXIF data are damaged ({type(error).__name__}: {error})"
+        raise DecodeError(SampleStatus.unreadable, reason) from error
 
 
 def _by_opencv(data: bytes) -> npt.NDArray[np.uint8]:

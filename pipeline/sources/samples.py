@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webdataset.handlers import reraise_exception
-from webdataset.tariterators import group_by_keys
+from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from pipeline.errors import ShardError
 from pipeline.sources.archive import (
@@ -96,6 +96,28 @@ def read_samples(
         ) from error
 
 
+def key_and_suffix(name: str) -> tuple[str, str] | None:
+    """A member's key, and its suffix in lower case; None for one that belongs to no sample.
+
+    Args:
+        name: as ``tarfile`` gives it.
+    """
+    name = _readable(name)
+    if not _belongs_to_sample(name):
+        return None
+    key, suffix = base_plus_ext(name)
+    return None if key is None else (key, suffix.lower())
+
+
+def _readable(name: str) -> str:
+    # A name that is not UTF-8 comes with lone surrogates, which no Parquet file can hold.
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _belongs_to_sample(name: str) -> bool:
+    return not META_NAME.match(name) and not name.rpartition("/")[2].startswith(".")
+
+
 def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator[Member]:
     """The members, as long as no sample of neighbours is larger than the limit."""
     last_key: str | None = None
@@ -117,14 +139,13 @@ def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator
 
 def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, object]]:
     for member in members:
-        # A name that is not UTF-8 comes with lone surrogates, which no Parquet file can hold.
-        name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        name = _readable(member.name)
         folder, _, base = name.rpartition("/")
         if ".." in folder.split("/"):
             raise ShardError(
                 f"{uri}: member {name!r} leads out of the archive; re-pack it without '..'"
             )
-        if META_NAME.match(name) or base.startswith("."):
+        if not _belongs_to_sample(name):
             continue
         if base.partition(".")[2].lower() in _RESERVED_SUFFIXES:
             raise ShardError(
