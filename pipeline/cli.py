@@ -247,6 +247,43 @@ def evaluate(
 
 
 @app.command()
+def gallery(
+    output: Annotated[
+        str, typer.Argument(help="A recipe's folder, or an output that holds one recipe")
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="Folder for gallery.html and sheet.png")
+    ] = Path("gallery"),
+    sample: Annotated[int, typer.Option(min=1, help="Rows to show")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Which rows; one seed, one sample")] = 0,
+    most_shards: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Shards that the sample comes from; each is read up to its last picture"
+        ),
+    ] = 64,
+) -> None:
+    """Make one HTML page to look at an output: pictures, boxes, maps, scores, what failed and why.
+
+    The page needs no server and no network. Its figures and plots are of all rows, read from a
+    few columns; its pictures are a sample, read again from the shards. Exit code: 0 it is
+    written, 2 the request is wrong.
+    """
+    from pipeline.review.evaluation_files import require_folder
+    from pipeline.review.gallery.collect import GalleryRequest, collect
+    from pipeline.review.gallery.progress import TwoSteps
+    from pipeline.review.gallery.write import write_gallery
+
+    console = Console()
+    require_folder(to)
+    request = GalleryRequest(output, sample, seed, most_shards)
+    with TwoSteps(console, "files counted", "pictures read") as steps:
+        made = collect(request, steps.advance_first, steps.advance_second)
+    for path in write_gallery(made, to):
+        console.print(escape(f"written: {path}"), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def models(
     pattern: Annotated[
         str, typer.Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")
