@@ -271,16 +271,49 @@ def gallery(
     """
     from pipeline.review.evaluation_files import require_folder
     from pipeline.review.gallery.collect import GalleryRequest, collect
-    from pipeline.review.gallery.progress import TwoSteps
     from pipeline.review.gallery.write import write_gallery
+    from pipeline.steps import Steps
 
     console = Console()
     require_folder(to)
     request = GalleryRequest(output, sample, seed, most_shards)
-    with TwoSteps(console, "files counted", "pictures read") as steps:
-        made = collect(request, steps.advance_first, steps.advance_second)
+    with Steps(console) as steps:
+        made = collect(request, steps.step("files counted"), steps.step("rows shown"))
     for path in write_gallery(made, to):
         console.print(escape(f"written: {path}"), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def rebox(
+    output: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe's folder, or an output that holds one recipe; with stored maps"
+        ),
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="OUTPUT2", help="Where the new output goes; may be a URL")
+    ],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Make new boxes from stored maps: no image, no network, no GPU.
+
+    Takes every key of the section boxes, such as --set boxes.threshold=0.4, and writes an output
+    of its own, which says what it came from. Running it again does only what is new or changed in
+    OUTPUT. Exit code: 0 everything is published, 1 a file was given up, 2 the request is wrong.
+    """
+    from pipeline.rebox.run import print_rebox, rebox_output
+    from pipeline.steps import Steps
+
+    console = Console(stderr=as_json)
+    with Steps(console) as steps:
+        summary = rebox_output(output, to, overrides or [], steps.step("files"))
+    print_rebox(summary, console)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+    if summary.failures:
+        raise typer.Exit(1)
 
 
 @app.command()
