@@ -317,6 +317,48 @@ def rebox(
 
 
 @app.command()
+def diff(
+    output_a: Annotated[
+        str, typer.Argument(help="A recipe's folder, or an output that holds one recipe")
+    ],
+    output_b: Annotated[str, typer.Argument(help="The other")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="Folder for diff.json and diff.png")
+    ] = Path("diff"),
+    pictures: Annotated[
+        int, typer.Option(min=0, help="The largest changes to draw, from the shards")
+    ] = 12,
+    as_json: Json = False,
+) -> None:
+    """Say what changed between two nights, or two recipes.
+
+    Shards are matched by their URI, rows by their key, boxes by overlap within image and class:
+    statuses, boxes lost and gained, how far the others moved, classes, and the largest changes
+    side by side. Exit code: 0 they are compared, however much they differ; 2 the request is wrong.
+    """
+    from pipeline.review.diff.compare import Output, compare
+    from pipeline.review.diff.pictures import picture_changes, with_problems
+    from pipeline.review.diff.write import print_difference, write_difference
+    from pipeline.review.evaluation_files import require_folder
+    from pipeline.steps import Steps
+
+    console = Console(stderr=as_json)
+    require_folder(to)
+    with Steps(console) as steps:
+        report, changes = compare(
+            Output.at(output_a), Output.at(output_b), pictures, steps.step("shards compared")
+        )
+    tiles, problems = picture_changes(changes)
+    report = with_problems(report, problems)
+    written = write_difference(report, tiles, to)
+    print_difference(report, console)
+    for path in written:
+        console.print(escape(f"written: {path}"), highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(report.model_dump_json())
+
+
+@app.command()
 def models(
     pattern: Annotated[
         str, typer.Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")
