@@ -18,6 +18,7 @@ from pipeline.annotations.entries import Entries, as_numpy
 from pipeline.annotations.footer import Footer
 from pipeline.annotations.ledger import read_metadata
 from pipeline.annotations.published import published_recipe, recipe_footer
+from pipeline.annotations.rows import SCHEMA
 from pipeline.annotations.serialise import DIGEST_KEY
 from pipeline.annotations.verify_folder import Folder
 from pipeline.review.diff.match import BoxSet, match_boxes
@@ -63,7 +64,8 @@ class Output:
     def table(self, name: str) -> tuple[Footer, pa.Table]:
         """The rows of a file, without maps."""
         footer, batches = read_columns(self.filesystem, self.folder, self.files[name], COLUMNS)
-        return footer, pa.Table.from_batches(list(batches)).combine_chunks()
+        columns = pa.schema([SCHEMA.field(name) for name in COLUMNS])
+        return footer, pa.Table.from_batches(list(batches), columns).combine_chunks()
 
     def data_digest(self, name: str) -> bytes | None:
         """What a file's footer says of its data."""

@@ -28,8 +28,8 @@ from pipeline.review.sampling import FirstRows, ShardRows, choose_rows, choose_s
 from pipeline.review.sheet import SheetTile
 from pipeline.sources.decode import SampleStatus
 
-# With base64 a thousand of these are 24 MB.
-MOST_THUMBNAIL_BYTES = 18_000
+# With base64 a thousand of these are 20 MB; five maps each of the finest kind add 7.
+MOST_THUMBNAIL_BYTES = 15_000
 THUMBNAIL_SIDE = 360
 SHEET_TILES = 24
 SHEET_PICTURE_SIDE = 640
