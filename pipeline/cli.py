@@ -294,7 +294,15 @@ def rebox(
     to: Annotated[
         str, typer.Option("--to", metavar="OUTPUT2", help="Where the new output goes; may be a URL")
     ],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="boxes.KEY=VALUE",
+            help="A setting of boxes; the value is YAML. Repeatable: --set boxes.threshold=0.4 "
+            "--set boxes.percentile=95",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make new boxes from stored maps: no image, no network, no GPU.

@@ -43,7 +43,9 @@ class GalleryRequest:
     """What to look at.
 
     Attributes:
+        output: URI of a recipe's folder, or of an output that holds one recipe.
         sample: rows to show.
+        seed: which rows; see ``sampling``.
         most_shards: that the sample is read from.
     """
 
