@@ -286,7 +286,7 @@
     before = now;
     remember();
   });
-  // Some drivers and helpers of browsers send only one of the two.
+  // Some drivers of browsers send only one of the two.
   for (const kind of ["input", "change"]) form.addEventListener(kind, show);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(() => { before = Number(byId("heat").value); show(); }));
