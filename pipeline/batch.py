@@ -11,13 +11,8 @@ import numpy as np
 import torch
 
 from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMap
-from pipeline.cams import (
-    BoxRule,
-    MapBoxes,
-    WantedClass,
-    boxes_from_map,
-    wanted_classes,
-)
+from pipeline.boxing import Boxing
+from pipeline.cams import MapBoxes, WantedClass, wanted_classes
 from pipeline.config import Config
 from pipeline.maps import MapMaker
 from pipeline.models.classifier import Classifier, Scores
@@ -90,17 +85,9 @@ class BatchAnnotator:
         self.class_names = recipe.class_names
         self.pool = pool
         self.map_maker = MapMaker(config.cam, classifier)
-        self.box_rule = BoxRule(
-            threshold=config.boxes.threshold,
-            percentile=config.boxes.percentile,
-            max_boxes=config.boxes.max_boxes,
-            min_area=config.boxes.min_area,
-            interpolation=config.boxes.interpolation,
-        )
-        height, width = classifier.preprocessing.height, classifier.preprocessing.width
-        scale = (config.boxes.resolution or max(height, width)) / max(height, width)
+        preprocessing = classifier.preprocessing
+        self.boxing = Boxing.of(config.boxes, (preprocessing.height, preprocessing.width))
         self.forward_size = NO_LIMIT
-        self.map_size = max(1, round(height * scale)), max(1, round(width * scale))
 
     def annotate(
         self, shard_uri: str, batch: Sequence[LoadedSample], watch: Stopwatch
@@ -116,7 +103,7 @@ class BatchAnnotator:
 
         def find_boxes(score_map: torch.Tensor) -> MapBoxes:
             with watch.measure("boxes"):
-                return boxes_from_map(score_map, self.map_size, self.box_rule)
+                return self.boxing.boxes(score_map)
 
         pictured = [sample for sample in batch if sample.pixels is not None]
         with watch.measure("forward"):

@@ -266,6 +266,31 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise RequestError(f"{path}: {_explain(error)}") from error
 
 
+def override_boxes(settings: BoxSettings, overrides: Sequence[str]) -> BoxSettings:
+    """Apply ``boxes.key=value`` overrides, the only ones for which stored maps are enough.
+
+    Raises:
+        RequestError: a key is of another section or unknown, or a value is wrong.
+    """
+    document: dict[str, Any] = {"boxes": settings.model_dump()}
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.split(".")[0] != "boxes":
+            raise RequestError(
+                f"--set {key}: stored maps are enough for the keys of boxes only; for this one "
+                "run cambox annotate"
+            )
+        _apply(document, override)
+    try:
+        return _OnlyBoxes.model_validate(document).boxes
+    except ValidationError as error:
+        raise RequestError(f"--set: {_explain(error)}") from error
+
+
+class _OnlyBoxes(Section):
+    boxes: BoxSettings
+
+
 def _apply(document: dict[str, Any], override: str) -> None:
     target, equals, text = override.partition("=")
     names = target.strip().split(".")

@@ -30,6 +30,10 @@ from pipeline.cli import app
 from pipeline.config import Config
 from pipeline.errors import RequestError
 from pipeline.nightly.night import run_night
+from pipeline.rebox.run import rebox_output
+from pipeline.review.diff.compare import Output, compare
+from pipeline.review.diff.pictures import picture_changes
+from pipeline.review.gallery.collect import GalleryRequest, collect
 from pipeline.run import RunSummary, prepare, run
 from pipeline.sources.pack import pack
 
@@ -294,3 +298,29 @@ def test_what_asking_again_does_not_change_is_asked_once(bucket: Bucket) -> None
         with pytest.raises(RequestError, match=r"none\.tar' does not exist"):
             run(config, QUIET)
     assert proxy.requests["HEAD"] == 1
+
+
+def test_what_looks_at_an_output_works_on_a_bucket_with_the_environment_s_credentials(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.endpoint)
+    source = run(bucket.config(None, "output.store_maps=true"), QUIET).folder
+    other = f"s3://{bucket.name}/other"
+    first = rebox_output(source, other, ["boxes.threshold=0.7"])
+    assert (first.published, first.failures) == (6, {})
+    assert rebox_output(source, other, ["boxes.threshold=0.7"]).done_before == 6
+    assert verify(other, against_input=True).ok
+
+    gallery = collect(GalleryRequest(other))
+    assert gallery.distributions.statuses == {"ok": 12}
+    assert len(gallery.items) == 12
+    assert all(gallery.thumbnails)
+    assert gallery.changed_shards == []
+
+    report, changes = compare(Output.at(source), Output.at(other), 2)
+    assert (report.shards.both, report.rows.both) == (6, 12)
+    tiles, problems = picture_changes(changes)
+    assert (len(tiles), problems) == (2, {})

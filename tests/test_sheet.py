@@ -144,3 +144,13 @@ def test_the_file_holds_the_sheet(tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert image.format == "PNG"
         assert np.array_equal(np.asarray(image), sheet)
+
+
+def test_boxes_of_afterwards_take_the_place_of_the_map() -> None:
+    moved = replace(BOX, x_min=60.0, x_max=110.0)
+    sheet = draw_sheet([replace(TILE, after=(moved,))], 1, 600, legend="before, after")
+    _, columns = np.nonzero((sheet == (0, 200, 255)).all(axis=2))
+    left = columns < sheet.shape[1] // 2
+    # Each panel has its own frame; between them the frames of one label have one colour.
+    assert np.ptp(columns[left]) / np.ptp(columns[~left]) == pytest.approx(60 / 50, rel=0.1)
+    assert draw_sheet([replace(TILE, after=())], 1, 600).shape == sheet.shape

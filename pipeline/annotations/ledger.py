@@ -143,12 +143,24 @@ def _name(path: str) -> str:
 
 
 def _footer(filesystem: AbstractFileSystem, path: str) -> Footer | None:
+    try:
+        return Footer.from_metadata(read_metadata(filesystem, path) or {})
+    except KeyError:
+        return None
+
+
+def read_metadata(filesystem: AbstractFileSystem, path: str) -> dict[bytes, bytes] | None:
+    """The key-value metadata of a Parquet file, from its end alone; None where it is not whole.
+
+    Raises:
+        OSError: the storage failed, or has no such file.
+    """
     uri = filesystem.unstrip_protocol(path)
     # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
     tail = from_storage(uri, lambda: read_tail(filesystem, path))
     try:
-        return Footer.from_metadata(pq.read_metadata(pa.BufferReader(tail)).metadata or {})
-    except (pa.ArrowInvalid, KeyError, OSError):
+        return pq.read_metadata(pa.BufferReader(tail)).metadata or {}
+    except (pa.ArrowInvalid, OSError):
         return None
 
 

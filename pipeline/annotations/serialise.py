@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROW_GROUP_ROWS = 10_000
-_DIGEST_KEY = b"cambox.data"
+DIGEST_KEY = b"cambox.data"
 
 
 def to_parquet(annotations: pa.Table) -> bytes:
@@ -30,7 +30,7 @@ def to_parquet(annotations: pa.Table) -> bytes:
         data = buffer.getbuffer()
         digest = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         data.release()
-        writer.add_key_value_metadata({_DIGEST_KEY: json.dumps(digest).encode()})
+        writer.add_key_value_metadata({DIGEST_KEY: json.dumps(digest).encode()})
     return buffer.getvalue()
 
 
@@ -44,8 +44,8 @@ def is_intact(file: bytes, metadata: Mapping[bytes, bytes]) -> bool:
         KeyError: the footer has no digest.
         ValueError: the digest does not parse.
     """
-    digest = json.loads(metadata[_DIGEST_KEY])
+    digest = json.loads(metadata[DIGEST_KEY])
     if not (isinstance(digest, dict) and digest.keys() == {"bytes", "sha256"}):
-        raise ValueError(f"{_DIGEST_KEY.decode()} is {digest!r}, expected bytes and sha256")
+        raise ValueError(f"{DIGEST_KEY.decode()} is {digest!r}, expected bytes and sha256")
     actual = hashlib.sha256(memoryview(file)[: digest["bytes"]]).hexdigest()
     return actual == str(digest["sha256"])

@@ -47,6 +47,7 @@ class SheetTile:
         score_map: (h, w) float of any range and resolution, or None where there is none.
         boxes: Pseudo boxes in pixels of the image.
         true_boxes: x_min, y_min, x_max, y_max in pixels of the image, half-open.
+        after: Pseudo boxes to show on the right, in place of the map; None shows the map.
     """
 
     image: Picture
@@ -54,6 +55,7 @@ class SheetTile:
     score_map: NDArray[np.floating[Any]] | None
     boxes: tuple[Box, ...]
     true_boxes: tuple[tuple[float, float, float, float], ...] = ()
+    after: tuple[Box, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -122,19 +124,22 @@ def _draw_tile(
     scale = min(layout.panel_width / image_width, layout.panel_height / height)
     size = (max(1, round(image_width * scale)), max(1, round(height * scale)))
     boxed = draw_boxes(tile.image, size, tile.boxes, tile.true_boxes, colours, layout.label_font)
-    heat = draw_heat_map(tile.image, size, tile.score_map)
+    if tile.after is None:
+        right = draw_heat_map(tile.image, size, tile.score_map)
+    else:
+        right = draw_boxes(tile.image, size, tile.after, (), colours, layout.label_font)
     left = x + (width - layout.padding) // 2 - size[0]
     top = y + layout.title_height + (layout.panel_height - size[1]) // 2
     sheet.paste(Image.fromarray(boxed), (left, top))
     left += size[0] + layout.padding
-    sheet.paste(Image.fromarray(heat), (left, top))
-    if tile.score_map is None:
+    sheet.paste(Image.fromarray(right), (left, top))
+    if tile.score_map is None and tile.after is None:
         middle = (left + size[0] // 2, top + size[1] // 2)
         draw.text(middle, "no map", fill=_TEXT, font=layout.label_font, anchor="mm")
 
 
 def _draw_legend(sheet: Image.Image, layout: _Layout, y: int) -> None:
-    """One line that explains the tiles, with a bar of the heat map's colours."""
+    """One line that explains tiles with maps, with a bar of the heat map's colours."""
     draw = ImageDraw.Draw(sheet)
     font = layout.label_font
     bar_width = 6 * layout.padding
@@ -149,13 +154,16 @@ def _draw_legend(sheet: Image.Image, layout: _Layout, y: int) -> None:
     draw.text((x, y), "high", fill=_FAINT_TEXT, font=font, anchor="lm")
 
 
-def draw_sheet(tiles: Sequence[SheetTile], columns: int, tile_width: int) -> Picture:
+def draw_sheet(
+    tiles: Sequence[SheetTile], columns: int, tile_width: int, legend: str | None = None
+) -> Picture:
     """Draw tiles row by row; each is a picture with boxes beside its heat map.
 
     Args:
         tiles: At least one.
         columns: Tiles in a row, from 1.
         tile_width: Width of a tile in pixels, from ``MIN_TILE_WIDTH``.
+        legend: The line below the tiles; None explains boxes and heat maps.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -166,7 +174,7 @@ def draw_sheet(tiles: Sequence[SheetTile], columns: int, tile_width: int) -> Pic
     """
     _check(tiles, columns, tile_width)
     layout = _layout(tiles, tile_width)
-    labels = sorted({box.label for tile in tiles for box in tile.boxes})
+    labels = sorted({box.label for tile in tiles for box in (*tile.boxes, *(tile.after or ()))})
     colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
@@ -178,7 +186,13 @@ def draw_sheet(tiles: Sequence[SheetTile], columns: int, tile_width: int) -> Pic
         row, column = divmod(position, columns)
         x, y = layout.margin + column * step_x, layout.margin + row * step_y
         _draw_tile(sheet, tile, x, y, layout, colours)
-    _draw_legend(sheet, layout, size[1] - round(1.2 * layout.margin))
+    y = size[1] - round(1.2 * layout.margin)
+    if legend is None:
+        _draw_legend(sheet, layout, y)
+    else:
+        text = fit_text(legend, layout.label_font, sheet.width - 2 * layout.margin)
+        draw = ImageDraw.Draw(sheet)
+        draw.text((layout.margin, y), text, fill=_FAINT_TEXT, font=layout.label_font, anchor="lm")
     return np.asarray(sheet)
 
 

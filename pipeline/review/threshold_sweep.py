@@ -6,13 +6,14 @@ The one place of the evaluation that knows how maps become boxes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.annotations.rows import StoredMap
+from pipeline.boxing import Boxing
 from pipeline.cams import BoxRule, boxes_from_map
 from pipeline.cams.upsample import upsample
 from pipeline.review.overlap import best_overlaps
@@ -38,15 +39,10 @@ class SweepRule:
         """From the resolved settings in a footer.
 
         Raises:
-            KeyError: they are of another make.
+            KeyError, ValueError: they are of another make.
         """
-        boxes = settings["boxes"]
-        known = {field.name for field in fields(BoxRule)} & boxes.keys()
-        rule = BoxRule(**{name: boxes[name] for name in known})
-        height, width = settings["model"]["input_size"]
-        scale = (boxes["resolution"] or max(height, width)) / max(height, width)
-        size = max(1, round(height * scale)), max(1, round(width * scale))
-        return cls(replace(rule, min_area=0.0, max_boxes=_NO_LIMIT), size)
+        boxing = Boxing.of_recipe(settings)
+        return cls(replace(boxing.rule, min_area=0.0, max_boxes=_NO_LIMIT), boxing.size)
 
 
 def sweep(

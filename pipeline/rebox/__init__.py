@@ -1,0 +1,1 @@
+"""``cambox rebox``: new boxes from stored maps, with no image, no network and no GPU."""

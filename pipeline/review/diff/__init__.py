@@ -1,0 +1,1 @@
+"""``cambox diff``: what changed between two outputs."""

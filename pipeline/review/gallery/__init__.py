@@ -1,0 +1,1 @@
+"""``cambox gallery``: one page to look at an output, and a contact sheet."""
