@@ -111,6 +111,16 @@ def pack_convolutions(module: nn.Module, images: torch.Tensor, logits: torch.Ten
     return 0
 
 
+def packed_weights(module: nn.Module) -> list[torch.Tensor]:
+    """The weights that ``pack_convolutions`` laid out anew, beside the module's own."""
+    forwards = [part.__dict__.get("forward") for part in module.modules()]
+    return [
+        forward.weight
+        for forward in forwards
+        if isinstance(forward, _PackedConvolution) and forward.weight is not None
+    ]
+
+
 class _PackedConvolution:
     """The forward of a convolution and of the activation after it, if any."""
 
