@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jobs.bench_throughput import throughput
 from pipeline.config import CamSettings, ModelSettings
 from pipeline.maps import MapMaker
 from pipeline.models.classifier import Classifier, load_classifier
@@ -51,9 +52,7 @@ class Peak:
     added: int
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps sub-commands even while there is only one."""
+app.command()(throughput)
 
 
 @app.command()
