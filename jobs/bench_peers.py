@@ -105,6 +105,7 @@ def _grad_cam(network: PeerNetwork, stack: ExitStack) -> Finder:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+    network.module.requires_grad_(True)
     layer = network.module.get_submodule(network.layer)
     peer = stack.enter_context(GradCAM(network.module, [layer]))
 
