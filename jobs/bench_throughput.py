@@ -166,6 +166,7 @@ def _forward_cases(bench: _Bench) -> Iterator[tuple[str, Work]]:
     contiguous = classifier.normalised(pixels).contiguous()
 
     def forward_plain() -> int:
+        torch.set_num_threads(bench.threads)
         with torch.inference_mode():
             for start in range(0, bench.images, bench.batch):
                 plain(contiguous[start % 64 : start % 64 + bench.batch])
