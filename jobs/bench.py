@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jobs.bench_runs import flat, plan_command, ray_command, schedule
+from jobs.bench_throughput import throughput
 from pipeline.config import CamSettings, ModelSettings
 from pipeline.maps import MapMaker
 from pipeline.models.classifier import Classifier, load_classifier
@@ -51,9 +53,11 @@ class Peak:
     added: int
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps sub-commands even while there is only one."""
+app.command()(throughput)
+app.command("plan")(plan_command)
+app.command()(schedule)
+app.command("ray")(ray_command)
+app.command()(flat)
 
 
 @app.command()

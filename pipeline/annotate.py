@@ -7,17 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import TracebackType
 
 import torch
 
 from pipeline.annotations.publish import publish
 from pipeline.annotations.rows import Row
-from pipeline.batch import BatchAnnotator, batches
+from pipeline.batch import AnnotatedBatch, BatchAnnotator, batches
 from pipeline.config import Config
+from pipeline.in_order import in_order
 from pipeline.models.classifier import Classifier
+from pipeline.models.lanes import lane_count, lanes
 from pipeline.recipe import Recipe
-from pipeline.sources.load import LoadRule, load_ahead
+from pipeline.sources.load import LoadedSample, LoadRule, load_ahead
 from pipeline.sources.retry import with_retries
 from pipeline.sources.samples import read_samples
 from pipeline.sources.shards import Shard
@@ -71,7 +74,8 @@ class Annotator:
 
     Args:
         batch_size: images per forward pass.
-        threads: for the network, for decoding ahead of it and for the boxes behind it.
+        threads: for the network, for decoding ahead of it and for the boxes behind it; on a CPU
+            as many batches are in work at once.
     """
 
     def __init__(
@@ -82,9 +86,17 @@ class Annotator:
         self.batch_size = batch_size
         self.threads = threads
         self.decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-        # A pool of their own: boxes must not queue behind the images of later batches.
+        count = lane_count(classifier, threads)
+        # A pool of their own: boxes must not queue behind the images of later batches. Several
+        # lanes find their boxes themselves.
         self.box_pool = ThreadPoolExecutor(threads, thread_name_prefix="boxes")
-        self.batch_annotator = BatchAnnotator(config, classifier, recipe, self.box_pool)
+        self.lanes = [
+            BatchAnnotator(config, lane, recipe, self.box_pool if count == 1 else None)
+            for lane in lanes(classifier, count)
+        ]
+        self.lane_pool = ThreadPoolExecutor(
+            count, "lane", torch.set_num_threads, (max(1, threads // count),)
+        )
         self.load_rule = LoadRule(
             settings=config.input,
             input_height=classifier.preprocessing.height,
@@ -104,6 +116,7 @@ class Annotator:
     ) -> None:
         self.decode_pool.shutdown(cancel_futures=True)
         self.box_pool.shutdown(cancel_futures=True)
+        self.lane_pool.shutdown(cancel_futures=True)
 
     def annotate(
         self, shard: Shard, on_progress: Callable[[Progress], None] | None = None
@@ -119,16 +132,14 @@ class Annotator:
             OSError: the storage failed; nothing is published.
         """
         start = time.monotonic()
-        # Here and not at the start of the process: the setting belongs to the calling thread.
-        torch.set_num_threads(self.threads)
         watch = Stopwatch()
-        before = self.batch_annotator.forward_size
+        before = self.lanes[0].forward_size
         rows, no_box = with_retries(
             shard.uri,
             lambda: self._rows(shard, watch, on_progress or (lambda progress: None)),
             READINGS,
         )
-        largest = self.batch_annotator.forward_size
+        largest = self.lanes[0].forward_size
         with watch.measure("write"):
             uri = publish(rows, shard, self.recipe, self.config.output)
         return ShardReport(
@@ -153,13 +164,24 @@ class Annotator:
             lambda count: report(Progress(count)),
             settings.max_sample_bytes,
         )
-        ahead = BATCHES_AHEAD * self.batch_size
+        ahead = (BATCHES_AHEAD + len(self.lanes) - 1) * self.batch_size
         loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)
+        free = SimpleQueue[BatchAnnotator]()
+        for lane in self.lanes:
+            free.put(lane)
+
+        def annotate(batch: list[LoadedSample]) -> AnnotatedBatch:
+            lane = free.get()
+            try:
+                return lane.annotate(shard.uri, batch, watch)
+            finally:
+                free.put(lane)
+
         rows: list[Row] = []
         no_box: Counter[str] = Counter()
-        for batch in batches(loaded, self.batch_size):
-            annotated = self.batch_annotator.annotate(shard.uri, batch, watch)
+        groups = batches(loaded, self.batch_size)
+        for annotated in in_order(self.lane_pool, annotate, groups, len(self.lanes)):
             rows.extend(annotated.rows)
             no_box.update(annotated.no_box)
-            report(Progress(samples=len(batch)))
+            report(Progress(samples=len(annotated.rows)))
         return rows, no_box

@@ -69,14 +69,14 @@ class BatchAnnotator:
     """Turns loaded samples into rows.
 
     Args:
-        pool: threads for the boxes.
+        pool: threads for the boxes; None: they are found in the caller's.
 
     Attributes:
         forward_size: the most images of one forward pass; lowered when memory runs out.
     """
 
     def __init__(
-        self, config: Config, classifier: Classifier, recipe: Recipe, pool: Executor
+        self, config: Config, classifier: Classifier, recipe: Recipe, pool: Executor | None
     ) -> None:
         self.cam = config.cam
         self.activation = config.model.activation
@@ -109,7 +109,8 @@ class BatchAnnotator:
         with watch.measure("forward"):
             scored = self._score_what_fits(pictured)
         maps = [score_map for image in scored for score_map in image.maps]
-        found = iter(list(self.pool.map(find_boxes, maps)))
+        each = map if self.pool is None else self.pool.map
+        found = iter(list(each(find_boxes, maps)))
         images = iter(scored)
         no_box: Counter[str] = Counter()
         rows = []

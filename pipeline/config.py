@@ -213,7 +213,9 @@ class EngineSettings(Section):
 
     name: Literal["local", "ray"] = "local"
     batch_size: PositiveInt | Literal["auto"] = Field(
-        "auto", description="images per forward pass; auto: 16 on a CPU, 64 on a GPU"
+        "auto",
+        description="images per forward pass, of which a CPU runs one on each thread (8 at most); "
+        "auto: 4 on a CPU, 64 on a GPU",
     )
     workers: PositiveInt | Literal["auto"] = Field(
         "auto", description="ray actors; auto: as many as the cluster holds (local: always one)"

@@ -19,6 +19,7 @@ from rich.console import Console
 from pipeline.config import Config
 from pipeline.engines.local import LocalEngine
 from pipeline.errors import RequestError
+from pipeline.models.build import build_network
 from pipeline.run import RunSummary, run
 
 QUIET = Console(file=io.StringIO())
@@ -121,6 +122,20 @@ def test_rows_do_not_depend_on_the_batch_size(make_config: ConfigMaker, tmp_path
     _, small = annotate(make_config("engine.batch_size=1", f"output.uri={tmp_path}/one"))
     _, large = annotate(make_config("engine.batch_size=7", f"output.uri={tmp_path}/seven"))
     assert_same_rows(small, large)
+
+
+def test_rows_do_not_depend_on_the_number_of_threads(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    """Each batch is computed on one thread, so that the files are equal byte for byte."""
+    files = []
+    for threads in (1, 2, 4):
+        where = f"output.uri={tmp_path}/{threads}"
+        settings = [f"engine.cpus_per_worker={threads}", "engine.batch_size=1", where]
+        summary, _ = annotate(make_config(*settings, "cam.refine.steps=1"))
+        files.append([path.read_bytes() for path in sorted(Path(summary.folder).iterdir())])
+    assert len(files[0]) == 3
+    assert files[0] == files[1] == files[2]
 
 
 def assert_same_rows(some: list[dict], others: list[dict]) -> None:
@@ -291,7 +306,7 @@ def test_the_digest_covers_what_shapes_rows_and_nothing_else(
 
 def test_the_digest_covers_the_weights(make_config: ConfigMaker, tmp_path: Path) -> None:
     engine = LocalEngine(make_config())
-    state = engine.model.classifier.module.state_dict()
+    state = build_network(make_config().model).module.state_dict()
     digests = {engine.recipe.digest}
     for change in (0.0, 1e-3):
         state["fc.bias"] = state["fc.bias"] + change

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fsspec
@@ -19,7 +19,8 @@ from hypothesis.extra import numpy as arrays
 from pipeline.annotations.footer import Footer
 from pipeline.annotations.ledger import plan
 from pipeline.annotations.publish import file_name, publish
-from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMap, table
+from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMap, schema, table
+from pipeline.annotations.serialise import to_parquet
 from pipeline.config import OutputSettings
 from pipeline.recipe import Recipe
 from pipeline.sources.shards import Shard
@@ -69,6 +70,16 @@ def test_columns_and_types_are_the_contracts() -> None:
     assert second["objects"] == []
     assert second["width"] is None
     assert "maps" not in table(ROWS, with_maps=False).column_names
+
+
+@pytest.mark.parametrize("rows", [ROWS, [], ROWS[1:], 3 * ROWS])
+def test_columns_built_one_by_one_are_arrows_own_reading_of_the_rows(rows: list[Row]) -> None:
+    for with_maps in (True, False):
+        expected = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(with_maps))
+        written = table(rows, with_maps)
+        written.validate(full=True)
+        assert written.equals(expected)
+        assert to_parquet(written) == to_parquet(expected)
 
 
 def test_a_published_file_says_what_made_it_and_any_reader_opens_the_folder(

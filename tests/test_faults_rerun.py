@@ -21,6 +21,7 @@ import pipeline.annotate as station
 from pipeline.annotations import footer
 from pipeline.annotations import publish as publishing
 from pipeline.annotations.rows import Row
+from pipeline.models.build import build_network
 from pipeline.sources.pack import pack
 from pipeline.sources.shards import find_shards
 
@@ -151,7 +152,7 @@ def test_changed_weights_redo_all_beside_the_old(
     clean = runs.clean(tmp_path / "out")
     folder = runs.folder(tmp_path / "out")
     before = stamps(folder)
-    state = runs.engine.model.classifier.module.state_dict()
+    state = build_network(runs.config.model).module.state_dict()
     state["fc.bias"] = state["fc.bias"] + torch.arange(len(state["fc.bias"]))
     torch.save(state, tmp_path / "weights.pth")
     other = LocalRuns(make_config(f"model.checkpoint={tmp_path}/weights.pth")).run()

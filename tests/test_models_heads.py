@@ -63,7 +63,7 @@ def test_maps_add_up_to_the_logits_of_the_whole_network(
         pixels = torchvision.transforms.functional.normalize(
             torch.from_numpy(images).permute(0, 3, 1, 2) / 255, size.mean, size.std
         )
-        logits = classifier.module(pixels)
+        logits = build_network(ModelSettings(name=name, kwargs=kwargs)).module(pixels)
         class_ids = torch.arange(logits.shape[1]).expand(2, -1)
         maps = class_score_maps(
             scores.feature_map,

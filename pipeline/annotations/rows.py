@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -147,4 +149,23 @@ def schema(with_maps: bool) -> pa.Schema:
 
 def table(rows: Sequence[Row], with_maps: bool) -> pa.Table:
     """The rows as one Arrow table."""
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(with_maps))
+    fields = schema(with_maps)
+    columns = [
+        _lists([getattr(row, field.name) for row in rows], field.type)
+        if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)
+        else pa.array([getattr(row, field.name) for row in rows], field.type)
+        for field in fields
+    ]
+    return pa.Table.from_arrays(columns, schema=fields)
+
+
+def _lists(lists: Sequence[Sequence[Any]], type_: pa.ListType) -> pa.ListArray:
+    """Lists of objects as an array; a column of all objects at a time, not a dict of each."""
+    objects = [entry for entries in lists for entry in entries]
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    members = [
+        pa.array(list(map(attrgetter(field.name), objects)), field.type)
+        for field in type_.value_type.fields
+    ]
+    values = pa.StructArray.from_arrays(members, fields=type_.value_type.fields)
+    return pa.ListArray.from_arrays(offsets, values, type=type_)

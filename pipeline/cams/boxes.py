@@ -6,10 +6,11 @@ import enum
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 
+from pipeline.cams.components import AREA, components
+from pipeline.cams.percentile import percentile
 from pipeline.cams.upsample import normalise, upsample
 
 # A map that varies less than this share of its largest value holds rounding noise, no object.
@@ -97,7 +98,7 @@ def boxes_from_map(score_map: torch.Tensor, size: tuple[int, int], rule: BoxRule
     if np.ptp(scores) <= CONSTANT_TOLERANCE * np.abs(scores).max():
         return MapBoxes((), NoBoxReason.constant_map)
     values = normalise(upsample(scores, size, rule.interpolation))
-    standard = values.max() if rule.percentile == 100 else np.percentile(values, rule.percentile)
+    standard = percentile(values, rule.percentile)
     boxes = _component_boxes(values, values > rule.threshold * standard, rule)
     return MapBoxes(boxes, None if boxes else NoBoxReason.too_small)
 
@@ -106,15 +107,9 @@ def _component_boxes(
     values: np.ndarray, foreground: np.ndarray, rule: BoxRule
 ) -> tuple[PseudoBox, ...]:
     height, width = values.shape
-    count, _, stats, _ = cv2.connectedComponentsWithStats(foreground.view(np.uint8), connectivity=8)
-    areas = stats[1:count, cv2.CC_STAT_AREA]
-    # A stable sort keeps OpenCV's scan order between components of one size.
-    order = np.argsort(-areas, kind="stable")[: rule.max_boxes]
+    found = components(foreground, rule.min_area * values.size)[: rule.max_boxes]
     boxes = []
-    for component, index in enumerate(order):
-        if areas[index] < rule.min_area * values.size:
-            break
-        left, top, box_width, box_height = (int(side) for side in stats[index + 1, :4])
+    for component, (left, top, box_width, box_height) in enumerate(found[:, :AREA].tolist()):
         right, bottom = left + box_width, top + box_height
         boxes.append(
             PseudoBox(

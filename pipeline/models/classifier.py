@@ -16,6 +16,7 @@ from pipeline.errors import RequestError
 from pipeline.models.build import Network, build_network
 from pipeline.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
 from pipeline.models.middle import MiddleLayer, middle_layers, recorded
+from pipeline.models.prepare import fold_norms, pack_convolutions
 from pipeline.models.preprocess import Preprocessing, resolve_preprocessing
 from pipeline.models.probe import probe, require_same, require_useful
 from pipeline.models.resize import fit_to_input_size
@@ -181,12 +182,16 @@ def classifier_of(
             f"or tell the constructor: model.kwargs={{img_size: ...}}"
         ) from error
     require_useful(logits, settings.name)
+    fold_norms(network.module, images, logits)
     split, head = _head_of(network, images, logits, settings.name, nonlinear_head)
     if logits.shape[1] == 1 and settings.activation == "softmax":
         raise RequestError(
             f"model.activation: {settings.name} gives one number an image, of which softmax is "
             f"always 1; set sigmoid for a single class"
         )
+    if device.type == "cpu":
+        # Not before the head is known, which reads a convolution and its activation one by one.
+        pack_convolutions(network.module, images, logits)
     return Classifier(
         module=network.module,
         split=split,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from pipeline.config import InputSettings
+from pipeline.in_order import in_order
 from pipeline.sources.decode import DecodeError, SampleStatus, decode_image
 from pipeline.sources.images import image_member
 from pipeline.sources.labels import LabelError, read_labels
@@ -65,17 +65,7 @@ def load_ahead(
         with watch.measure("decode"):
             return load_sample(sample, rule)
 
-    waiting: deque[Future[LoadedSample]] = deque()
-    try:
-        for sample in watch.measured("read", samples):
-            waiting.append(pool.submit(load, sample))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+    return in_order(pool, load, watch.measured("read", samples), ahead)
 
 
 def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:

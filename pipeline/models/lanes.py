@@ -1,0 +1,36 @@
+"""The same classifier several times, to run several batches at once on a CPU.
+
+Small networks spend much of two threads on waiting for each other after each layer; two batches
+on one thread each do not wait. Hooks belong to a module, so each lane has modules of its own, over
+the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from pipeline.models.classifier import Classifier
+from pipeline.models.heads import AffineHead
+from pipeline.models.prepare import packed_weights
+
+# More lanes than this would wait for Python; beyond it each gets several threads.
+MOST_LANES = 8
+
+
+def lane_count(classifier: Classifier, threads: int) -> int:
+    """How many batches to run at once with so many threads; one on a GPU."""
+    return min(threads, MOST_LANES) if classifier.device.type == "cpu" else 1
+
+
+def lanes(classifier: Classifier, count: int) -> list[Classifier]:
+    """So many classifiers that can run at the same time; they share all weights."""
+    return [classifier, *(_sharing_weights(classifier) for _ in range(count - 1))]
+
+
+def _sharing_weights(classifier: Classifier) -> Classifier:
+    module, head = classifier.module, classifier.head
+    shared = [*module.parameters(), *module.buffers(), *packed_weights(module)]
+    if isinstance(head, AffineHead):
+        shared += [head.weight, head.bias]
+    # What deepcopy finds there it takes as copied already.
+    return copy.deepcopy(classifier, {id(tensor): tensor for tensor in shared})
