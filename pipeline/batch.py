@@ -12,13 +12,15 @@ import torch
 
 from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMap
 from pipeline.cams import (
+    BoxCalibration,
     BoxRule,
     MapBoxes,
+    ScoreRule,
     WantedClass,
     boxes_from_map,
     wanted_classes,
 )
-from pipeline.config import Config
+from pipeline.config import BoxSettings, Config
 from pipeline.maps import MapMaker
 from pipeline.models.classifier import Classifier, Scores
 from pipeline.recipe import Recipe
@@ -51,6 +53,13 @@ class ImageScores:
     wanted: list[WantedClass]
     class_scores: list[float]
     maps: torch.Tensor
+
+
+def score_rule(settings: BoxSettings) -> ScoreRule:
+    """How boxes are scored and which are kept; the settings' names are those of the traits."""
+    wanted = settings.calibration
+    calibration = None if wanted is None else BoxCalibration(**wanted.model_dump())
+    return ScoreRule(calibration, settings.min_score)
 
 
 def batches(samples: Iterable[LoadedSample], size: int) -> Iterator[list[LoadedSample]]:
@@ -97,6 +106,7 @@ class BatchAnnotator:
             min_area=config.boxes.min_area,
             interpolation=config.boxes.interpolation,
         )
+        self.score_rule = score_rule(config.boxes)
         height, width = classifier.preprocessing.height, classifier.preprocessing.width
         scale = (config.boxes.resolution or max(height, width)) / max(height, width)
         self.forward_size = NO_LIMIT
@@ -131,7 +141,10 @@ class BatchAnnotator:
                 rows.append(self._row(shard_uri, sample, None, []))
                 continue
             image = next(images)
-            boxes = [next(found) for _ in image.wanted]
+            boxes = [
+                self.score_rule.apply(next(found), class_score, choice.rank == 0)
+                for choice, class_score in zip(image.wanted, image.class_scores, strict=True)
+            ]
             no_box.update(str(none.reason) for none in boxes if none.reason is not None)
             rows.append(self._row(shard_uri, sample, image, boxes))
         return AnnotatedBatch(rows, no_box)

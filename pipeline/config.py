@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -169,6 +169,24 @@ class CamSettings(Section):
         return self
 
 
+class CalibrationSettings(Section):
+    """A probability of being right from what is known of a box; `cambox tune` finds the numbers.
+
+    box_score = 1 / (1 + exp(-(intercept + sum of weight x trait))). The numbers hold for the
+    network, the settings and the kind of images that they were found with.
+    """
+
+    intercept: float
+    class_logit: float = Field(0.0, description="log(p / (1 - p)) of the class's probability")
+    given: float = Field(0.0, description="1 for a class given with the sample, else 0")
+    contrast: float = Field(0.0, description="mean of the map inside the box less that outside")
+    area: float = Field(0.0, description="of the box, as a share of the image")
+    area_squared: float = Field(0.0, description="so that middling sizes may be the best")
+    off_centre: float = Field(0.0, description="0 for a box in the middle, 1 for one in a corner")
+    fill: float = Field(0.0, description="share of the box that its component covers")
+    later: float = Field(0.0, description="1 for all boxes of a class but the first, else 0")
+
+
 class BoxSettings(Section):
     """How a map becomes boxes."""
 
@@ -182,6 +200,17 @@ class BoxSettings(Section):
         None, description="longer side of the upsampled map; null: the input size"
     )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    calibration: CalibrationSettings | None = Field(
+        None,
+        description="makes box_score the probability that a box is right (IoU 0.5 with a true box "
+        "of its class); null: the mean of the map inside the box, which is none. "
+        "From cambox tune",
+    )
+    min_score: Fraction = Field(
+        0.0,
+        description="boxes with a lower box_score are dropped: fewer and surer ones. cambox "
+        "evaluate shows what each value would keep",
+    )
 
 
 class OutputSettings(Section):
@@ -311,7 +340,13 @@ def _fields(location: tuple[int | str, ...]) -> list[str]:
     section: type[BaseModel] = Config
     for part in location:
         inner = section.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        # A section that may be null is still a section.
+        sections = [kind for kind in (inner, *get_args(inner)) if _is_section(kind)]
+        if not sections:
             return []
-        section = inner
+        section = sections[0]
     return list(section.model_fields)
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

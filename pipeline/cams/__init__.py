@@ -4,6 +4,7 @@ Bae, Noh, Kim: *Rethinking Class Activation Mapping for Weakly Supervised Object
 Localization*, ECCV 2020.
 """
 
+from pipeline.cams.box_score import BoxCalibration, BoxTraits, ScoreRule
 from pipeline.cams.boxes import BoxRule, MapBoxes, NoBoxReason, PseudoBox, boxes_from_map
 from pipeline.cams.paper import batched_index_select, cam
 from pipeline.cams.pooling import ThresholdedAvgPool2d, thresholded_average
@@ -13,10 +14,13 @@ from pipeline.cams.upsample import normalise, upsample
 from pipeline.cams.weights import class_weights
 
 __all__ = [
+    "BoxCalibration",
     "BoxRule",
+    "BoxTraits",
     "MapBoxes",
     "NoBoxReason",
     "PseudoBox",
+    "ScoreRule",
     "ThresholdedAvgPool2d",
     "WantedClass",
     "batched_index_select",

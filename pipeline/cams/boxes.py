@@ -22,6 +22,7 @@ class NoBoxReason(enum.StrEnum):
     constant_map = "constant_map"
     non_finite_map = "non_finite_map"
     too_small = "too_small"
+    low_score = "low_score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +49,11 @@ class PseudoBox:
     """A box as shares of the image's width and height, half-open, 0 <= x_min < x_max <= 1.
 
     Attributes:
-        score: mean of the normalised map inside the box, 0 to 1.
+        score: mean of the normalised map inside the box, 0 to 1; or what ``box_score`` makes of it.
         component: 0 for the largest connected component of its map, then 1, 2, ...
         touches_edge: whether the box reaches the image's border.
+        outside: mean of the normalised map outside the box, 0 to 1; 0 where nothing is outside.
+        fill: share of the box's cells that belong to its component, 0 to 1.
     """
 
     x_min: float
@@ -60,6 +63,8 @@ class PseudoBox:
     score: float
     component: int
     touches_edge: bool
+    outside: float
+    fill: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +116,26 @@ def _component_boxes(
     # A stable sort keeps OpenCV's scan order between components of one size.
     order = np.argsort(-areas, kind="stable")[: rule.max_boxes]
     boxes = []
+    total = float(values.sum(dtype=np.float64))
     for component, index in enumerate(order):
         if areas[index] < rule.min_area * values.size:
             break
         left, top, box_width, box_height = (int(side) for side in stats[index + 1, :4])
         right, bottom = left + box_width, top + box_height
+        cells = box_width * box_height
+        inside = float(values[top:bottom, left:right].mean())
+        around = values.size - cells
         boxes.append(
             PseudoBox(
                 x_min=left / width,
                 y_min=top / height,
                 x_max=right / width,
                 y_max=bottom / height,
-                score=float(values[top:bottom, left:right].mean()),
+                score=inside,
                 component=component,
                 touches_edge=left == 0 or top == 0 or right == width or bottom == height,
+                outside=max(0.0, total - inside * cells) / around if around else 0.0,
+                fill=int(areas[index]) / cells,
             )
         )
     return tuple(boxes)
