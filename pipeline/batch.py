@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -55,6 +55,18 @@ class ImageScores:
     maps: torch.Tensor
 
 
+def box_rule(settings: BoxSettings) -> BoxRule:
+    """How maps become boxes; a setting that has the name of a field is that field."""
+    return BoxRule(**{field.name: getattr(settings, field.name) for field in fields(BoxRule)})
+
+
+def map_size(settings: BoxSettings, input_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that maps are upsampled to, for a network's input of (height, width)."""
+    height, width = input_size
+    scale = (settings.resolution or max(height, width)) / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def score_rule(settings: BoxSettings) -> ScoreRule:
     """How boxes are scored and which are kept; the settings' names are those of the traits."""
     wanted = settings.calibration
@@ -99,18 +111,11 @@ class BatchAnnotator:
         self.class_names = recipe.class_names
         self.pool = pool
         self.map_maker = MapMaker(config.cam, classifier)
-        self.box_rule = BoxRule(
-            threshold=config.boxes.threshold,
-            percentile=config.boxes.percentile,
-            max_boxes=config.boxes.max_boxes,
-            min_area=config.boxes.min_area,
-            interpolation=config.boxes.interpolation,
-        )
+        self.box_rule = box_rule(config.boxes)
         self.score_rule = score_rule(config.boxes)
-        height, width = classifier.preprocessing.height, classifier.preprocessing.width
-        scale = (config.boxes.resolution or max(height, width)) / max(height, width)
+        preprocessing = classifier.preprocessing
+        self.map_size = map_size(config.boxes, (preprocessing.height, preprocessing.width))
         self.forward_size = NO_LIMIT
-        self.map_size = max(1, round(height * scale)), max(1, round(width * scale))
 
     def annotate(
         self, shard_uri: str, batch: Sequence[LoadedSample], watch: Stopwatch

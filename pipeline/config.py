@@ -178,12 +178,14 @@ class CalibrationSettings(Section):
 
     intercept: float
     class_logit: float = Field(0.0, description="log(p / (1 - p)) of the class's probability")
+    class_logit_squared: float = Field(
+        0.0, description="bends the above where the network is too sure of itself"
+    )
     given: float = Field(0.0, description="1 for a class given with the sample, else 0")
     contrast: float = Field(0.0, description="mean of the map inside the box less that outside")
     area: float = Field(0.0, description="of the box, as a share of the image")
     area_squared: float = Field(0.0, description="so that middling sizes may be the best")
     off_centre: float = Field(0.0, description="0 for a box in the middle, 1 for one in a corner")
-    fill: float = Field(0.0, description="share of the box that its component covers")
     later: float = Field(0.0, description="1 for all boxes of a class but the first, else 0")
 
 
@@ -279,6 +281,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         return Config.model_validate(document)
     except ValidationError as error:
         raise RequestError(f"{path}: {_explain(error)}") from error
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with ``section.key=value`` overrides.
+
+    Raises:
+        RequestError: a key is unknown, or a value is wrong.
+    """
+    document = config.model_dump(mode="json")
+    for text in overrides:
+        _apply(document, text)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise RequestError(_explain(error)) from error
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

@@ -25,19 +25,19 @@ from pipeline.cams import (
 from pipeline.config import CalibrationSettings, Config, load_config
 from pipeline.errors import RequestError
 
-BOX = PseudoBox(0.25, 0.5, 0.75, 1.0, 0.6, 1, True, outside=0.1, fill=0.8)
+BOX = PseudoBox(0.25, 0.5, 0.75, 1.0, 0.6, 1, True, outside=0.1)
 
 
 def test_the_score_is_the_logistic_function_of_the_weighted_traits() -> None:
     calibration = BoxCalibration(
         intercept=-1.0,
         class_logit=0.25,
+        class_logit_squared=-0.0625,
         given=0.5,
         contrast=2.0,
         area=4.0,
         area_squared=-3.0,
         off_centre=-1.5,
-        fill=0.75,
         later=-0.125,
     )
     # Half as wide and half as high as the image; its centre is (0.5, 0.75), and (0, 0.5) of the
@@ -45,12 +45,12 @@ def test_the_score_is_the_logistic_function_of_the_weighted_traits() -> None:
     total = (
         -1.0
         + 0.25 * math.log(0.9 / 0.1)
+        - 0.0625 * math.log(0.9 / 0.1) ** 2
         + 0.5 * 1
         + 2.0 * (0.6 - 0.1)
         + 4.0 * 0.25
         - 3.0 * 0.0625
         - 1.5 * 0.5 / math.sqrt(2)
-        + 0.75 * 0.8
         - 0.125 * 1
     )
     found = ScoreRule(calibration).apply(MapBoxes((BOX,)), 0.9, given=True)
@@ -64,7 +64,6 @@ def test_what_is_measured_of_a_map_with_a_known_block() -> None:
     score_map[9, 9] = 0
     rule = BoxRule(threshold=0.5, percentile=100, max_boxes=3, min_area=0.0)
     (box,) = boxes_from_map(torch.from_numpy(score_map), (10, 10), rule).boxes
-    assert box.fill == pytest.approx(7 / 9)
     assert box.score == pytest.approx((7 + 2 * 0.2) / 9)
     assert box.outside == pytest.approx(90 * 0.2 / 91)
 
@@ -74,7 +73,7 @@ def test_a_box_of_the_whole_image_has_nothing_outside() -> None:
     rule = BoxRule(threshold=0.0, percentile=100, max_boxes=1, min_area=0.0)
     (box,) = boxes_from_map(score_map, (4, 4), rule).boxes
     assert (box.x_min, box.y_min, box.x_max, box.y_max) == (0, 0, 1, 1)
-    assert box.outside == pytest.approx(0)
+    assert box.outside == 0
 
 
 @given(st.floats(0, 1), st.floats(-50, 50), st.floats(-50, 50), st.floats(-50, 50))
@@ -89,7 +88,7 @@ def test_a_score_is_a_probability_whatever_the_numbers(
 
 def test_boxes_below_the_least_score_are_dropped_and_the_others_counted_anew() -> None:
     boxes = tuple(
-        PseudoBox(0, 0, 0.5, 0.5, score, place, True, outside=0, fill=1)
+        PseudoBox(0, 0, 0.5, 0.5, score, place, True, outside=0)
         for place, score in enumerate((0.3, 0.5, 0.7))
     )
     kept = ScoreRule(min_score=0.5).apply(MapBoxes(boxes), 0.5, given=False)
@@ -125,7 +124,7 @@ def test_a_calibration_is_a_strict_section_that_may_be_null(tmp_path: Path) -> N
 def test_an_annotated_box_has_its_score_from_its_own_columns(
     annotated_twice: tuple[list[dict], list[dict]],
 ) -> None:
-    """Contrast and fill are not in a row; everything else is, and so is the plain mean."""
+    """The contrast is not in a row; everything else is."""
     plain, scored = annotated_twice
     boxes = 0
     for before, after in zip(plain, scored, strict=True):

@@ -19,22 +19,22 @@ class BoxTraits:
     Attributes:
         class_logit: log(p / (1 - p)) of the class's probability p, held within 0.001 to 0.999;
             -6.9 to 6.9.
+        class_logit_squared: networks are sure of themselves in other measure than they are right.
         given: 1 where the class came with the sample, 0 where it was predicted.
         contrast: mean of the normalised map inside the box minus that outside, -1 to 1.
         area: of the box, as a share of the image, 0 to 1.
         area_squared: so that boxes of middling size may be the best.
         off_centre: distance of the box's centre from the image's, 1 in the corner.
-        fill: share of the box's cells that are its component, 0 to 1.
         later: 1 for all boxes of a map but the first.
     """
 
     class_logit: float
+    class_logit_squared: float
     given: float
     contrast: float
     area: float
     area_squared: float
     off_centre: float
-    fill: float
     later: float
 
     @classmethod
@@ -42,15 +42,16 @@ class BoxTraits:
         """The traits of a box whose class has the probability ``class_score``, 0 to 1."""
         probability = min(max(class_score, LEAST_CLASS_SCORE), 1 - LEAST_CLASS_SCORE)
         area = (box.x_max - box.x_min) * (box.y_max - box.y_min)
+        logit = math.log(probability / (1 - probability))
         aside = (box.x_min + box.x_max) - 1, (box.y_min + box.y_max) - 1
         return cls(
-            class_logit=math.log(probability / (1 - probability)),
+            class_logit=logit,
+            class_logit_squared=logit * logit,
             given=float(given),
             contrast=box.score - box.outside,
             area=area,
             area_squared=area * area,
             off_centre=math.hypot(*aside) / math.sqrt(2),
-            fill=box.fill,
             later=float(box.component > 0),
         )
 
@@ -61,12 +62,12 @@ class BoxCalibration:
 
     intercept: float
     class_logit: float = 0.0
+    class_logit_squared: float = 0.0
     given: float = 0.0
     contrast: float = 0.0
     area: float = 0.0
     area_squared: float = 0.0
     off_centre: float = 0.0
-    fill: float = 0.0
     later: float = 0.0
 
     def probability(self, traits: BoxTraits) -> float:
@@ -74,12 +75,12 @@ class BoxCalibration:
         total = (
             self.intercept
             + self.class_logit * traits.class_logit
+            + self.class_logit_squared * traits.class_logit_squared
             + self.given * traits.given
             + self.contrast * traits.contrast
             + self.area * traits.area
             + self.area_squared * traits.area_squared
             + self.off_centre * traits.off_centre
-            + self.fill * traits.fill
             + self.later * traits.later
         )
         # Of the two forms, the one whose exponential cannot overflow.

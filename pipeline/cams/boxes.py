@@ -53,7 +53,6 @@ class PseudoBox:
         component: 0 for the largest connected component of its map, then 1, 2, ...
         touches_edge: whether the box reaches the image's border.
         outside: mean of the normalised map outside the box, 0 to 1; 0 where nothing is outside.
-        fill: share of the box's cells that belong to its component, 0 to 1.
     """
 
     x_min: float
@@ -64,7 +63,6 @@ class PseudoBox:
     component: int
     touches_edge: bool
     outside: float
-    fill: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +114,7 @@ def _component_boxes(
     # A stable sort keeps OpenCV's scan order between components of one size.
     order = np.argsort(-areas, kind="stable")[: rule.max_boxes]
     boxes = []
-    total = float(values.sum(dtype=np.float64))
+    total = float(values.mean()) * values.size
     for component, index in enumerate(order):
         if areas[index] < rule.min_area * values.size:
             break
@@ -135,7 +133,6 @@ def _component_boxes(
                 component=component,
                 touches_edge=left == 0 or top == 0 or right == width or bottom == height,
                 outside=max(0.0, total - inside * cells) / around if around else 0.0,
-                fill=int(areas[index]) / cells,
             )
         )
     return tuple(boxes)
