@@ -25,7 +25,6 @@ from pipeline.annotate import ShardReport
 from pipeline.annotations.footer import library_versions
 from pipeline.annotations.rows import table
 from pipeline.annotations.serialise import to_parquet
-from pipeline.cams import boxes_from_map
 from pipeline.config import Config
 from pipeline.engines.local import LocalEngine
 from pipeline.engines.worker import make_annotator
@@ -231,7 +230,7 @@ def _own_cases(bench: _Bench) -> Iterator[tuple[str, Work]]:
 
     def boxes() -> int:
         def find(score_map: torch.Tensor) -> object:
-            return boxes_from_map(score_map, lane.map_size, lane.box_rule)
+            return lane.boxing.boxes(score_map)
 
         rounds = max(1, bench.images // len(some))
         for _ in range(rounds):

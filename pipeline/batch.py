@@ -119,7 +119,9 @@ class BatchAnnotator:
                 rows.append(self._row(shard_uri, sample, None, []))
                 continue
             image = next(images)
-            boxes = [next(found) for _ in image.wanted]
+            boxes = self.boxing.of_image(
+                image.wanted, image.class_scores, [next(found) for _ in image.wanted]
+            )
             no_box.update(str(none.reason) for none in boxes if none.reason is not None)
             rows.append(self._row(shard_uri, sample, image, boxes))
         return AnnotatedBatch(rows, no_box)

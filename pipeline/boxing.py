@@ -1,14 +1,22 @@
-"""The box rule of a run's or a recipe's settings: the one place where the two meet."""
+"""The boxes of a run's or a recipe's settings: the one place where the two meet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 
-from pipeline.cams import BoxRule, MapBoxes, boxes_from_map
+from pipeline.cams import (
+    BoxCalibration,
+    BoxRule,
+    MapBoxes,
+    ScoreRule,
+    WantedClass,
+    boxes_from_map,
+    without_overlapping_classes,
+)
 from pipeline.config import BoxSettings
 
 
@@ -18,10 +26,14 @@ class Boxing:
 
     Attributes:
         size: (height, width) that maps are upsampled to.
+        score_rule: how boxes are scored, and which are too doubtful.
+        suppress_overlap: an IoU; see ``without_overlapping_classes``. None: all classes' boxes.
     """
 
     rule: BoxRule
     size: tuple[int, int]
+    score_rule: ScoreRule
+    suppress_overlap: float | None
 
     @classmethod
     def of(cls, settings: BoxSettings, input_size: tuple[int, int]) -> Boxing:
@@ -32,7 +44,8 @@ class Boxing:
         rule = BoxRule(**{field.name: getattr(settings, field.name) for field in fields(BoxRule)})
         height, width = input_size
         scale = (settings.resolution or max(height, width)) / max(height, width)
-        return cls(rule, (max(1, round(height * scale)), max(1, round(width * scale))))
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        return cls(rule, size, score_rule(settings), settings.suppress_overlap)
 
     @classmethod
     def of_recipe(cls, settings: Mapping[str, Any]) -> Boxing:
@@ -45,5 +58,33 @@ class Boxing:
         return cls.of(BoxSettings.model_validate(settings["boxes"]), (height, width))
 
     def boxes(self, score_map: torch.Tensor) -> MapBoxes:
-        """The boxes of a map (h, w) on the CPU."""
+        """The boxes of a map (h, w) on the CPU, not scored yet."""
         return boxes_from_map(score_map, self.size, self.rule)
+
+    def of_image(
+        self,
+        wanted: Sequence[WantedClass],
+        class_scores: Sequence[float],
+        found: Sequence[MapBoxes],
+    ) -> list[MapBoxes]:
+        """The boxes of all maps of one image, scored, without those that the settings drop.
+
+        Args:
+            wanted: the maps' classes, best first.
+            class_scores: their probabilities, 0 to 1.
+            found: what ``boxes`` gave for each.
+        """
+        scored = [
+            self.score_rule.apply(boxes, class_score, choice.rank == 0)
+            for choice, class_score, boxes in zip(wanted, class_scores, found, strict=True)
+        ]
+        if self.suppress_overlap is None:
+            return scored
+        return without_overlapping_classes(scored, self.suppress_overlap)
+
+
+def score_rule(settings: BoxSettings) -> ScoreRule:
+    """How boxes are scored and which are kept; the settings' names are those of the traits."""
+    wanted = settings.calibration
+    calibration = None if wanted is None else BoxCalibration(**wanted.model_dump())
+    return ScoreRule(calibration, settings.min_score)

@@ -456,6 +456,91 @@ def diff(
 
 
 @app.command()
+def tune(
+    config: ConfigPath,
+    truth: Annotated[
+        str,
+        typer.Option(
+            "--truth",
+            metavar="FILE",
+            help="True boxes of a few hundred images, in the formats of cambox evaluate",
+        ),
+    ],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="RECIPE.yaml", help="The configuration to write")
+    ],
+    overrides: Overrides = None,
+    tried: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="SECTION.KEY=[VALUE, ...]",
+            help="Also try these values, each combination of them: --try cam.refine.steps=[0,1,2]. "
+            "Keys of boxes are read off the stored maps; any other takes a pass over the images. "
+            "Repeatable",
+        ),
+    ] = None,
+    shards: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Shards of the images with true boxes, in place of input.shards: every image in "
+            "them takes a forward pass. Repeatable"
+        ),
+    ] = None,
+    work: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder for the passes; what is there is used again")
+    ] = "tuning",
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="gt-known|v2|ap",
+            help="gt-known: the first box of each given class at IoU 0.5 (default where "
+            "cam.classes is label or both); v2: any box, mean over IoU 0.3, 0.5, 0.7; ap: AP50 "
+            "of all boxes (default where it is predicted)",
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts that images are held out in")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the intervals")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Take the best settings even if the gain may be noise")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Choose settings with a few hundred true boxes, and make box_score a probability.
+
+    Stores the maps of the images once, tries a grid of box settings over them by cross-validation,
+    and writes a configuration for cambox annotate. Settings change only where the gain on held-out
+    images is above noise. Exit code: 0 the configuration is written, 2 the request is wrong.
+    """
+    from pipeline.config import load_config
+    from pipeline.review.tune.objective import require_objective
+    from pipeline.review.tune.run import TuneRequest
+    from pipeline.review.tune.run import tune as tune_config
+    from pipeline.review.tune.text import print_tuning
+    from pipeline.review.tune.write import require_writable, write_recipe
+
+    console = Console(stderr=as_json)
+    require_writable(to)
+    request = TuneRequest(
+        config=load_config(config, overrides or []),
+        truth=truth,
+        work=work,
+        shards=tuple(shards) if shards else None,
+        tried=tuple(tried or ()),
+        objective=require_objective(objective),
+        folds=folds,
+        seed=seed,
+        force=force,
+    )
+    tuned, tuning = tune_config(request, console)
+    write_recipe(tuned, tuning, to)
+    print_tuning(tuning, console)
+    console.print(escape(f"written: {to}"), highlight=False, soft_wrap=True)
+    if as_json:
+        typer.echo(tuning.model_dump_json())
+
+
+@app.command()
 def models(
     pattern: Annotated[
         str, typer.Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")

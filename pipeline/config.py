@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -183,6 +183,26 @@ class CamSettings(Section):
         return self
 
 
+class CalibrationSettings(Section):
+    """A probability of being right from what is known of a box; `cambox tune` finds the numbers.
+
+    box_score = 1 / (1 + exp(-(intercept + sum of weight x trait))). The numbers hold for the
+    network, the settings and the kind of images that they were found with.
+    """
+
+    intercept: float
+    class_logit: float = Field(0.0, description="log(p / (1 - p)) of the class's probability")
+    class_logit_squared: float = Field(
+        0.0, description="bends the above where the network is too sure of itself"
+    )
+    given: float = Field(0.0, description="1 for a class given with the sample, else 0")
+    contrast: float = Field(0.0, description="mean of the map inside the box less that outside")
+    area: float = Field(0.0, description="of the box, as a share of the image")
+    area_squared: float = Field(0.0, description="so that middling sizes may be the best")
+    off_centre: float = Field(0.0, description="0 for a box in the middle, 1 for one in a corner")
+    later: float = Field(0.0, description="1 for all boxes of a class but the first, else 0")
+
+
 class BoxSettings(Section):
     """How a map becomes boxes."""
 
@@ -196,6 +216,22 @@ class BoxSettings(Section):
         None, description="longer side of the upsampled map; null: the input size"
     )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    calibration: CalibrationSettings | None = Field(
+        None,
+        description="makes box_score the probability that a box is right (IoU 0.5 with a true box "
+        "of its class); null: the mean of the map inside the box, which is none. "
+        "From cambox tune",
+    )
+    suppress_overlap: Fraction | None = Field(
+        None,
+        description="a class's box that overlaps a better class's by a larger IoU is dropped: two "
+        "breeds on one dog; null: each class keeps its boxes",
+    )
+    min_score: Fraction = Field(
+        0.0,
+        description="boxes with a lower box_score are dropped: fewer and surer ones. cambox "
+        "evaluate shows what each value would keep",
+    )
 
 
 class OutputSettings(Section):
@@ -293,6 +329,21 @@ class _OnlyBoxes(Section):
     boxes: BoxSettings
 
 
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with ``section.key=value`` overrides.
+
+    Raises:
+        RequestError: a key is unknown, or a value is wrong.
+    """
+    document = config.model_dump(mode="json")
+    for text in overrides:
+        _apply(document, text)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise RequestError(_explain(error)) from error
+
+
 def _apply(document: dict[str, Any], override: str) -> None:
     target, equals, text = override.partition("=")
     names = target.strip().split(".")
@@ -352,7 +403,13 @@ def _fields(location: tuple[int | str, ...]) -> list[str]:
     section: type[BaseModel] = Config
     for part in location:
         inner = section.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        # A section that may be null is still a section.
+        sections = [kind for kind in (inner, *get_args(inner)) if _is_section(kind)]
+        if not sections:
             return []
-        section = inner
+        section = sections[0]
     return list(section.model_fields)
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -72,7 +72,8 @@ class AnnotatedObject:
     Attributes:
         rank: of the class among the predicted ones, from 1; 0 for a given label.
         class_score: the class's probability, 0..1.
-        box_score: mean of the normalised map inside the box, 0..1.
+        box_score: the probability that the box is right where the recipe has a calibration, else
+            the mean of the normalised map inside the box; 0..1.
         component: 0 for the largest component of the class's map, then 1, 2, ...
         touches_edge: whether the box reaches the image's border.
     """

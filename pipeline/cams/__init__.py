@@ -4,19 +4,24 @@ Bae, Noh, Kim: *Rethinking Class Activation Mapping for Weakly Supervised Object
 Localization*, ECCV 2020.
 """
 
+from pipeline.cams.box_score import BoxCalibration, BoxTraits, ScoreRule
 from pipeline.cams.boxes import BoxRule, MapBoxes, NoBoxReason, PseudoBox, boxes_from_map
 from pipeline.cams.paper import batched_index_select, cam
 from pipeline.cams.pooling import ThresholdedAvgPool2d, thresholded_average
 from pipeline.cams.score_maps import class_score_maps, image_score_maps
+from pipeline.cams.suppress import without_overlapping_classes
 from pipeline.cams.topk import WantedClass, wanted_classes
 from pipeline.cams.upsample import normalise, upsample
 from pipeline.cams.weights import class_weights
 
 __all__ = [
+    "BoxCalibration",
     "BoxRule",
+    "BoxTraits",
     "MapBoxes",
     "NoBoxReason",
     "PseudoBox",
+    "ScoreRule",
     "ThresholdedAvgPool2d",
     "WantedClass",
     "batched_index_select",
@@ -29,4 +34,5 @@ __all__ = [
     "thresholded_average",
     "upsample",
     "wanted_classes",
+    "without_overlapping_classes",
 ]

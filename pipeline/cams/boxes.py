@@ -23,6 +23,8 @@ class NoBoxReason(enum.StrEnum):
     constant_map = "constant_map"
     non_finite_map = "non_finite_map"
     too_small = "too_small"
+    low_score = "low_score"
+    overlapping_class = "overlapping_class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,10 @@ class PseudoBox:
     """A box as shares of the image's width and height, half-open, 0 <= x_min < x_max <= 1.
 
     Attributes:
-        score: mean of the normalised map inside the box, 0 to 1.
+        score: mean of the normalised map inside the box, 0 to 1; or what ``box_score`` makes of it.
         component: 0 for the largest connected component of its map, then 1, 2, ...
         touches_edge: whether the box reaches the image's border.
+        outside: mean of the normalised map outside the box, 0 to 1; 0 where nothing is outside.
     """
 
     x_min: float
@@ -61,6 +64,7 @@ class PseudoBox:
     score: float
     component: int
     touches_edge: bool
+    outside: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +113,22 @@ def _component_boxes(
     height, width = values.shape
     found = components(foreground, rule.min_area * values.size)[: rule.max_boxes]
     boxes = []
+    total = float(values.mean()) * values.size
     for component, (left, top, box_width, box_height) in enumerate(found[:, :AREA].tolist()):
         right, bottom = left + box_width, top + box_height
+        cells = box_width * box_height
+        inside = float(values[top:bottom, left:right].mean())
+        around = values.size - cells
         boxes.append(
             PseudoBox(
                 x_min=left / width,
                 y_min=top / height,
                 x_max=right / width,
                 y_max=bottom / height,
-                score=float(values[top:bottom, left:right].mean()),
+                score=inside,
                 component=component,
                 touches_edge=left == 0 or top == 0 or right == width or bottom == height,
+                outside=max(0.0, total - inside * cells) / around if around else 0.0,
             )
         )
     return tuple(boxes)

@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torchvision.ops import box_iou
 
+from pipeline.cams.boxes import MapBoxes, NoBoxReason
 
-def kept_between_classes(
-    corners: torch.Tensor, class_ids: Sequence[int], limit: float
-) -> list[bool]:
-    """Which boxes stay when those that overlap a better class's box are dropped.
+
+def without_overlapping_classes(found: Sequence[MapBoxes], limit: float) -> list[MapBoxes]:
+    """Drop boxes that overlap a box of a better class of the image.
 
     Non-maximum suppression between classes only: boxes of one class are the components of its
-    map, and stay.
+    map, and stay. What was dropped drops nothing.
 
     Args:
-        corners: (n, 4) x_min, y_min, x_max, y_max, best class first.
-        class_ids: (n,) of each box.
+        found: the boxes of each class's map, best class first.
         limit: an IoU, 0 to 1; boxes that overlap by more are of one object.
 
     Returns:
-        (n,) True for what stays; the first box always does.
-
-    Raises:
-        ValueError: boxes and classes are not as many.
+        As ``found``; the boxes that stay are counted from component 0 again.
     """
-    if corners.ndim != 2 or corners.shape[1] != 4 or len(corners) != len(class_ids):
-        raise ValueError(
-            f"expected corners of shape ({len(class_ids)}, 4) for {len(class_ids)} classes, got "
-            f"{tuple(corners.shape)}"
-        )
-    overlap = box_iou(corners, corners).tolist()
-    kept: list[bool] = []
-    for place, class_id in enumerate(class_ids):
-        kept.append(
-            not any(
-                kept[better] and class_ids[better] != class_id and overlap[better][place] > limit
-                for better in range(place)
-            )
-        )
-    return kept
+    kept = torch.zeros(0, 4)
+    result = []
+    for of_class in found:
+        corners = torch.tensor(
+            [(box.x_min, box.y_min, box.x_max, box.y_max) for box in of_class.boxes]
+        ).reshape(-1, 4)
+        covered = (box_iou(corners, kept) > limit).any(dim=1)
+        kept = torch.cat([kept, corners[~covered]])
+        if not covered.any():
+            result.append(of_class)
+            continue
+        boxes = [
+            box for box, drop in zip(of_class.boxes, covered.tolist(), strict=True) if not drop
+        ]
+        numbered = tuple(replace(box, component=place) for place, box in enumerate(boxes))
+        result.append(MapBoxes(numbered, None if numbered else NoBoxReason.overlapping_class))
+    return result

@@ -15,7 +15,7 @@ import torch
 from pipeline.annotations.entries import Entries, as_numpy
 from pipeline.annotations.rows import OBJECT_TYPE, StoredMap, schema
 from pipeline.boxing import Boxing
-from pipeline.cams import MapBoxes
+from pipeline.cams import MapBoxes, WantedClass
 
 # Enough for a thread to be worth its hand-over, and for all threads to end together.
 MAPS_AT_ONCE = 64
@@ -48,10 +48,10 @@ def rebox_rows(
     """
     table = table.combine_chunks()
     maps, _, _ = Entries.of(_column(table, "maps"), "maps")
-    found = _boxes(maps, boxing, pool)
+    scores, known = _class_scores(table, maps)
+    found = _of_images(_boxes(maps, boxing, pool), maps, scores, boxing)
     counts = np.array([len(one.boxes) for one in found], np.int64)
     of_map = np.repeat(np.arange(len(found)), counts)
-    scores, known = _class_scores(table, maps)
     objects = _objects(table, maps, found, of_map, scores, class_names)
     column = pa.ListArray.from_arrays(
         pa.array(_offsets(maps.row[of_map], table.num_rows)), objects, type=pa.list_(OBJECT_TYPE)
@@ -80,6 +80,19 @@ def _boxes(maps: Entries, boxing: Boxing, pool: Executor) -> list[MapBoxes]:
 
     parts = [stored[at : at + MAPS_AT_ONCE] for at in range(0, len(stored), MAPS_AT_ONCE)]
     return list(itertools.chain.from_iterable(pool.map(boxes, parts)))
+
+
+def _of_images(
+    found: Sequence[MapBoxes], maps: Entries, scores: np.ndarray, boxing: Boxing
+) -> list[MapBoxes]:
+    """The boxes of all maps, scored and, image by image, freed of what the settings drop."""
+    classes = zip(maps["class_id"].tolist(), maps["rank"].tolist(), strict=True)
+    wanted = [WantedClass(class_id, rank) for class_id, rank in classes]
+    result: list[MapBoxes] = []
+    starts = np.flatnonzero(np.diff(maps.row, prepend=-1))
+    for part in map(slice, starts, [*starts[1:], len(found)]):
+        result += boxing.of_image(wanted[part], scores[part].tolist(), found[part])
+    return result
 
 
 def _class_scores(table: pa.Table, maps: Entries) -> tuple[np.ndarray, np.ndarray]:

@@ -155,7 +155,7 @@ def _judged(
 def _image(row: dict[str, Any], truth: ImageTruth, sweep_rule: SweepRule | None) -> JudgedImage:
     labels = tuple(dict.fromkeys(row["labels"] or ()))
     size = None if row["width"] is None else (row["height"], row["width"])
-    true_boxes = _by_class(truth, labels)
+    true_boxes = true_boxes_by_class(truth, labels)
     swept = {}
     if sweep_rule is not None and size is not None:
         for entry in row.get("maps", ()):
@@ -176,7 +176,8 @@ def _image(row: dict[str, Any], truth: ImageTruth, sweep_rule: SweepRule | None)
     )
 
 
-def _by_class(truth: ImageTruth, labels: tuple[int, ...]) -> dict[int, np.ndarray]:
+def true_boxes_by_class(truth: ImageTruth, labels: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """The true boxes (n, 4) by class: the file's, or else each label's of the sample."""
     if len(truth.boxes) == 0:
         return {}
     if truth.classes is None:

@@ -1,0 +1,1 @@
+"""``cambox tune``: settings and a calibration, chosen with a few hundred true boxes."""
