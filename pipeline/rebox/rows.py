@@ -90,7 +90,7 @@ def _of_images(
     wanted = [WantedClass(class_id, rank) for class_id, rank in classes]
     result: list[MapBoxes] = []
     starts = np.flatnonzero(np.diff(maps.row, prepend=-1))
-    for part in map(slice, starts, [*starts[1:], len(found)]):
+    for part in map(slice, starts.tolist(), [*starts[1:].tolist(), len(found)]):
         result += boxing.of_image(wanted[part], scores[part].tolist(), found[part])
     return result
 
