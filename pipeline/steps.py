@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from threading import Lock
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +19,7 @@ from rich.progress import (
 SECONDS_BETWEEN_LINES = 10.0
 
 Advance = Callable[[int], None]
-"""Called with the total after each one that is done."""
+"""Called with the total after each one that is done, from any thread."""
 
 
 class Steps(Progress):
@@ -36,6 +37,7 @@ class Steps(Progress):
             disable=not console.is_terminal,
         )
         self._last_line = time.monotonic()
+        self._counting = Lock()
 
     def step(self, name: str) -> Advance:
         """A step that is shown from its first one on."""
@@ -45,16 +47,17 @@ class Steps(Progress):
 
         def advance(total: int) -> None:
             nonlocal done
-            done += 1
-            self.update(task, completed=done, total=total, visible=True)
-            now = time.monotonic()
-            if self.console.is_terminal or now - self._last_line < SECONDS_BETWEEN_LINES:
-                return
-            self._last_line = now
-            left = (now - start) / done * (total - done)
-            self.console.print(
-                f"{name} {done} of {total} · {done / (now - start):.1f}/s · {left:.0f} s left",
-                highlight=False,
-            )
+            with self._counting:
+                done += 1
+                self.update(task, completed=done, total=total, visible=True)
+                now = time.monotonic()
+                if self.console.is_terminal or now - self._last_line < SECONDS_BETWEEN_LINES:
+                    return
+                self._last_line = now
+                left = (now - start) / done * (total - done)
+                self.console.print(
+                    f"{name} {done} of {total} · {done / (now - start):.1f}/s · {left:.0f} s left",
+                    highlight=False,
+                )
 
         return advance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -31,10 +32,10 @@ from pipeline.review.tune.choose import Folds, best, best_of_folds
 from pipeline.review.tune.found import FoundBox, find_boxes
 from pipeline.review.tune.images import PassImages, pair_count, read_pass
 from pipeline.review.tune.objective import Figure, Measure, Objective, measure_of
-from pipeline.review.tune.progress import counting
 from pipeline.review.tune.report import CalibrationResult, PassResult, Score, Tuning
 from pipeline.review.tune.settings import Choice, Space, changed, space
 from pipeline.run import run
+from pipeline.steps import Steps
 
 LEAST_PAIRS = 50
 # The grid is searched on maps of this longer side, which moves a box by less than a hundredth of
@@ -234,7 +235,8 @@ class _Search:
         """The figure of every candidate, on maps of the search's resolution."""
         figures = []
         total = len(self.passes) * len(self.folds.of_image)
-        with counting(self.console, "images searched", total) as advance:
+        with Steps(self.console) as steps:
+            advance = functools.partial(steps.step("images searched"), total)
             for place, images in enumerate(self.passes):
                 settings = [
                     self._coarse(self._settings(_Candidate(place, boxes)))
