@@ -139,6 +139,9 @@ class RefineSettings(Section):
         description="of the features that are compared; below 1 strong channels count for less",
     )
     layers: PositiveInt = Field(3, description="the last middle layers to compare cells by")
+    channels: PositiveInt | None = Field(
+        128, description="of each of them to compare by, evenly taken; null: all, which costs more"
+    )
     cells: PositiveInt | None = Field(
         None, description="longer side of the refined map; null: one cell for 16 pixels of input"
     )

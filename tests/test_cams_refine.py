@@ -9,11 +9,17 @@ import torch
 from pipeline.cams.refine import affinity, propagate
 
 
-@pytest.mark.parametrize("feature_power", [1.0, 0.5, 0.3])
-def test_the_affinity_is_the_formula(feature_power: float) -> None:
+@pytest.mark.parametrize(
+    ("feature_power", "channels", "strides"),
+    [(1.0, None, (1, 1)), (0.5, 7, (1, 1)), (0.3, 5, (1, 2)), (0.5, 2, (3, 4))],
+)
+def test_the_affinity_is_the_formula(
+    feature_power: float, channels: int | None, strides: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
     layers = [torch.randn(2, 5, 3, 4), torch.randn(2, 7, 3, 4)]
-    result = affinity(layers, (3, 4), feature_power=feature_power).numpy()
+    result = affinity(layers, (3, 4), 2.0, feature_power, channels).numpy()
+    layers = [layer[:, ::stride] for layer, stride in zip(layers, strides, strict=True)]
     for image in range(2):
         mean_cosine = np.zeros((12, 12))
         for layer in layers:

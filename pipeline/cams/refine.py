@@ -13,6 +13,7 @@ def affinity(
     size: tuple[int, int],
     power: float = 2.0,
     feature_power: float = 1.0,
+    channels: int | None = None,
 ) -> torch.Tensor:
     """How alike the cells of an image are, by the features of middle layers.
 
@@ -20,12 +21,16 @@ def affinity(
     and the map is resized to ``size``; the cosines between cells, averaged over the layers,
     negative ones zero, are raised to ``power``, and rows add up to one.
 
+    The products of all pairs of cells are nearly all of the cost, and grow with the channels.
+
     Args:
         features: of each layer (B, C, H, W); C, H and W may differ.
         size: (height, width) of the grid to compare on.
         power: above zero; more makes cells that are only somewhat alike count less.
         feature_power: above zero; below 1 a few strong channels no longer drown the others (power
             normalisation: Perronnin, Sanchez, Mensink, ECCV 2010).
+        channels: of a layer with more, every k-th channel is taken, the smallest k that leaves at
+            most so many; None: all are.
 
     Returns:
         (B, N, N) float32, N = height x width; row i says what cell i takes from each cell.
@@ -39,14 +44,17 @@ def affinity(
     for layer in features:
         if layer.ndim != 4:
             raise ValueError(f"expected features of shape (B, C, H, W), got {tuple(layer.shape)}")
-        centred = layer.float() - layer.float().mean(dim=(2, 3), keepdim=True)
+        taken = layer if channels is None else layer[:, :: -(-layer.shape[1] // channels)]
+        # With the channels of a cell side by side all that follows runs over contiguous memory.
+        taken = taken.contiguous(memory_format=torch.channels_last).float()
+        centred = taken - taken.mean(dim=(2, 3), keepdim=True)
         if feature_power != 1.0:
-            centred = centred.sign() * centred.abs() ** feature_power
+            centred = torch.copysign(centred.abs().pow_(feature_power), centred)
         resized = F.interpolate(centred, size=size, mode="bilinear", align_corners=False)
-        directions.append(F.normalize(resized.flatten(2), dim=1))
+        directions.append(F.normalize(resized.permute(0, 2, 3, 1).flatten(1, 2), dim=2))
     # The product of the stacked unit vectors is the sum of the layers' cosines.
-    cells = torch.cat(directions, dim=1) / len(features) ** 0.5
-    weight = torch.bmm(cells.transpose(1, 2), cells).clamp_(min=0).pow_(power)
+    cells = torch.cat(directions, dim=2).div_(len(features) ** 0.5)
+    weight = torch.bmm(cells, cells.transpose(1, 2)).clamp_(min=0).pow_(power)
     return weight.div_(weight.sum(dim=2, keepdim=True))
 
 
