@@ -36,7 +36,7 @@ def nightly(
     input is published and verified, and `latest` points there; 1 it ran, and something is
     unfinished or wrong; 2 the request is wrong.
     """
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
     from pipeline.nightly.day import parse_day
 
     day = datetime.now(UTC).date() if date is None else parse_day(date)

@@ -61,9 +61,7 @@ class MapMaker:
 
     def _refined(self, maps: torch.Tensor, middle: tuple[torch.Tensor, ...]) -> torch.Tensor:
         wanted = self._settings.refine
-        likeness = affinity(
-            middle, self._grid, wanted.power, wanted.feature_power, wanted.channels
-        )
+        likeness = affinity(middle, self._grid, wanted.power, wanted.feature_power, wanted.channels)
         resized = F.interpolate(maps.float(), size=self._grid, mode="bilinear", align_corners=False)
         return propagate(resized, likeness, wanted.steps)
 

@@ -13,7 +13,8 @@ from faults import FaultTable, LocalRuns
 from PIL import Image
 
 import pipeline.sources.retry
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.sources.pack import pack
 
 FAULTS = pytest.StashKey[FaultTable]()

@@ -22,7 +22,8 @@ from pipeline.cams import (
     ScoreRule,
     boxes_from_map,
 )
-from pipeline.config import CalibrationSettings, Config, load_config
+from pipeline.config import CalibrationSettings, Config
+from pipeline.config_file import load_config
 from pipeline.errors import RequestError
 
 BOX = PseudoBox(0.25, 0.5, 0.75, 1.0, 0.6, 1, True, outside=0.1)

@@ -18,7 +18,7 @@ import yaml
 from rich.console import Console
 
 from pipeline.cli import main
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.errors import RequestError
 from pipeline.review.evaluate import evaluate
 from pipeline.review.evaluation_report import Evaluation, Unmeasured

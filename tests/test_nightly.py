@@ -542,5 +542,5 @@ def test_the_readme_says_how_to_run_it_every_night() -> None:
     # A bare per cent sign ends the command in a crontab.
     assert not re.search(r"(?<!\\)%", cron)
     assert subprocess.run(["bash", "-n", "-c", cron], check=False).returncode == 0
-    for words in ("latest_folder(", "_latest.json", "MAILTO", "configs/kuberay-nightly.yaml"):
+    for words in ("latest_folder(", "_latest.json", "MAILTO", "configs/kubernetes/nightly.yaml"):
         assert words in text

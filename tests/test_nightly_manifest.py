@@ -12,7 +12,8 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.config import EngineSettings, load_config
+from pipeline.config import EngineSettings
+from pipeline.config_file import load_config
 from pipeline.engines.sizing import Pool, size_pool
 
 REPOSITORY = Path(__file__).parents[1]
@@ -22,7 +23,7 @@ SCHEMA = yaml.safe_load((REPOSITORY / "tests/schemas/raycronjob-v1.yaml").read_t
 
 @pytest.fixture
 def manifest() -> dict[str, Any]:
-    document = yaml.safe_load((REPOSITORY / "configs/kuberay-nightly.yaml").read_text())
+    document = yaml.safe_load((REPOSITORY / "configs/kubernetes/nightly.yaml").read_text())
     assert isinstance(document, dict)
     return document
 
@@ -99,7 +100,7 @@ def test_the_manifest_agrees_with_the_repository(manifest: dict[str, Any]) -> No
     (volume,) = head["volumes"]
     (mount,) = head["containers"][0]["volumeMounts"]
     assert (mount["name"], mount["mountPath"]) == (volume["name"], "/etc/cambox")
-    text = (REPOSITORY / "configs/kuberay-nightly.yaml").read_text()
+    text = (REPOSITORY / "configs/kubernetes/nightly.yaml").read_text()
     assert (
         f"create configmap {volume['configMap']['name']} --from-file=configs/nightly.yaml" in text
     )

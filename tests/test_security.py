@@ -32,7 +32,7 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.annotations.publish import file_name, recipe_uri
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.errors import RequestError
 from pipeline.run import prepare, run
 

@@ -20,7 +20,8 @@ from pipeline.annotations.publish import publish
 from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMap
 from pipeline.cams import BoxCalibration, PseudoBox
 from pipeline.cli import main
-from pipeline.config import BoxSettings, Config, OutputSettings, load_config
+from pipeline.config import BoxSettings, Config, OutputSettings
+from pipeline.config_file import load_config
 from pipeline.errors import RequestError
 from pipeline.recipe import Recipe, recipe_digest
 from pipeline.review.evaluation_report import Unmeasured

@@ -28,7 +28,8 @@ from pipeline.annotations.serialise import to_parquet
 from pipeline.annotations.verify import Verification, verify
 from pipeline.annotations.verify_report import print_verification
 from pipeline.cli import main
-from pipeline.config import OutputSettings, load_config
+from pipeline.config import OutputSettings
+from pipeline.config_file import load_config
 from pipeline.errors import RequestError
 from pipeline.recipe import Recipe
 from pipeline.run import run

@@ -11,7 +11,8 @@ import yaml
 from rich.console import Console
 
 from pipeline.annotations.rows import StoredMap
-from pipeline.config import Config, load_config
+from pipeline.config import Config
+from pipeline.config_file import load_config
 from pipeline.demo import network
 from pipeline.demo.scenes import CLASS_NAMES, write_scenes
 from pipeline.errors import RequestError

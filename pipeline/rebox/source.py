@@ -15,7 +15,8 @@ from pipeline.annotations.ledger import FOOTERS_AT_ONCE, read_metadata
 from pipeline.annotations.publish import file_name
 from pipeline.annotations.serialise import DIGEST_KEY
 from pipeline.annotations.verify_folder import Folder
-from pipeline.config import BoxSettings, override_boxes
+from pipeline.config import BoxSettings
+from pipeline.config_file import override_boxes
 from pipeline.errors import RequestError
 from pipeline.recipe import Recipe, recipe_digest
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from pipeline.config import Config, override
+from pipeline.config import Config
+from pipeline.config_file import override
 from pipeline.errors import RequestError
 
 Choice = dict[str, Any]

@@ -1,0 +1,7 @@
+"""``python -m pipeline.cli``, where ``cambox`` is not on the path."""
+
+from __future__ import annotations
+
+from pipeline.cli import main
+
+main()
