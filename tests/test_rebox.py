@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+import pipeline.rebox.run
 from pipeline.annotations.footer import Footer
 from pipeline.annotations.rows import StoredMap
 from pipeline.annotations.verify import verify
@@ -109,8 +110,7 @@ def test_boxes_follow_from_the_stored_maps_alone(annotate: Callable[..., Path]) 
     table = pq.read_table(path)
     settings = BoxSettings(threshold=0.7, percentile=80, max_boxes=1, min_area=0.0)
     names = footer_of(path).classes
-    with ThreadPoolExecutor(2) as pool:
-        reboxed = rebox_rows(table, Boxing.of(settings, (64, 64)), names, pool)
+    reboxed = rebox_rows(table, Boxing.of(settings, (64, 64)), names)
     rule = BoxRule(threshold=0.7, percentile=80, max_boxes=1, min_area=0.0)
     for row, made in zip(table.to_pylist(), reboxed.table.to_pylist(), strict=True):
         expected = []
@@ -267,9 +267,14 @@ def test_without_maps_it_says_how_to_get_them(
         rebox(annotate("output.store_maps=false"))
 
 
+@pytest.mark.parametrize("pay_seconds", [math.inf, 0.0], ids=["one process", "several"])
 def test_a_damaged_file_is_given_up_and_the_others_are_made(
-    annotate: Callable[..., Path], tmp_path: Path
+    pay_seconds: float,
+    annotate: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pipeline.rebox.run, "PROCESSES_PAY_SECONDS", pay_seconds)
     source = annotate()
     path = sorted(source.iterdir())[1]
     data = bytearray(path.read_bytes())

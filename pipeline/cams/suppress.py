@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,20 +25,25 @@ def without_overlapping_classes(found: Sequence[MapBoxes], limit: float) -> list
     Returns:
         As ``found``; the boxes that stay are counted from component 0 again.
     """
-    kept = torch.zeros(0, 4)
+    corners = [(box.x_min, box.y_min, box.x_max, box.y_max) for one in found for box in one.boxes]
+    if not corners:
+        return list(found)
+    boxes = torch.tensor(corners)
+    covers = (box_iou(boxes, boxes) > limit).tolist()
+    numbers = itertools.count()
+    kept: list[int] = []
     result = []
-    for of_class in found:
-        corners = torch.tensor(
-            [(box.x_min, box.y_min, box.x_max, box.y_max) for box in of_class.boxes]
-        ).reshape(-1, 4)
-        covered = (box_iou(corners, kept) > limit).any(dim=1)
-        kept = torch.cat([kept, corners[~covered]])
-        if not covered.any():
-            result.append(of_class)
-            continue
-        boxes = [
-            box for box, drop in zip(of_class.boxes, covered.tolist(), strict=True) if not drop
+    for one in found:
+        of_class = [(next(numbers), box) for box in one.boxes]
+        left = [
+            (number, box)
+            for number, box in of_class
+            if not any(covers[number][better] for better in kept)
         ]
-        numbered = tuple(replace(box, component=place) for place, box in enumerate(boxes))
-        result.append(MapBoxes(numbered, None if numbered else NoBoxReason.overlapping_class))
+        kept += [number for number, _ in left]
+        if len(left) == len(of_class):
+            result.append(one)
+            continue
+        renumbered = tuple(replace(box, component=place) for place, (_, box) in enumerate(left))
+        result.append(MapBoxes(renumbered, None if left else NoBoxReason.overlapping_class))
     return result

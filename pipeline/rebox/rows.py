@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +14,6 @@ from pipeline.annotations.entries import Entries, as_numpy
 from pipeline.annotations.rows import OBJECT_TYPE, StoredMap, schema
 from pipeline.boxing import Boxing
 from pipeline.cams import MapBoxes, WantedClass
-
-# Enough for a thread to be worth its hand-over, and for all threads to end together.
-MAPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -37,19 +32,16 @@ class ReboxedRows:
     unknown_scores: int
 
 
-def rebox_rows(
-    table: pa.Table, boxing: Boxing, class_names: Sequence[str], pool: Executor
-) -> ReboxedRows:
+def rebox_rows(table: pa.Table, boxing: Boxing, class_names: Sequence[str]) -> ReboxedRows:
     """Make the boxes of every stored map anew.
 
     Args:
         table: rows with ``maps``.
-        pool: threads.
     """
     table = table.combine_chunks()
     maps, _, _ = Entries.of(_column(table, "maps"), "maps")
     scores, known = _class_scores(table, maps)
-    found = _of_images(_boxes(maps, boxing, pool), maps, scores, boxing)
+    found = _of_images(_boxes(maps, boxing), maps, scores, boxing)
     counts = np.array([len(one.boxes) for one in found], np.int64)
     of_map = np.repeat(np.arange(len(found)), counts)
     objects = _objects(table, maps, found, of_map, scores, class_names)
@@ -70,16 +62,11 @@ def _column(table: pa.Table, name: str) -> pa.ListArray:
     return column.chunk(0) if column.num_chunks else pa.array([], column.type)
 
 
-def _boxes(maps: Entries, boxing: Boxing, pool: Executor) -> list[MapBoxes]:
+def _boxes(maps: Entries, boxing: Boxing) -> list[MapBoxes]:
     names = ("class_id", "rank", "height", "width", "low", "high", "values")
     columns = [maps.fields[name].to_pylist() for name in names]
-    stored = [StoredMap(*values) for values in zip(*columns, strict=True)]
-
-    def boxes(part: Sequence[StoredMap]) -> list[MapBoxes]:
-        return [boxing.boxes(torch.from_numpy(one.restore())) for one in part]
-
-    parts = [stored[at : at + MAPS_AT_ONCE] for at in range(0, len(stored), MAPS_AT_ONCE)]
-    return list(itertools.chain.from_iterable(pool.map(boxes, parts)))
+    stored = (StoredMap(*values) for values in zip(*columns, strict=True))
+    return [boxing.boxes(torch.from_numpy(one.restore())) for one in stored]
 
 
 def _of_images(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
+import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +38,9 @@ from pipeline.sources.retry import from_storage
 from pipeline.sources.storage import canonical_uri, locate
 from pipeline.steps import Advance
 
-# While one is read or written, the other keeps the threads busy.
-FILES_AT_ONCE = 2
+# What one process would take for the files that are left. Below, others are not worth their start.
+# Threads never are: boxes are many short calls, and threads wait for each other between them.
+PROCESSES_PAY_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -127,24 +130,17 @@ def rebox_output(
     boxing = Boxing.of_recipe(json.loads(recipe.settings))
     to_do = [file for file in files if not is_done(file, recipe, made.get(file.name))]
     remove_leftovers(target, recipe)
-    # The threads are parallel already; OpenCV's own would compete with them.
-    cv2.setNumThreads(1)
     start = time.monotonic()
     failures: dict[str, str] = {}
     published: list[ReboxedFile] = []
-    threads = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="boxes")
-    with threads, ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="files") as pool:
-        running = [
-            (file, pool.submit(_rebox, filesystem, file, recipe, boxing, target, threads))
-            for file in to_do
-        ]
-        for file, future in running:
-            try:
-                published.append(future.result())
-            except (OSError, pa.ArrowException, DamagedSourceError) as error:
-                failures[file.uri] = " ".join(str(error).split())
-            if on_file is not None:
-                on_file(len(to_do))
+    rebox_file = functools.partial(_rebox, filesystem, recipe, boxing, target)
+    for file, outcome in zip(to_do, _outcomes(to_do, rebox_file), strict=True):
+        if isinstance(outcome, ReboxedFile):
+            published.append(outcome)
+        else:
+            failures[file.uri] = outcome
+        if on_file is not None:
+            on_file(len(to_do))
     return ReboxSummary(
         source=folder.uri,
         folder=recipe_uri(target, recipe),
@@ -161,19 +157,45 @@ def rebox_output(
     )
 
 
+def _outcomes(
+    files: Sequence[SourceFile], rebox_file: Callable[[SourceFile], ReboxedFile | str]
+) -> Iterator[ReboxedFile | str]:
+    """Of each file in turn, one after the other until it shows that processes pay."""
+    _one_thread()
+    start = time.monotonic()
+    for done, file in enumerate(files, 1):
+        yield rebox_file(file)
+        left = files[done:]
+        processes = min(os.cpu_count() or 1, len(left))
+        seconds_left = (time.monotonic() - start) / done * len(left)
+        if processes > 1 and seconds_left > PROCESSES_PAY_SECONDS:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(processes, context, _one_thread) as pool:
+                yield from pool.map(rebox_file, left)
+            return
+
+
+def _one_thread() -> None:
+    """Maps are too small for OpenCV's own threads to be of use."""
+    cv2.setNumThreads(1)
+
+
 def _rebox(
     filesystem: AbstractFileSystem,
-    file: SourceFile,
     recipe: Recipe,
     boxing: Boxing,
     target: OutputSettings,
-    threads: Executor,
-) -> ReboxedFile:
-    made = rebox_rows(_read(filesystem, file), boxing, recipe.class_names, threads)
-    metadata = Footer.of(recipe, file.footer.shard).to_metadata()
-    metadata[SOURCE_KEY] = file.came_from.encode()
-    uri = f"{recipe_uri(target, recipe)}/{file.name}"
-    publish_bytes(uri, to_parquet(made.table.replace_schema_metadata(metadata)))
+    file: SourceFile,
+) -> ReboxedFile | str:
+    """What became of a file, or why nothing did."""
+    try:
+        made = rebox_rows(_read(filesystem, file), boxing, recipe.class_names)
+        metadata = Footer.of(recipe, file.footer.shard).to_metadata()
+        metadata[SOURCE_KEY] = file.came_from.encode()
+        uri = f"{recipe_uri(target, recipe)}/{file.name}"
+        publish_bytes(uri, to_parquet(made.table.replace_schema_metadata(metadata)))
+    except (OSError, pa.ArrowException, DamagedSourceError) as error:
+        return " ".join(str(error).split())
     return ReboxedFile(made.table.num_rows, made.objects, made.no_box, made.unknown_scores)
 
 
