@@ -17,11 +17,12 @@ import pytest
 import yaml
 from rich.console import Console
 
+import pipeline.review.tune.calibrate
 from pipeline.cli import main
 from pipeline.config_file import load_config
 from pipeline.errors import RequestError
 from pipeline.review.evaluate import evaluate
-from pipeline.review.evaluation_report import Evaluation, Unmeasured
+from pipeline.review.evaluation_report import Evaluation, HeldOutCalibration, Unmeasured
 from pipeline.run import run
 from pipeline.sources.pack import pack
 
@@ -165,6 +166,32 @@ def test_the_report_has_the_figures_of_the_rows_and_says_what_is_missing(
     assert every.boxes == sum(len(row["objects"]) for row in judged)
     assert sum(entry.images for entry in report.classes) == 12
     assert len(report.groups) == 5
+
+
+def test_a_calibration_is_judged_on_the_boxes_of_the_rows(
+    torn_shards: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("boxes.max_boxes=2", "boxes.suppress_overlap=0.5")
+    whole, output = (
+        annotate(tmp_path / str(count), torn_shards, *settings[:count]) for count in (1, 2)
+    )
+    too_few = evaluate(str(output), str(truth), resamples=10).held_out_calibration
+    assert isinstance(too_few, Unmeasured)
+    assert "30 right and as many wrong ones" in too_few.reason
+    monkeypatch.setattr(pipeline.review.tune.calibrate, "LEAST_OF_A_KIND", 3)
+    held_out = evaluate(str(output), str(truth), resamples=10).held_out_calibration
+    assert isinstance(held_out, HeldOutCalibration)
+    with truth.open() as file:
+        true = {line["image"].removesuffix(".jpg"): line for line in csv.DictReader(file)}
+    judged = [row for row in rows_of(output) if row["key"] in true]
+    boxes = [(box, true[row["key"]]) for row in judged for box in row["objects"]]
+    assert held_out.boxes == len(boxes)
+    # A true box without a class is of its image's labels.
+    assert held_out.right == sum(
+        box["rank"] == 0 and overlap(box, of_truth) >= 0.5 for box, of_truth in boxes
+    )
+    assert len(boxes) < sum(len(row["objects"]) for row in rows_of(whole) if row["key"] in true)
+    assert 0 < held_out.error < 1
 
 
 def test_the_best_threshold_is_at_least_as_good_as_the_recipe_s(output: Path, truth: Path) -> None:

@@ -19,8 +19,8 @@ NO_TRUE_LABELS = Unmeasured(
     "the truth"
 )
 NO_MAPS = Unmeasured(
-    reason="not measurable: the output holds no maps to try thresholds on; annotate with --set "
-    "output.store_maps=true"
+    reason="not measurable: the output holds no maps to try thresholds on or to calibrate by; "
+    "annotate with --set output.store_maps=true"
 )
 NO_BEST_CLASS = Unmeasured(
     reason="not measurable: cam.ranks leaves out the best predicted class, so it has no box; "

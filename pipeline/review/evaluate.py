@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.annotations.published import published_recipe, recipe_footer
+from pipeline.config import BoxSettings
 from pipeline.errors import RequestError
 from pipeline.review.asked import NO_LABELS, NO_MAPS, NO_TRUE_LABELS, NOT_SWEPT, Asked, BoxesOf
 from pipeline.review.bootstrap import Bootstrap
@@ -25,6 +26,7 @@ from pipeline.review.localisation import (
 )
 from pipeline.review.pairs import Pairs, pairs_of
 from pipeline.review.protocol import hits_at
+from pipeline.review.recalibrated import held_out_calibration
 from pipeline.review.several_objects import (
     calibration,
     centre_boxes_of,
@@ -63,6 +65,7 @@ def evaluate(
         settings = json.loads(footer.recipe)
         asked = Asked.of_recipe(settings)
         sweep_rule = SweepRule.of_recipe(settings)
+        box_settings = BoxSettings.model_validate(settings["boxes"])
     except (KeyError, TypeError, ValueError) as error:
         raise RequestError(
             f"{folder.uri}: its recipe is of another cambox; run cambox annotate again"
@@ -95,7 +98,8 @@ def evaluate(
     no_labels = None if asked.labels else NO_LABELS
     if asked.labels and not len(labelled.image):
         no_labels = NO_TRUE_LABELS
-    no_sweep = no_labels or (NO_MAPS if not asked.maps else None if swept else NOT_SWEPT)
+    no_maps = NO_MAPS if not asked.maps else None if sweep_thresholds else NOT_SWEPT
+    no_sweep = no_labels or no_maps
     of_known_class = labelled.only(labelled.class_id != UNKNOWN_CLASS)
     return Evaluation(
         cambox=__version__,
@@ -114,6 +118,7 @@ def evaluate(
         groups=groups(labelled, bootstrap, no_labels is None, no_sweep is None),
         detection=tuple(detections),
         calibration=calibration(main, matches, bootstrap),
+        held_out_calibration=no_maps or held_out_calibration(output, truth_uri, box_settings, seed),
         classes=tuple(_classes(labelled, matches, footer.classes, no_labels is None)),
     )
 

@@ -143,6 +143,24 @@ class Calibration(Part):
     curve: tuple[MinScore, ...]
 
 
+class HeldOutCalibration(Part):
+    """A calibration fitted to these true boxes, judged on folds of images that it did not see.
+
+    Attributes:
+        boxes, right: how many, and how many of them have IoU 0.5 with a true box of their class.
+        error: ECE over ten groups of equal mass.
+        by_chance: the ECE that as many boxes would show were every probability exactly right.
+        brier, auc: see ``ScoreQuality``.
+    """
+
+    boxes: int
+    right: int
+    error: float
+    by_chance: float
+    brier: float
+    auc: float
+
+
 class ClassResult(Part):
     """One class: counts, and shares without intervals; None where not measured.
 
@@ -206,4 +224,5 @@ class Evaluation(Part):
     groups: tuple[Group, ...]
     detection: tuple[Detection, ...]
     calibration: Calibration | Unmeasured
+    held_out_calibration: HeldOutCalibration | Unmeasured
     classes: tuple[ClassResult, ...]

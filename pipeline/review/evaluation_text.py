@@ -128,6 +128,17 @@ def _calibration(evaluation: Evaluation, console: Console) -> None:
         f"{_estimate(calibration.error)} points on average (ECE) as a probability of being right "
         "(IoU 0.5, each true box once). What a least score keeps is in evaluation.json and .png.",
     )
+    held_out = evaluation.held_out_calibration
+    if isinstance(held_out, Unmeasured):
+        _say(console, f"calibrated by cross-validation: {held_out.reason}")
+        return
+    _say(
+        console,
+        f"Calibrated on these true boxes (cambox tune), by cross-validation: {held_out.boxes} "
+        f"boxes of all kinds, ECE {100 * held_out.error:.1f} points "
+        f"({100 * held_out.by_chance:.1f} by chance alone with so many), Brier "
+        f"{held_out.brier:.3f}, AUC {held_out.auc:.3f}.",
+    )
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -60,6 +60,16 @@ def right_of(boxes: Sequence[FoundBox]) -> np.ndarray:
     return np.array([box.overlap >= RIGHT for box in boxes], dtype=bool)
 
 
+def too_few(right: np.ndarray) -> str | None:
+    """Why no calibration can be fitted to boxes of which these are right, if none can."""
+    if min(right.sum(), (~right).sum()) >= LEAST_OF_A_KIND:
+        return None
+    return (
+        f"{int(right.sum())} of {len(right)} boxes are right, and a calibration needs "
+        f"{LEAST_OF_A_KIND} right and as many wrong ones; give more true boxes"
+    )
+
+
 def fit(traits: np.ndarray, right: np.ndarray) -> BoxCalibration:
     """The logistic regression of right on traits, its weights held small.
 

@@ -11,10 +11,16 @@ import numpy as np
 import torch
 
 from pipeline.boxing import Boxing
-from pipeline.cams import BoxTraits, PseudoBox, upsample
+from pipeline.cams import (
+    BoxTraits,
+    MapBoxes,
+    PseudoBox,
+    upsample,
+    without_overlapping_classes,
+)
 from pipeline.config import BoxSettings
 from pipeline.review.overlap import best_overlaps
-from pipeline.review.tune.images import PassImages, TuneImage
+from pipeline.review.tune.images import ClassMap, PassImages, TuneImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,40 +81,51 @@ def _of_image(
     found: list[list[FoundBox]] = [[] for _ in settings]
     if image.size is None:
         return found
-    height, width = image.size
     ways = [Boxing.of(wanted, input_size) for wanted in settings]
-    for class_map in image.maps:
-        if not ranks(class_map.rank):
-            continue
-        stored = class_map.stored.restore()
-
-        @cache
-        def finer(
-            size: tuple[int, int], interpolation: str, stored: np.ndarray = stored
-        ) -> torch.Tensor:
-            # Once: to resize a map to the size that it has changes nothing.
-            return torch.from_numpy(upsample(stored, size, interpolation))  # type: ignore[arg-type]
-
-        true_boxes = image.true_boxes.get(class_map.class_id, np.zeros((0, 4)))
-        of_settings = [
-            boxing.boxes(finer(boxing.size, boxing.rule.interpolation)).boxes for boxing in ways
-        ]
-        flat = [box for boxes in of_settings for box in boxes]
-        shares = [(box.x_min, box.y_min, box.x_max, box.y_max) for box in flat]
-        corners = np.array(shares).reshape(-1, 4) * [width, height, width, height]
-        known = zip(flat, corners.tolist(), best_overlaps(corners, true_boxes), strict=True)
-        for index, boxes in enumerate(of_settings):
-            for _ in boxes:
-                box, sides, overlap = next(known)
-                found[index].append(
-                    FoundBox(
-                        image=place,
-                        class_id=class_map.class_id,
-                        rank=class_map.rank,
-                        class_score=class_map.class_score,
-                        box=box,
-                        corners=tuple(sides),
-                        overlap=float(overlap),
-                    )
-                )
+    # Boxes of a class that is not looked at may suppress those of one that is.
+    suppressed = any(boxing.suppress_overlap is not None for boxing in ways)
+    maps = [one for one in image.maps if suppressed or ranks(one.rank)]
+    of_maps = [_of_map(class_map, ways) for class_map in maps]
+    for index, boxing in enumerate(ways):
+        boxes = [of_map[index] for of_map in of_maps]
+        if boxing.suppress_overlap is not None:
+            boxes = without_overlapping_classes(boxes, boxing.suppress_overlap)
+        for class_map, kept in zip(maps, boxes, strict=True):
+            if ranks(class_map.rank):
+                found[index] += _beside_truth(place, image, image.size, class_map, kept)
     return found
+
+
+def _of_map(class_map: ClassMap, ways: Sequence[Boxing]) -> list[MapBoxes]:
+    """The boxes of one map under each of the settings."""
+    stored = class_map.stored.restore()
+
+    @cache
+    def finer(size: tuple[int, int], interpolation: str) -> torch.Tensor:
+        # Once: to resize a map to the size that it has changes nothing.
+        return torch.from_numpy(upsample(stored, size, interpolation))  # type: ignore[arg-type]
+
+    return [boxing.boxes(finer(boxing.size, boxing.rule.interpolation)) for boxing in ways]
+
+
+def _beside_truth(
+    place: int, image: TuneImage, size: tuple[int, int], class_map: ClassMap, found: MapBoxes
+) -> list[FoundBox]:
+    height, width = size
+    shares = [(box.x_min, box.y_min, box.x_max, box.y_max) for box in found.boxes]
+    corners = np.array(shares).reshape(-1, 4) * [width, height, width, height]
+    true_boxes = image.true_boxes.get(class_map.class_id, np.zeros((0, 4)))
+    return [
+        FoundBox(
+            image=place,
+            class_id=class_map.class_id,
+            rank=class_map.rank,
+            class_score=class_map.class_score,
+            box=box,
+            corners=tuple(sides),
+            overlap=float(overlap),
+        )
+        for box, sides, overlap in zip(
+            found.boxes, corners.tolist(), best_overlaps(corners, true_boxes), strict=True
+        )
+    ]

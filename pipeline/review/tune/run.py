@@ -20,12 +20,12 @@ from pipeline.review.bootstrap import Bootstrap
 from pipeline.review.evaluation_report import Estimate, Unmeasured
 from pipeline.review.localisation import estimate
 from pipeline.review.tune.calibrate import (
-    LEAST_OF_A_KIND,
     ScoreQuality,
     error_of_perfect_scores,
     fit,
     held_out_probabilities,
     right_of,
+    too_few,
     traits_of,
 )
 from pipeline.review.tune.choose import Folds, best, best_of_folds
@@ -295,12 +295,9 @@ class _Search:
     ) -> CalibrationResult | Unmeasured:
         boxes = self._held_out(in_folds, _any_rank)
         right = right_of(boxes)
-        rarer = int(min(right.sum(), (~right).sum()))
-        if rarer < LEAST_OF_A_KIND:
-            return Unmeasured(
-                reason=f"{int(right.sum())} of {len(right)} boxes are right, and a calibration "
-                f"needs {LEAST_OF_A_KIND} right and as many wrong ones; give more true boxes"
-            )
+        reason = too_few(right)
+        if reason is not None:
+            return Unmeasured(reason=reason)
         scores = held_out_probabilities(boxes, self.folds)
         plain = np.array([box.box.score for box in boxes])
         final = self._exact(chosen, _any_rank)
