@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 from pipeline.config import BoxSettings
 from pipeline.review.evaluation_report import HeldOutCalibration, Unmeasured
 from pipeline.review.tune.calibrate import (
@@ -35,8 +32,7 @@ def held_out_calibration(
     """
     images = read_pass(output, truth_uri)
     plain = settings.model_copy(update={"calibration": None, "min_score": 0.0})
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        (boxes,) = find_boxes(images, lambda rank: rank >= 0, [plain], pool)
+    (boxes,) = find_boxes(images, lambda rank: rank >= 0, [plain])
     right = right_of(boxes)
     reason = too_few(right)
     if reason is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import cache
 
@@ -51,24 +50,22 @@ def find_boxes(
     images: PassImages,
     ranks: Callable[[int], bool],
     settings: Sequence[BoxSettings],
-    pool: Executor,
     on_image: Callable[[], None] | None = None,
 ) -> list[list[FoundBox]]:
     """The boxes under each of the settings, image by image, whatever their score.
 
     Args:
         ranks: of the maps to look at.
-        pool: threads.
     """
-
-    def of_image(place: int) -> list[list[FoundBox]]:
-        found = _of_image(place, images.images[place], images.input_size, ranks, settings)
+    found: list[list[FoundBox]] = [[] for _ in settings]
+    # In one thread: boxes are many short calls, and threads would wait for each other between them.
+    for place, image in enumerate(images.images):
+        of_image = _of_image(place, image, images.input_size, ranks, settings)
+        for every, mine in zip(found, of_image, strict=True):
+            every += mine
         if on_image is not None:
             on_image()
-        return found
-
-    parts = list(pool.map(of_image, range(len(images.images))))
-    return [[box for part in parts for box in part[index]] for index in range(len(settings))]
+    return found
 
 
 def _of_image(
@@ -82,9 +79,11 @@ def _of_image(
     if image.size is None:
         return found
     ways = [Boxing.of(wanted, input_size) for wanted in settings]
-    # Boxes of a class that is not looked at may suppress those of one that is.
-    suppressed = any(boxing.suppress_overlap is not None for boxing in ways)
-    maps = [one for one in image.maps if suppressed or ranks(one.rank)]
+    looked_at = [place for place, one in enumerate(image.maps) if ranks(one.rank)]
+    maps = [image.maps[place] for place in looked_at]
+    if looked_at and any(boxing.suppress_overlap is not None for boxing in ways):
+        # Boxes of better classes may suppress those of the ones that are looked at.
+        maps = list(image.maps[: looked_at[-1] + 1])
     of_maps = [_of_map(class_map, ways) for class_map in maps]
     for index, boxing in enumerate(ways):
         boxes = [of_map[index] for of_map in of_maps]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -91,11 +89,9 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
     with FileCounter(console, "tune") as counter:
         passes = [read_pass(folder, request.truth, counter.advance) for folder in folders]
     _require_enough(passes[0], request)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        search = _Search(request, objective, choices, passes, pool, console)
-        tuning = search.tuning(folders)
-        final = search.final(tuning)
-    return final, tuning
+    search = _Search(request, objective, choices, passes, console)
+    tuning = search.tuning(folders)
+    return search.final(tuning), tuning
 
 
 def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
@@ -154,14 +150,12 @@ class _Search:
         objective: Objective,
         choices: Space,
         passes: Sequence[PassImages],
-        pool: Executor,
         console: Console,
     ) -> None:
         self.request = request
         self.objective = objective
         self.choices = choices
         self.passes = passes
-        self.pool = pool
         self.console = console
         images = passes[0].images
         self.folds = Folds.draw(len(images), request.folds, request.seed)
@@ -242,7 +236,7 @@ class _Search:
                     self._coarse(self._settings(_Candidate(place, boxes)))
                     for boxes in self.choices.boxes
                 ]
-                found = find_boxes(images, self.judged, settings, self.pool, advance)
+                found = find_boxes(images, self.judged, settings, advance)
                 figures += [self.measure(boxes) for boxes in found]
         return figures
 
@@ -274,7 +268,7 @@ class _Search:
     def _exact(self, candidate: _Candidate, ranks: Callable[[int], bool]) -> list[FoundBox]:
         """The boxes of a candidate as annotating would make them, up to 8 bits."""
         images = self.passes[candidate.place]
-        (found,) = find_boxes(images, ranks, [self._settings(candidate)], self.pool)
+        (found,) = find_boxes(images, ranks, [self._settings(candidate)])
         return found
 
     def _held_out(
