@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jobs.bench_rebox import rebox
 from jobs.bench_runs import flat, plan_command, ray_command, schedule
 from jobs.bench_throughput import throughput
 from pipeline.config import CamSettings, ModelSettings
@@ -58,6 +59,7 @@ app.command("plan")(plan_command)
 app.command()(schedule)
 app.command("ray")(ray_command)
 app.command()(flat)
+app.command()(rebox)
 
 
 @app.command()
