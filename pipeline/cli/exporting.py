@@ -81,10 +81,11 @@ def export(
     DIR/cambox.json says which number is which class, what was asked for and what was left out.
     DIR appears when it is whole. Exit code: 0 it is exported, 2 the request is wrong.
     """
-    from pipeline.annotations.export.progress import ImageCounter, print_report
+    from pipeline.annotations.export.report import print_report
     from pipeline.annotations.export.run import ExportRequest
     from pipeline.annotations.export.run import export as export_output
     from pipeline.annotations.selection import Selection, class_ids
+    from pipeline.steps import Steps
 
     selection = Selection(
         min_score=min_score,
@@ -97,6 +98,6 @@ def export(
     )
     request = ExportRequest(output, to_format, to, selection, present_classes, images, shards_at)
     console = Console()
-    with ImageCounter(console) as counter:
-        report = export_output(request, counter.show)
+    with Steps(console) as steps:
+        report = export_output(request, steps.step("images"))
     print_report(report, to, console)

@@ -27,6 +27,7 @@ from pipeline.annotations.training_set import TrainingSet
 from pipeline.errors import RequestError, ShardError
 from pipeline.sources.decode import DecodeError
 from pipeline.sources.shards import Shard
+from pipeline.steps import Advance
 
 ABOUT = "cambox.json"
 ASSUMED_SUFFIX = "jpg"
@@ -76,15 +77,13 @@ class ExportReport:
     turned: int
 
 
-def export(
-    request: ExportRequest, on_image: Callable[[int, int], None] | None = None
-) -> ExportReport:
+def export(request: ExportRequest, on_image: Advance | None = None) -> ExportReport:
     """Write an export; its folder appears when it is whole, or not at all.
 
     In memory are eight bytes an image, and the rows of one file; with images, one image.
 
     Args:
-        on_image: called after each image with how many are done, and how many there are.
+        on_image: called after each image.
 
     Raises:
         RequestError: nothing is published there, the folder is in the way, no image is left, or
@@ -110,12 +109,12 @@ def export(
         writer = WRITERS[request.format](beside, training_set.classes, request.with_images)
         boxes = turned = 0
         images = _exported(training_set, shards, scan.names, writer.start_shard)
-        for done, exported in enumerate(images, 1):
+        for exported in images:
             writer.add(exported)
             boxes += len(exported.image.classes)
             turned += exported.turned
             if on_image is not None:
-                on_image(done, scan.images)
+                on_image(scan.images)
         writer.close()
         report = ExportReport(
             scan.images, boxes, len(training_set.classes.ids), dict(scan.left_out), turned
