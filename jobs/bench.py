@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jobs.bench_boxes import boxes
 from jobs.bench_rebox import rebox
 from jobs.bench_runs import flat, plan_command, ray_command, schedule
 from jobs.bench_throughput import throughput
@@ -61,6 +62,7 @@ app.command()(schedule)
 app.command("ray")(ray_command)
 app.command()(flat)
 app.command()(rebox)
+app.command()(boxes)
 
 
 @app.command()

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from pipeline.sources.squash import squash
+
 Peer = Literal["grad-cam", "torchcam", "paper", "script"]
 PEERS: tuple[Peer, ...] = ("grad-cam", "torchcam", "paper", "script")
 CLASSES = 5
@@ -71,7 +73,7 @@ class _Photographs(IterableDataset[tuple[torch.Tensor, int, int]]):
                     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
                     assert image is not None
                     height, width = image.shape[:2]
-                    small = cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_AREA)
+                    small = squash(image, self.side, self.side)
                     pixels = (small.astype(np.float32) - self.mean) / self.std
                     yield torch.from_numpy(pixels.transpose(2, 0, 1).copy()), height, width
 

@@ -224,17 +224,12 @@ def _own_cases(bench: _Bench) -> Iterator[tuple[str, Work]]:
     with torch.inference_mode():
         scores = lane.classifier.scores(np.stack([s.pixels for s in some if s.pixels is not None]))
         classes = scores.logits.topk(5).indices
-        maps = [
-            score_map for image in lane.map_maker.maps(scores, classes).cpu() for score_map in image
-        ]
+        maps = lane.map_maker.maps(scores, classes).cpu()
 
     def boxes() -> int:
-        def find(score_map: torch.Tensor) -> object:
-            return lane.boxing.boxes(score_map)
-
         rounds = max(1, bench.images // len(some))
         for _ in range(rounds):
-            list(annotator.box_pool.map(find, maps, chunksize=1))
+            list(annotator.box_pool.map(lane.boxing.boxes, maps))
         return rounds * len(some)
 
     yield "boxes alone", boxes

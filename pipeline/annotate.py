@@ -20,9 +20,9 @@ from pipeline.in_order import in_order
 from pipeline.models.classifier import Classifier
 from pipeline.models.lanes import lane_count, lanes
 from pipeline.recipe import Recipe
-from pipeline.sources.load import LoadedSample, LoadRule, load_ahead
+from pipeline.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from pipeline.sources.retry import with_retries
-from pipeline.sources.samples import read_samples
+from pipeline.sources.samples import Sample, read_samples
 from pipeline.sources.shards import Shard
 from pipeline.stopwatch import Stage, Stopwatch
 
@@ -74,8 +74,8 @@ class Annotator:
 
     Args:
         batch_size: images per forward pass.
-        threads: for the network, for decoding ahead of it and for the boxes behind it; on a CPU
-            as many batches are in work at once.
+        threads: on a CPU as many batches are in work at once, each from its files to its rows in
+            one thread; on a GPU, for decoding ahead of the network and for the boxes behind it.
     """
 
     def __init__(
@@ -85,13 +85,15 @@ class Annotator:
         self.recipe = recipe
         self.batch_size = batch_size
         self.threads = threads
-        self.decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         count = lane_count(classifier, threads)
-        # A pool of their own: boxes must not queue behind the images of later batches. Several
-        # lanes find their boxes themselves.
+        # With more threads than CPUs one is put to sleep while it holds the interpreter's lock, and
+        # all others wait for it; so lanes that fill the CPUs do the rest themselves.
+        self.alone = classifier.device.type == "cpu" and count == threads
+        self.decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # A pool of their own: boxes must not queue behind the images of later batches.
         self.box_pool = ThreadPoolExecutor(threads, thread_name_prefix="boxes")
         self.lanes = [
-            BatchAnnotator(config, lane, recipe, self.box_pool if count == 1 else None)
+            BatchAnnotator(config, lane, recipe, None if self.alone else self.box_pool)
             for lane in lanes(classifier, count)
         ]
         self.lane_pool = ThreadPoolExecutor(
@@ -133,13 +135,13 @@ class Annotator:
         """
         start = time.monotonic()
         watch = Stopwatch()
-        before = self.lanes[0].forward_size
+        before = self._forward_size
         rows, no_box = with_retries(
             shard.uri,
             lambda: self._rows(shard, watch, on_progress or (lambda progress: None)),
             READINGS,
         )
-        largest = self.lanes[0].forward_size
+        largest = self._forward_size
         with watch.measure("write"):
             uri = publish(rows, shard, self.recipe, self.config.output)
         return ShardReport(
@@ -153,6 +155,10 @@ class Annotator:
             halved_to=None if largest == before else largest,
         )
 
+    @property
+    def _forward_size(self) -> int:
+        return min(lane.forward_size for lane in self.lanes)
+
     def _rows(
         self, shard: Shard, watch: Stopwatch, report: Callable[[Progress], None]
     ) -> tuple[list[Row], Counter[str]]:
@@ -164,8 +170,6 @@ class Annotator:
             lambda count: report(Progress(count)),
             settings.max_sample_bytes,
         )
-        ahead = (BATCHES_AHEAD + len(self.lanes) - 1) * self.batch_size
-        loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)
         free = SimpleQueue[BatchAnnotator]()
         for lane in self.lanes:
             free.put(lane)
@@ -177,10 +181,22 @@ class Annotator:
             finally:
                 free.put(lane)
 
+        def load_and_annotate(batch: list[Sample]) -> AnnotatedBatch:
+            with watch.measure("decode"):
+                loaded = [load_sample(sample, self.load_rule) for sample in batch]
+            return annotate(loaded)
+
+        size, count = self.batch_size, len(self.lanes)
+        if self.alone:
+            groups = batches(watch.measured("read", samples), size)
+            results = in_order(self.lane_pool, load_and_annotate, groups, count)
+        else:
+            ahead = (BATCHES_AHEAD + count - 1) * size
+            loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)
+            results = in_order(self.lane_pool, annotate, batches(loaded, size), count)
         rows: list[Row] = []
         no_box: Counter[str] = Counter()
-        groups = batches(loaded, self.batch_size)
-        for annotated in in_order(self.lane_pool, annotate, groups, len(self.lanes)):
+        for annotated in results:
             rows.extend(annotated.rows)
             no_box.update(annotated.no_box)
             report(Progress(samples=len(annotated.rows)))

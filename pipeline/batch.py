@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from pipeline.sources.load import LoadedSample
 from pipeline.stopwatch import Stopwatch
 
 NO_LIMIT = 2**31
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -48,20 +51,14 @@ class ImageScores:
     maps: torch.Tensor
 
 
-def batches(samples: Iterable[LoadedSample], size: int) -> Iterator[list[LoadedSample]]:
-    """Group samples so that each group but the last has ``size`` images.
+def batches(samples: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Group samples; each group but the last has ``size`` of them.
 
-    Samples without an image ride along: they take no place in the forward pass.
+    Some may turn out to have no image. They keep their place, so that which images are computed
+    together does not depend on who decodes them.
     """
-    batch: list[LoadedSample] = []
-    images = 0
-    for sample in samples:
-        batch.append(sample)
-        images += sample.pixels is not None
-        if images == size or len(batch) == 4 * size:
-            yield batch
-            batch, images = [], 0
-    if batch:
+    remaining = iter(samples)
+    while batch := list(islice(remaining, size)):
         yield batch
 
 
@@ -101,27 +98,23 @@ class BatchAnnotator:
             torch.OutOfMemoryError: not even a single image fits.
         """
 
-        def find_boxes(score_map: torch.Tensor) -> MapBoxes:
+        def find_boxes(image: ImageScores) -> list[MapBoxes]:
             with watch.measure("boxes"):
-                return self.boxing.boxes(score_map)
+                boxes = self.boxing.boxes(image.maps)
+                return self.boxing.of_image(image.wanted, image.class_scores, boxes)
 
         pictured = [sample for sample in batch if sample.pixels is not None]
         with watch.measure("forward"):
             scored = self._score_what_fits(pictured)
-        maps = [score_map for image in scored for score_map in image.maps]
         each = map if self.pool is None else self.pool.map
-        found = iter(list(each(find_boxes, maps)))
-        images = iter(scored)
+        images = iter(list(zip(scored, each(find_boxes, scored), strict=True)))
         no_box: Counter[str] = Counter()
         rows = []
         for sample in batch:
             if sample.pixels is None:
                 rows.append(self._row(shard_uri, sample, None, []))
                 continue
-            image = next(images)
-            boxes = self.boxing.of_image(
-                image.wanted, image.class_scores, [next(found) for _ in image.wanted]
-            )
+            image, boxes = next(images)
             no_box.update(str(none.reason) for none in boxes if none.reason is not None)
             rows.append(self._row(shard_uri, sample, image, boxes))
         return AnnotatedBatch(rows, no_box)

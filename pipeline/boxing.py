@@ -14,7 +14,7 @@ from pipeline.cams import (
     MapBoxes,
     ScoreRule,
     WantedClass,
-    boxes_from_map,
+    boxes_from_maps,
     without_overlapping_classes,
 )
 from pipeline.config import BoxSettings
@@ -57,9 +57,9 @@ class Boxing:
         height, width = settings["model"]["input_size"]
         return cls.of(BoxSettings.model_validate(settings["boxes"]), (height, width))
 
-    def boxes(self, score_map: torch.Tensor) -> MapBoxes:
-        """The boxes of a map (h, w) on the CPU, not scored yet."""
-        return boxes_from_map(score_map, self.size, self.rule)
+    def boxes(self, score_maps: torch.Tensor) -> list[MapBoxes]:
+        """The boxes of each of the maps (n, h, w) on the CPU, not scored yet."""
+        return boxes_from_maps(score_maps, self.size, self.rule)
 
     def of_image(
         self,
@@ -72,7 +72,7 @@ class Boxing:
         Args:
             wanted: the maps' classes, best first.
             class_scores: their probabilities, 0 to 1.
-            found: what ``boxes`` gave for each.
+            found: what ``boxes`` gave for them.
         """
         scored = [
             self.score_rule.apply(boxes, class_score, choice.rank == 0)

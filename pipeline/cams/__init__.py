@@ -5,7 +5,14 @@ Localization*, ECCV 2020.
 """
 
 from pipeline.cams.box_score import BoxCalibration, BoxTraits, ScoreRule
-from pipeline.cams.boxes import BoxRule, MapBoxes, NoBoxReason, PseudoBox, boxes_from_map
+from pipeline.cams.boxes import (
+    BoxRule,
+    MapBoxes,
+    NoBoxReason,
+    PseudoBox,
+    boxes_from_map,
+    boxes_from_maps,
+)
 from pipeline.cams.paper import batched_index_select, cam
 from pipeline.cams.pooling import ThresholdedAvgPool2d, thresholded_average
 from pipeline.cams.score_maps import class_score_maps, image_score_maps
@@ -26,6 +33,7 @@ __all__ = [
     "WantedClass",
     "batched_index_select",
     "boxes_from_map",
+    "boxes_from_maps",
     "cam",
     "class_score_maps",
     "class_weights",

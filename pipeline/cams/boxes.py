@@ -9,12 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipeline.cams.components import AREA, components
-from pipeline.cams.percentile import percentile
-from pipeline.cams.upsample import normalise, upsample
-
-# A map that varies less than this share of its largest value holds rounding noise, no object.
-CONSTANT_TOLERANCE = 1e-5
+from pipeline.cams.box_kernel import CONSTANT, FOUND, NON_FINITE, find_components
+from pipeline.cams.upsample import taps
 
 
 class NoBoxReason(enum.StrEnum):
@@ -75,60 +71,92 @@ class MapBoxes:
     reason: NoBoxReason | None = None
 
 
+_REASONS = {
+    NON_FINITE: NoBoxReason.non_finite_map,
+    CONSTANT: NoBoxReason.constant_map,
+    FOUND: NoBoxReason.too_small,
+}
+
+
 def boxes_from_map(score_map: torch.Tensor, size: tuple[int, int], rule: BoxRule) -> MapBoxes:
-    """Turn one score map into boxes.
-
-    The map is upsampled to ``size``, min-max normalised, and cut at ``tau x percentile``
-    (strictly above; paper, section 3.3). The 8-connected components that are left, largest
-    first, give one box each.
-
-    Args:
-        score_map: (h, w), any range, on the CPU.
-        size: (height, width) to upsample to; more is finer and slower.
-        rule: the threshold and what follows it.
-
-    Returns:
-        The boxes, or the reason why a constant or non-finite map, or one whose components are
-        all too small, has none.
+    """Turn one score map (h, w) into boxes, see ``boxes_from_maps``.
 
     Raises:
         ValueError: the map is not (h, w).
     """
     if score_map.ndim != 2:
         raise ValueError(f"expected a map of shape (h, w), got {tuple(score_map.shape)}")
-    scores = score_map.float().numpy()
-    if not np.isfinite(scores).all():
-        return MapBoxes((), NoBoxReason.non_finite_map)
-    if np.ptp(scores) <= CONSTANT_TOLERANCE * np.abs(scores).max():
-        return MapBoxes((), NoBoxReason.constant_map)
-    values = normalise(upsample(scores, size, rule.interpolation))
-    standard = percentile(values, rule.percentile)
-    boxes = _component_boxes(values, values > rule.threshold * standard, rule)
-    return MapBoxes(boxes, None if boxes else NoBoxReason.too_small)
+    (found,) = boxes_from_maps(score_map[None], size, rule)
+    return found
 
 
-def _component_boxes(
-    values: np.ndarray, foreground: np.ndarray, rule: BoxRule
-) -> tuple[PseudoBox, ...]:
-    height, width = values.shape
-    found = components(foreground, rule.min_area * values.size)[: rule.max_boxes]
-    boxes = []
-    total = float(values.mean()) * values.size
-    for component, (left, top, box_width, box_height) in enumerate(found[:, :AREA].tolist()):
-        right, bottom = left + box_width, top + box_height
-        cells = box_width * box_height
-        inside = float(values[top:bottom, left:right].mean())
-        around = values.size - cells
-        boxes.append(
-            PseudoBox(
-                x_min=left / width,
-                y_min=top / height,
-                x_max=right / width,
-                y_max=bottom / height,
-                score=inside,
-                component=component,
-                touches_edge=left == 0 or top == 0 or right == width or bottom == height,
-                outside=max(0.0, total - inside * cells) / around if around else 0.0,
-            )
+def boxes_from_maps(
+    score_maps: torch.Tensor, size: tuple[int, int], rule: BoxRule
+) -> list[MapBoxes]:
+    """Turn score maps into boxes.
+
+    Each map is upsampled to ``size``, min-max normalised, and cut at ``tau x percentile``
+    (strictly above; paper, section 3.3). The 8-connected components that are left, largest
+    first, give one box each. The boxes are those of OpenCV's and numpy's functions one after the
+    other; it is one compiled pass here, which other threads need not wait for.
+
+    Args:
+        score_maps: (n, h, w), any range, on the CPU.
+        size: (height, width) to upsample to; more is finer and slower.
+        rule: the threshold and what follows it.
+
+    Returns:
+        Of each map its boxes, or the reason why a constant or non-finite map, or one whose
+        components are all too small, has none.
+
+    Raises:
+        ValueError: the maps are not (n, h, w).
+    """
+    if score_maps.ndim != 3 or 0 in score_maps.shape[1:]:
+        raise ValueError(f"expected maps of shape (n, h, w), got {tuple(score_maps.shape)}")
+    height, width = size
+    rows = taps(score_maps.shape[1], height, rule.interpolation)
+    columns = taps(score_maps.shape[2], width, rule.interpolation)
+    outcomes, counts, extents, sums, totals = find_components(
+        np.ascontiguousarray(score_maps.float().numpy()),
+        rows.cells,
+        rows.weights,
+        columns.cells,
+        columns.weights,
+        np.float32(rule.threshold),
+        float(rule.percentile),
+        rule.min_area * (height * width),
+        # No two components share a block of two by two cells.
+        min(rule.max_boxes, -(-height // 2) * -(-width // 2)),
+    )
+    found = []
+    for outcome, count, places, inside, total in zip(
+        outcomes.tolist(), counts.tolist(), extents, sums, totals.tolist(), strict=True
+    ):
+        reached = zip(places[:count].tolist(), inside[:count].tolist(), strict=True)
+        boxes = tuple(
+            _box(component, extent, total_inside, total, size)
+            for component, (extent, total_inside) in enumerate(reached)
         )
-    return tuple(boxes)
+        found.append(MapBoxes(boxes, None if boxes else _REASONS[outcome]))
+    return found
+
+
+def _box(
+    component: int, extent: list[int], inside: float, total: float, size: tuple[int, int]
+) -> PseudoBox:
+    """A box of half-open (left, top, right, bottom), with the values' sums in it and over all."""
+    height, width = size
+    left, top, right, bottom = extent
+    cells = (right - left) * (bottom - top)
+    around = height * width - cells
+    return PseudoBox(
+        x_min=left / width,
+        y_min=top / height,
+        x_max=right / width,
+        y_max=bottom / height,
+        score=inside / cells,
+        component=component,
+        touches_edge=left == 0 or top == 0 or right == width or bottom == height,
+        outside=max(0.0, total - inside) / around if around else 0.0,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.cams.boxes import CONSTANT_TOLERANCE
+from pipeline.cams.box_kernel import CONSTANT_TOLERANCE
 
 
 def centre_weight(size: tuple[int, int], spread: float) -> torch.Tensor:

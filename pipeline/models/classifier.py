@@ -269,9 +269,12 @@ def _head_of(
 
 
 def _normalised(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    mean = pixels.new_tensor(preprocessing.mean, dtype=torch.float32) * 255
-    std = pixels.new_tensor(preprocessing.std, dtype=torch.float32) * 255
-    return ((pixels.float() - mean) / std).permute(0, 3, 1, 2)
+    # Of a whole line at once: along three channels alone each pixel would be a loop of its own.
+    width = pixels.shape[2]
+    mean = (pixels.new_tensor(preprocessing.mean, dtype=torch.float32) * 255).repeat(width)
+    std = (pixels.new_tensor(preprocessing.std, dtype=torch.float32) * 255).repeat(width)
+    lines = pixels.flatten(2).float().sub_(mean).div_(std)
+    return lines.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def _probe_images(preprocessing: Preprocessing, device: torch.device) -> torch.Tensor:

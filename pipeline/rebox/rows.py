@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,8 +66,12 @@ def _column(table: pa.Table, name: str) -> pa.ListArray:
 def _boxes(maps: Entries, boxing: Boxing) -> list[MapBoxes]:
     names = ("class_id", "rank", "height", "width", "low", "high", "values")
     columns = [maps.fields[name].to_pylist() for name in names]
-    stored = (StoredMap(*values) for values in zip(*columns, strict=True))
-    return [boxing.boxes(torch.from_numpy(one.restore())) for one in stored]
+    stored = (StoredMap(*values).restore() for values in zip(*columns, strict=True))
+    found: list[MapBoxes] = []
+    # One file's maps are of one shape, unless it is from elsewhere.
+    for _, of_shape in itertools.groupby(stored, key=lambda one: one.shape):
+        found += boxing.boxes(torch.from_numpy(np.stack(list(of_shape))))
+    return found
 
 
 def _of_images(

@@ -15,7 +15,6 @@ import torch
 from pipeline.annotations.rows import StoredMap
 from pipeline.boxing import Boxing
 from pipeline.cams import BoxRule, boxes_from_map
-from pipeline.cams.upsample import upsample
 from pipeline.review.overlap import best_overlaps
 
 THRESHOLDS = np.arange(50) / 50
@@ -58,9 +57,7 @@ def sweep(
         (2, thresholds) the best IoU with a true box, 0 to 1: of the largest component's box, and
         of any component's. 0 where there is no box.
     """
-    # Upsampled once: to resize a map to the size that it has changes nothing.
-    score_map = upsample(stored.restore(), sweep_rule.size, sweep_rule.rule.interpolation)
-    scores = torch.from_numpy(score_map)
+    scores = torch.from_numpy(stored.restore())
     found = [
         boxes_from_map(
             scores, sweep_rule.size, replace(sweep_rule.rule, threshold=float(threshold))

@@ -128,7 +128,7 @@ def read_members(
     try:
         # The encoding must not depend on this machine's locale.
         archive = tarfile.open(  # noqa: SIM115 (the stream is the caller's to close)
-            fileobj=stream, mode="r|", tarinfo=_StrictHeader, encoding="utf-8"
+            fileobj=stream, mode="r|", tarinfo=_StrictHeader, encoding="utf-8", bufsize=_CHUNK
         )
     except _PARSER_ERRORS as error:
         raise ArchiveError("damaged", 0, str(error), _FIRST_REMEDY) from error

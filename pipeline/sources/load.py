@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from pipeline.config import InputSettings
@@ -15,6 +14,7 @@ from pipeline.sources.decode import DecodeError, SampleStatus, decode_image
 from pipeline.sources.images import image_member
 from pipeline.sources.labels import LabelError, read_labels
 from pipeline.sources.samples import Sample
+from pipeline.sources.squash import squash
 from pipeline.stopwatch import Stopwatch
 
 
@@ -76,7 +76,7 @@ def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
         status: SampleStatus, error: str | None, image: np.ndarray | None = None
     ) -> LoadedSample:
         height, width = (None, None) if image is None else image.shape[:2]
-        pixels = None if image is None else _squash(image, rule)
+        pixels = None if image is None else squash(image, rule.input_height, rule.input_width)
         return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
 
     data = image_member(sample.members)
@@ -102,14 +102,3 @@ def _labels(sample: Sample, rule: LoadRule) -> tuple[tuple[int, ...] | None, str
     if any(label >= rule.class_count for label in labels):
         return None, f"class {max(labels)} is beyond the model's {rule.class_count} classes"
     return labels, None
-
-
-def _squash(image: np.ndarray, rule: LoadRule) -> np.ndarray:
-    """Resize the whole image to the input size; shrinking averages, so that nothing aliases."""
-    shrinks = image.shape[0] > rule.input_height and image.shape[1] > rule.input_width
-    resized: np.ndarray = cv2.resize(
-        image,
-        (rule.input_width, rule.input_height),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
-    return resized

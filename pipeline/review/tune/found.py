@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from pipeline.cams import (
     BoxTraits,
     MapBoxes,
     PseudoBox,
-    upsample,
     without_overlapping_classes,
 )
 from pipeline.config import BoxSettings
@@ -97,14 +95,8 @@ def _of_image(
 
 def _of_map(class_map: ClassMap, ways: Sequence[Boxing]) -> list[MapBoxes]:
     """The boxes of one map under each of the settings."""
-    stored = class_map.stored.restore()
-
-    @cache
-    def finer(size: tuple[int, int], interpolation: str) -> torch.Tensor:
-        # Once: to resize a map to the size that it has changes nothing.
-        return torch.from_numpy(upsample(stored, size, interpolation))  # type: ignore[arg-type]
-
-    return [boxing.boxes(finer(boxing.size, boxing.rule.interpolation)) for boxing in ways]
+    stored = torch.from_numpy(class_map.stored.restore())[None]
+    return [boxing.boxes(stored)[0] for boxing in ways]
 
 
 def _beside_truth(

@@ -1,0 +1,356 @@
+"""From score maps to the extents of their components, compiled: no Python between the cells.
+
+Everything is in this file because numba's cache does not see when a function of another file
+changes. The interpreter's lock is free while it runs, so threads find boxes side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import numba
+import numpy as np
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# What became of a map.
+FOUND, NON_FINITE, CONSTANT = range(3)
+# A map that varies less than this share of its largest value holds rounding noise, no object.
+CONSTANT_TOLERANCE = 1e-5
+# Values in the sample that tells between which bounds a percentile lies, and the margin to both
+# sides, as a share of the sample; the values of a map are smooth, so it rarely misses.
+SAMPLE_SIZE, MARGIN = 1024, 1 / 64
+HALVINGS = 14
+# Eight cells of a mask that are all set.
+_ALL_SET = np.uint64(0x0101010101010101)
+
+
+def compiled(
+    reorder: bool = False,
+) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Compile at the first call, and keep the result on disk where there is a place for it.
+
+    Args:
+        reorder: sums may be added up in another order, and values are no NaN.
+    """
+    fast = {"reassoc", "nnan", "nsz"} if reorder else False
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        try:
+            made: Callable[Arguments, Result] = numba.njit(nogil=True, cache=True, fastmath=fast)(
+                function
+            )
+        except RuntimeError:
+            # Neither beside the source nor in the user's cache, as in a read-only container.
+            made = numba.njit(nogil=True, fastmath=fast)(function)
+        return made
+
+    return decorate
+
+
+@compiled()
+def find_components(
+    maps: np.ndarray,
+    row_cells: np.ndarray,
+    row_weights: np.ndarray,
+    column_cells: np.ndarray,
+    column_weights: np.ndarray,
+    threshold: np.float32,
+    rank: float,
+    smallest: float,
+    most: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Upsample, normalise, cut and label each map; the components of most cells are told.
+
+    Args:
+        maps: (n, h, w) float32.
+        row_cells, row_weights, column_cells, column_weights: see ``upsample.taps``.
+        threshold: of the percentile.
+        rank: of the percentile, 0 to 100.
+        smallest: cells of a component, may be a fraction.
+        most: components of a map.
+
+    Returns:
+        of each map what became of it, (n,); its number of components, (n,); their left, top, right
+        and bottom, half-open, (n, most, 4); the sum of the values in that box, (n, most); and the
+        sum of all values of the map, (n,).
+    """
+    count = maps.shape[0]
+    height, width = row_cells.shape[0], column_cells.shape[0]
+    outcome = np.zeros(count, np.int8)
+    found = np.zeros(count, np.int64)
+    extents = np.zeros((count, most, 4), np.int64)
+    inside = np.zeros((count, most))
+    total = np.zeros(count)
+    values = np.empty((height, width), np.float32)
+    # Rows of whole words: a word of eight equal cells is passed over at once.
+    mask = np.zeros((height, -(-width // 8) * 8), np.uint8)
+    for number in range(count):
+        outcome[number] = _usable(maps[number])
+        if outcome[number] != FOUND:
+            continue
+        _upsample(maps[number], row_cells, row_weights, column_cells, column_weights, values)
+        low, high = _extremes(values)
+        if not high > low:
+            outcome[number] = CONSTANT
+            continue
+        _normalise(values, low, high)
+        cut = threshold * _percentile(values.reshape(-1), rank)
+        _mark(values, cut, mask)
+        found[number] = _components(mask, width, smallest, extents[number])
+        total[number] = _sum(values, 0, 0, width, height)
+        for place in range(found[number]):
+            left, top, right, bottom = extents[number, place]
+            inside[number, place] = _sum(values, left, top, right, bottom)
+    return outcome, found, extents, inside, total
+
+
+@compiled()
+def _usable(score_map: np.ndarray) -> int:
+    low = high = score_map[0, 0]
+    for row in range(score_map.shape[0]):
+        for column in range(score_map.shape[1]):
+            value = score_map[row, column]
+            if not np.isfinite(value):
+                return NON_FINITE
+            low, high = min(low, value), max(high, value)
+    largest = max(abs(low), abs(high))
+    return FOUND if high - low > np.float32(CONSTANT_TOLERANCE) * largest else CONSTANT
+
+
+@compiled()
+def _upsample(
+    score_map: np.ndarray,
+    row_cells: np.ndarray,
+    row_weights: np.ndarray,
+    column_cells: np.ndarray,
+    column_weights: np.ndarray,
+    values: np.ndarray,
+) -> None:
+    """Along the columns, then along the rows, added up in the order in which OpenCV does it."""
+    wide = np.empty((score_map.shape[0], values.shape[1]), np.float32)
+    for row in range(wide.shape[0]):
+        source = score_map[row]
+        for column in range(wide.shape[1]):
+            cells, weights = column_cells[column], column_weights[column]
+            wide[row, column] = (
+                source[cells[0]] * weights[0]
+                + source[cells[1]] * weights[1]
+                + source[cells[2]] * weights[2]
+                + source[cells[3]] * weights[3]
+            )
+    for row in range(values.shape[0]):
+        cells, weights, made = row_cells[row], row_weights[row], values[row]
+        first, second, third, fourth = weights[0], weights[1], weights[2], weights[3]
+        above, at, below, beyond = wide[cells[0]], wide[cells[1]], wide[cells[2]], wide[cells[3]]
+        for column in range(made.size):
+            made[column] = above[column] * first + (
+                at[column] * second + (below[column] * third + beyond[column] * fourth)
+            )
+
+
+@compiled()
+def _extremes(values: np.ndarray) -> tuple[np.float32, np.float32]:
+    # By columns first, which the compiler makes into vectors.
+    low, high = values[0].copy(), values[0].copy()
+    for row in range(1, values.shape[0]):
+        for column in range(values.shape[1]):
+            value = values[row, column]
+            low[column] = value if value < low[column] else low[column]
+            high[column] = value if value > high[column] else high[column]
+    return low.min(), high.max()
+
+
+@compiled()
+def _normalise(values: np.ndarray, low: np.float32, high: np.float32) -> None:
+    span = high - low
+    for row in range(values.shape[0]):
+        for column in range(values.shape[1]):
+            values[row, column] = (values[row, column] - low) / span
+
+
+@compiled()
+def _mark(values: np.ndarray, cut: np.float32, mask: np.ndarray) -> None:
+    for row in range(values.shape[0]):
+        source, target = values[row], mask[row]
+        for column in range(source.size):
+            target[column] = source[column] > cut
+
+
+@compiled(reorder=True)
+def _sum(values: np.ndarray, left: int, top: int, right: int, bottom: int) -> float:
+    total = 0.0
+    for row in range(top, bottom):
+        line = values[row, left:right]
+        for column in range(line.size):
+            total += np.float64(line[column])
+    return total
+
+
+@compiled()
+def _percentile(values: np.ndarray, rank: float) -> np.float32:
+    """What ``np.percentile`` gives of values (n,) from 0 to 1, to the last bit.
+
+    First a sample says between which bounds it lies, then counting; there is little left to sort.
+    Counting takes a processor that guesses branches less time than sorting.
+    """
+    place = (values.size - 1) * (rank / 100)
+    below = int(np.floor(place))
+    above = min(below + 1, values.size - 1)
+    # Odd, so that it does not fall into step with the rows.
+    step = values.size // SAMPLE_SIZE | 1
+    sample = values[::step].copy()
+    margin = int(MARGIN * sample.size) + 2
+    candidates, left_out = _between(
+        values,
+        _bracket(sample, max(0, below // step - margin))[0],
+        _bracket(sample, min(sample.size - 1, above // step + margin))[1],
+    )
+    if below < left_out or above >= left_out + candidates.size:
+        candidates, left_out = values, 0
+    few, of_candidates = _between(
+        candidates,
+        _bracket(candidates, below - left_out)[0],
+        _bracket(candidates, above - left_out)[1],
+    )
+    few.sort()
+    left_out += of_candidates
+    lower, upper = few[below - left_out], few[above - left_out]
+    share, difference = place - below, upper - lower
+    # Of the two ways to interpolate, the one that is exact at the nearer end.
+    if share < 0.5:
+        return np.float32(lower + difference * np.float32(share))
+    return np.float32(upper - difference * np.float32(1 - share))
+
+
+@compiled()
+def _bracket(values: np.ndarray, place: int) -> tuple[np.float32, np.float32]:
+    """Bounds around the value at this place of the sorted values, the upper one exclusive."""
+    low, high = np.float32(0), np.float32(2)
+    for _ in range(HALVINGS):
+        middle = (low + high) / np.float32(2)
+        smaller = 0
+        for index in range(values.size):
+            smaller += values[index] < middle
+        if smaller <= place:
+            low = middle
+        else:
+            high = middle
+    return low, high
+
+
+@compiled()
+def _between(values: np.ndarray, low: np.float32, high: np.float32) -> tuple[np.ndarray, int]:
+    """The values from ``low`` to below ``high``, and how many are smaller."""
+    chosen = np.zeros(-(-values.size // 8) * 8, np.uint8)
+    smaller = 0
+    for index in range(values.size):
+        value = values[index]
+        smaller += value < low
+        chosen[index] = (value >= low) & (value < high)
+    found, count = np.empty(values.size + 1, np.float32), 0
+    words = chosen.view(np.uint64)
+    for word in range(words.size):
+        if words[word]:
+            for index in range(8 * word, min(8 * word + 8, values.size)):
+                found[count] = values[index]
+                count += chosen[index]
+    return found[:count], smaller
+
+
+@compiled()
+def _components(mask: np.ndarray, width: int, smallest: float, extents: np.ndarray) -> int:
+    """The 8-connected components, the largest first, those of one size as OpenCV numbers them.
+
+    Args:
+        mask: (h, w) of 0 and 1, w a multiple of 8, zeros beyond ``width``.
+        extents: (most, 4), takes left, top, right and bottom.
+
+    Returns:
+        how many were written.
+    """
+    starts, stops, first = _runs(mask, width)
+    runs = starts.size
+    parent = np.arange(runs)
+    for row in range(1, mask.shape[0]):
+        above, here = first[row - 1], first[row]
+        while above < first[row] and here < first[row + 1]:
+            if starts[above] <= stops[here] and starts[here] <= stops[above]:
+                _join(parent, above, here)
+            if stops[above] < stops[here]:
+                above += 1
+            else:
+                here += 1
+    cells, block = np.zeros(runs, np.int64), np.zeros(runs, np.int64)
+    reach = np.zeros((runs, 4), np.int64)
+    blocks = -(-width // 2)
+    for row in range(mask.shape[0]):
+        for run in range(first[row], first[row + 1]):
+            root = _root(parent, run)
+            # OpenCV numbers components by the first of their blocks of two by two cells.
+            place = row // 2 * blocks + starts[run] // 2
+            if cells[root] == 0:
+                reach[root] = (starts[run], row, stops[run], row + 1)
+                block[root] = place
+            cells[root] += stops[run] - starts[run]
+            block[root] = min(block[root], place)
+            reach[root, 0] = min(reach[root, 0], starts[run])
+            reach[root, 2] = max(reach[root, 2], stops[run])
+            reach[root, 3] = row + 1
+    candidates = np.flatnonzero((cells > 0) & (cells >= smallest))
+    written = min(candidates.size, extents.shape[0])
+    for place in range(written):
+        best = place
+        for other in range(place + 1, candidates.size):
+            one, two = candidates[other], candidates[best]
+            if cells[one] > cells[two] or (cells[one] == cells[two] and block[one] < block[two]):
+                best = other
+        extents[place] = reach[candidates[best]]
+        candidates[best] = candidates[place]
+    return int(written)
+
+
+@compiled()
+def _runs(mask: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The runs of set cells: where they start and stop, row by row, and the first of each row."""
+    height = mask.shape[0]
+    starts = np.empty(height * (width // 2 + 1), np.int64)
+    stops = np.empty_like(starts)
+    first = np.empty(height + 1, np.int64)
+    words = mask.view(np.uint64)
+    count = 0
+    for row in range(height):
+        first[row] = count
+        within = np.uint8(0)
+        for word in range(words.shape[1]):
+            if words[row, word] == (_ALL_SET if within else np.uint64(0)):
+                continue
+            for column in range(8 * word, 8 * word + 8):
+                if mask[row, column] != within:
+                    within = mask[row, column]
+                    if within:
+                        starts[count] = column
+                    else:
+                        stops[count] = column
+                        count += 1
+        if within:
+            stops[count] = width
+            count += 1
+    first[height] = count
+    return starts[:count], stops[:count], first
+
+
+@compiled()
+def _root(parent: np.ndarray, run: int) -> int:
+    while parent[run] != run:
+        parent[run] = parent[parent[run]]
+        run = parent[run]
+    return int(run)
+
+
+@compiled()
+def _join(parent: np.ndarray, one: int, other: int) -> None:
+    first, second = _root(parent, one), _root(parent, other)
+    parent[max(first, second)] = min(first, second)
