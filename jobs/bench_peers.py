@@ -87,13 +87,14 @@ def run_peer(
         The number of images.
     """
     images = 0
+    device = next(network.module.parameters()).device
     with ExitStack() as stack:
         find = _METHODS[peer](network, stack)
         file = stack.enter_context(to.open("w"))
         for pixels, heights, widths in DataLoader(
             _Photographs(shards, network), batch_size=batch, num_workers=workers
         ):
-            for boxes in find(pixels, heights.tolist(), widths.tolist()):
+            for boxes in find(pixels.to(device), heights.tolist(), widths.tolist()):
                 file.write(json.dumps(boxes) + "\n")
             images += len(pixels)
     return images
@@ -139,7 +140,7 @@ def _torchcam(network: PeerNetwork, stack: ExitStack) -> Finder:
             classes = scores.topk(CLASSES).indices
             for rank in range(CLASSES):
                 (maps,) = extractor(classes[:, rank].tolist(), scores)
-                for image, small in enumerate(maps.numpy()):
+                for image, small in enumerate(maps.cpu().numpy()):
                     score_map = cv2.resize(
                         small, (network.side, network.side), interpolation=cv2.INTER_CUBIC
                     )
@@ -160,7 +161,7 @@ def _paper(network: PeerNetwork, stack: ExitStack) -> Finder:
             classes = network.module(pixels).topk(CLASSES).indices
             maps = F.conv2d(features.pop(), weight)
             for rank in range(CLASSES):
-                of_rank = maps[torch.arange(len(maps)), classes[:, rank]].numpy()
+                of_rank = maps[torch.arange(len(maps)), classes[:, rank]].cpu().numpy()
                 for image, small in enumerate(of_rank):
                     height, width = heights[image], widths[image]
                     score_map = _normalised(cv2.resize(small, (width, height)))
@@ -184,7 +185,7 @@ def _script(network: PeerNetwork, stack: ExitStack) -> Finder:
             classes = network.module(pixels).topk(CLASSES).indices
             maps = torch.einsum("bnc,bchw->bnhw", weight[classes], features.pop())
             size = (network.side, network.side)
-            large = F.interpolate(maps, size, mode="bilinear", align_corners=False).numpy()
+            large = F.interpolate(maps, size, mode="bilinear", align_corners=False).cpu().numpy()
         for image, of_image in enumerate(large):
             for score_map in of_image:
                 boxes[image].append(_largest(score_map, heights[image], widths[image]))

@@ -197,7 +197,7 @@ class Workers:
 def ray_command(
     images: Annotated[Path, typer.Argument(help="Folder of JPEG files")],
     model: Annotated[str, typer.Option(help="A timm model")] = "mobilenetv2_100",
-    copies: Annotated[int, typer.Option(min=1, help="How often they are annotated")] = 2,
+    copies: Annotated[int, typer.Option(min=1, help="How often they are annotated")] = 8,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
     to: To = None,
 ) -> None:
@@ -207,7 +207,7 @@ def ray_command(
     rates: dict[str, list[float]] = {"local": [], "one": [], "single": [], "two": []}
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder, "packed")
-        pack(images, packed, samples_per_shard=30)
+        pack(images, packed, samples_per_shard=50)
         for copy in range(1, copies):
             for shard in sorted(packed.glob("shard-*.tar")):
                 shutil.copy(shard, packed / f"copy-{copy}-{shard.name}")

@@ -53,12 +53,14 @@ class Timing:
         milliseconds: per image, of each repeat.
         to_plain, to_prepared: median over the repeats of the forward pass's time in the same
             repeat over this one's; 1 is as fast as the forward pass.
+        gpu_bytes: the most of the GPU's memory that was in use at once; None on a CPU.
     """
 
     case: str
     milliseconds: list[float]
     to_plain: float
     to_prepared: float
+    gpu_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,26 @@ def throughput(
         if peer_images:
             cases |= dict(_peer_cases(bench, work, images, peer_images))
         measured: dict[str, list[float]] = {name: [] for name in cases}
+        peaks: dict[str, int | None] = {}
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("measuring", total=(repeats + 1) * len(cases))
             for round_number in range(repeats + 1):
                 for name, case in cases.items():
+                    _forget_peak(bench.classifier.device)
                     start = time.perf_counter()
                     count = case()
+                    peaks[name] = _peak(bench.classifier.device)
                     if round_number:  # the first round warms up
                         measured[name].append(1000 * (time.perf_counter() - start) / count)
                     progress.advance(task)
     timings = [
-        Timing(name, values, _ratio(measured[PLAIN], values), _ratio(measured[PREPARED], values))
+        Timing(
+            name,
+            values,
+            _ratio(measured[PLAIN], values),
+            _ratio(measured[PREPARED], values),
+            peaks[name],
+        )
         for name, values in measured.items()
     ]
     console.print(_table(timings))
@@ -137,7 +148,7 @@ def throughput(
 
 def _prepare(work: Path, images: Path, model: dict[str, Any], copies: int, threads: int) -> _Bench:
     packed = work / "packed"
-    pack(images, packed, samples_per_shard=100)
+    pack(images, packed)
     for copy in range(1, copies):
         for shard in sorted(packed.glob("shard-*.tar")):
             shutil.copy(shard, packed / f"copy-{copy}-{shard.name}")
@@ -247,12 +258,14 @@ def _peer_cases(bench: _Bench, work: Path, images: Path, count: int) -> Iterator
     name = bench.config.model.name
     if name not in LAYERS:
         raise RequestError(f"--model: peers are told layers by name, known of {', '.join(LAYERS)}")
-    if bench.classifier.device.type != "cpu":
-        raise RequestError("--peer-images: set 0 on a GPU, where the peers are not ready yet")
     size = bench.classifier.preprocessing
     for peer in PEERS:
         network = PeerNetwork(
-            build_network(bench.config.model).module, *LAYERS[name], size.width, size.mean, size.std
+            build_network(bench.config.model).module.to(bench.classifier.device),
+            *LAYERS[name],
+            size.width,
+            size.mean,
+            size.std,
         )
         own = count // 5 if peer == "grad-cam" else count
         shards = _some(work / peer, images, own, bench.threads)
@@ -295,6 +308,15 @@ class _Nobody:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _forget_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def _ratio(forward: Sequence[float], values: Sequence[float]) -> float:

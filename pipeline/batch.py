@@ -151,11 +151,12 @@ class BatchAnnotator:
         ]
         # Images want different numbers of classes; the shorter lists are padded with class 0.
         most = max(len(choices) for choices in wanted)
-        class_ids = torch.zeros(len(samples), most, dtype=torch.int64)
-        for image, choices in enumerate(wanted):
-            for place, choice in enumerate(choices):
-                class_ids[image, place] = choice.class_id
-        class_ids = class_ids.to(probabilities.device)
+        padded = [
+            [choice.class_id for choice in choices] + [0] * (most - len(choices))
+            for choices in wanted
+        ]
+        class_ids = torch.tensor(padded, dtype=torch.int64, device=probabilities.device)
+        class_ids = class_ids.view(len(samples), most)
         maps = self.map_maker.maps(scores, class_ids).cpu()
         class_scores = probabilities.gather(1, class_ids).tolist()
         return [

@@ -60,8 +60,7 @@ def test_a_driver_killed_at_ten_random_moments(
         with driver(command, slow, tmp_path / "log") as process:
             if turn >= 2:
                 wait_until(lambda slow=slow: slow.processes, "the first shard's start")
-            # Where pandas is installed, pyarrow imports it at the first write: half a second.
-            time.sleep(moments.uniform(0, 1.2))
+            time.sleep(moments.uniform(0, 0.6))
             process.kill()
             process.join()
             killed += process.exitcode == -signal.SIGKILL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,9 +80,11 @@ def test_lanes_share_their_weights() -> None:
     assert all(mine.conv is not theirs.conv for mine, theirs in packed)
 
 
-def test_a_gpu_has_one_lane_and_a_cpu_one_a_thread() -> None:
+def test_a_gpu_has_two_lanes_and_a_cpu_one_a_thread() -> None:
     classifier = load_classifier(ModelSettings(name="test_resnet", input_size=64), CPU, "float32")
     assert [lane_count(classifier, threads) for threads in (1, 2, 8, 64)] == [1, 2, 8, 8]
+    on_gpu = replace(classifier, device=torch.device("cuda"))
+    assert [lane_count(on_gpu, threads) for threads in (1, 16)] == [2, 2]
 
 
 def test_results_come_in_order_and_not_far_ahead() -> None:

@@ -76,8 +76,9 @@ def test_rows_are_those_of_an_annotator_whose_maps_have_8_bits(
     reboxed = rows_of(rebox(annotate(), *OTHER).folder)
     plain = Boxing.boxes
 
-    def rounded(self: Boxing, score_map: torch.Tensor) -> object:
-        return plain(self, torch.from_numpy(StoredMap.of(0, 0, score_map.numpy()).restore()))
+    def rounded(self: Boxing, score_maps: torch.Tensor) -> object:
+        stored = [StoredMap.of(0, 0, score_map).restore() for score_map in score_maps.numpy()]
+        return plain(self, torch.from_numpy(np.stack(stored)))
 
     monkeypatch.setattr(Boxing, "boxes", rounded)
     anew = rows_of(annotate(*OTHER, f"output.uri={tmp_path}/anew"))

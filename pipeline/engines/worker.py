@@ -10,6 +10,7 @@ import torch
 
 from pipeline.annotate import Annotator
 from pipeline.config import Config
+from pipeline.engines.batch_size import gpu_batch_size
 from pipeline.maps import require_fitting
 from pipeline.models.classifier import (
     Classifier,
@@ -23,7 +24,6 @@ from pipeline.recipe import Recipe, resolve_recipe
 # What a batch leaves behind stays in the cache then, and its tensors are small enough for malloc
 # to keep: in batches of 16 a third of the time went into fresh pages.
 BATCH_SIZE_ON_CPU = 4
-BATCH_SIZE_ON_GPU = 64
 
 
 @dataclass(frozen=True)
@@ -96,5 +96,5 @@ def make_annotator(config: Config, model: LoadedModel, threads: int) -> Annotato
     batch_size = config.engine.batch_size
     if batch_size == "auto":
         on_gpu = model.classifier.device.type == "cuda"
-        batch_size = BATCH_SIZE_ON_GPU if on_gpu else BATCH_SIZE_ON_CPU
+        batch_size = gpu_batch_size(model.classifier) if on_gpu else BATCH_SIZE_ON_CPU
     return Annotator(config, model.classifier, model.recipe, batch_size, threads)

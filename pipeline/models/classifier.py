@@ -124,7 +124,11 @@ class Classifier:
 
     def normalised(self, images: np.ndarray) -> torch.Tensor:
         """Images (B, height, width, 3) uint8 as the network takes them, on its device."""
-        return _normalised(torch.from_numpy(images).to(self.device), self.preprocessing)
+        pixels = torch.from_numpy(images)
+        if self.device.type == "cuda":
+            # From memory that the GPU reads by itself, so that nobody waits for the copy.
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        return _normalised(pixels, self.preprocessing)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

@@ -15,11 +15,13 @@ from pipeline.models.prepare import packed_weights
 
 # More lanes than this would wait for Python; beyond it each gets several threads.
 MOST_LANES = 8
+# While one batch's boxes and rows are made, the GPU computes the other.
+GPU_LANES = 2
 
 
 def lane_count(classifier: Classifier, threads: int) -> int:
-    """How many batches to run at once with so many threads; one on a GPU."""
-    return min(threads, MOST_LANES) if classifier.device.type == "cpu" else 1
+    """How many batches to run at once with so many threads."""
+    return min(threads, MOST_LANES) if classifier.device.type == "cpu" else GPU_LANES
 
 
 def lanes(classifier: Classifier, count: int) -> list[Classifier]:
