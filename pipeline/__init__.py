@@ -1,3 +1,3 @@
 """cambox: turn image classification datasets into detector training data."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -68,7 +68,7 @@ def test_an_upgrade_redoes_nothing_unless_asked(finished: tuple[Config, RunSumma
     assert "cambox 0.0.9 (1 files)" in output.getvalue()
     _, asked = prepare(config, QUIET, Version("0.0.9"))
     assert len(asked.outdated) == 0
-    again = run(config, QUIET, Version("0.1.0"))
+    again = run(config, QUIET, Version("0.2.0"))
     assert [report.uri for report in again.reports] == [str(files[0])]
     assert again.plan.done == first.plan.new[1:]
     assert prepare(config, QUIET)[1].mixed_versions == ()
