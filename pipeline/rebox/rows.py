@@ -16,6 +16,9 @@ from pipeline.annotations.rows import OBJECT_TYPE, StoredMap, schema
 from pipeline.boxing import Boxing
 from pipeline.cams import MapBoxes, WantedClass
 
+# Room for the most boxes of each is taken at once, and boxes.max_boxes may be large.
+MAPS_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class ReboxedRows:
@@ -70,7 +73,8 @@ def _boxes(maps: Entries, boxing: Boxing) -> list[MapBoxes]:
     found: list[MapBoxes] = []
     # One file's maps are of one shape, unless it is from elsewhere.
     for _, of_shape in itertools.groupby(stored, key=lambda one: one.shape):
-        found += boxing.boxes(torch.from_numpy(np.stack(list(of_shape))))
+        while part := list(itertools.islice(of_shape, MAPS_AT_ONCE)):
+            found += boxing.boxes(torch.from_numpy(np.stack(part)))
     return found
 
 
