@@ -1,7 +1,8 @@
-"""The same classifier several times, to run several batches at once on a CPU.
+"""The same classifier several times, to run several batches at once.
 
-Small networks spend much of two threads on waiting for each other after each layer; two batches
-on one thread each do not wait. Hooks belong to a module, so each lane has modules of its own, over
+On a CPU small networks spend much of two threads on waiting for each other after each layer; two
+batches on one thread each do not wait. On a GPU one batch is computed while boxes and rows of the
+other are made. Hooks belong to a module, so each lane has modules of its own, over
 the same weights.
 """
 

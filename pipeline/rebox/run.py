@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
@@ -39,7 +38,7 @@ from pipeline.sources.storage import canonical_uri, locate
 from pipeline.steps import Advance
 
 # What one process would take for the files that are left. Below, others are not worth their start.
-# Threads never are: boxes are many short calls, and threads wait for each other between them.
+# Threads were not either when last measured, before boxes were compiled; rows are still Python.
 PROCESSES_PAY_SECONDS = 10.0
 
 
@@ -161,7 +160,6 @@ def _outcomes(
     files: Sequence[SourceFile], rebox_file: Callable[[SourceFile], ReboxedFile | str]
 ) -> Iterator[ReboxedFile | str]:
     """Of each file in turn, one after the other until it shows that processes pay."""
-    _one_thread()
     start = time.monotonic()
     for done, file in enumerate(files, 1):
         yield rebox_file(file)
@@ -170,14 +168,9 @@ def _outcomes(
         seconds_left = (time.monotonic() - start) / done * len(left)
         if processes > 1 and seconds_left > PROCESSES_PAY_SECONDS:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(processes, context, _one_thread) as pool:
+            with ProcessPoolExecutor(processes, context) as pool:
                 yield from pool.map(rebox_file, left)
             return
-
-
-def _one_thread() -> None:
-    """Maps are too small for OpenCV's own threads to be of use."""
-    cv2.setNumThreads(1)
 
 
 def _rebox(

@@ -56,7 +56,6 @@ def find_boxes(
         ranks: of the maps to look at.
     """
     found: list[list[FoundBox]] = [[] for _ in settings]
-    # In one thread: boxes are many short calls, and threads would wait for each other between them.
     for place, image in enumerate(images.images):
         of_image = _of_image(place, image, images.input_size, ranks, settings)
         for every, mine in zip(found, of_image, strict=True):
