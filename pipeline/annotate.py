@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -13,7 +13,6 @@ from types import TracebackType
 import torch
 
 from pipeline.annotations.publish import publish
-from pipeline.annotations.rows import Row
 from pipeline.batch import AnnotatedBatch, BatchAnnotator, batches
 from pipeline.config import Config
 from pipeline.in_order import in_order
@@ -96,6 +95,9 @@ class Annotator:
             BatchAnnotator(config, lane, recipe, None if self.alone else self.box_pool)
             for lane in lanes(classifier, count)
         ]
+        self._free_lanes = SimpleQueue[BatchAnnotator]()
+        for lane in self.lanes:
+            self._free_lanes.put(lane)
         self.lane_pool = ThreadPoolExecutor(
             count, "lane", torch.set_num_threads, (max(1, threads // count),)
         )
@@ -116,18 +118,31 @@ class Annotator:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads when what they have begun is done; a shard still in work fails."""
         self.decode_pool.shutdown(cancel_futures=True)
         self.box_pool.shutdown(cancel_futures=True)
         self.lane_pool.shutdown(cancel_futures=True)
 
     def annotate(
-        self, shard: Shard, on_progress: Callable[[Progress], None] | None = None
+        self,
+        shard: Shard,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_read: Callable[[], None] = lambda: None,
     ) -> ShardReport:
         """Annotate one shard and publish its file.
+
+        Several threads may do so at once; their shards share the lanes.
 
         Where the storage cuts the stream, the shard is read and annotated again from its start.
         That progress counts again, as it does when the engine hands out a shard again: it is what
         tells a worker that is at work from one that hangs. The report counts each row once.
+
+        Args:
+            on_progress: called as it goes on, in the caller's thread.
+            on_read: called when the shard was read to its end: the time to begin the next.
 
         Raises:
             ShardError: the shard is not whole; nothing is published.
@@ -135,13 +150,10 @@ class Annotator:
         """
         start = time.monotonic()
         watch = Stopwatch()
-        before = self._forward_size
-        rows, no_box = with_retries(
-            shard.uri,
-            lambda: self._rows(shard, watch, on_progress or (lambda progress: None)),
-            READINGS,
+        whole = with_retries(
+            shard.uri, lambda: self._annotated(shard, watch, on_progress, on_read), READINGS
         )
-        largest = self._forward_size
+        rows = whole.rows
         with watch.measure("write"):
             uri = publish(rows, shard, self.recipe, self.config.output)
         return ShardReport(
@@ -149,37 +161,40 @@ class Annotator:
             uri=uri,
             statuses=Counter(row.status for row in rows),
             objects=sum(len(row.objects) for row in rows),
-            no_box=no_box,
+            no_box=whole.no_box,
             seconds=time.monotonic() - start,
             stage_seconds=watch.seconds,
-            halved_to=None if largest == before else largest,
+            halved_to=whole.halved_to,
         )
 
-    @property
-    def _forward_size(self) -> int:
-        return min(lane.forward_size for lane in self.lanes)
-
-    def _rows(
-        self, shard: Shard, watch: Stopwatch, report: Callable[[Progress], None]
-    ) -> tuple[list[Row], Counter[str]]:
-        """The rows of a shard that was read whole, and the maps that gave no box, by reason."""
+    def _annotated(
+        self,
+        shard: Shard,
+        watch: Stopwatch,
+        on_progress: Callable[[Progress], None],
+        on_read: Callable[[], None],
+    ) -> AnnotatedBatch:
+        """All batches of a shard that was read whole, as one."""
         settings = self.config.input
-        samples = read_samples(
-            shard,
-            settings.storage_options,
-            lambda count: report(Progress(count)),
-            settings.max_sample_bytes,
-        )
-        free = SimpleQueue[BatchAnnotator]()
-        for lane in self.lanes:
-            free.put(lane)
+
+        def samples() -> Iterator[Sample]:
+            yield from watch.measured(
+                "read",
+                read_samples(
+                    shard,
+                    settings.storage_options,
+                    lambda count: on_progress(Progress(count)),
+                    settings.max_sample_bytes,
+                ),
+            )
+            on_read()
 
         def annotate(batch: list[LoadedSample]) -> AnnotatedBatch:
-            lane = free.get()
+            lane = self._free_lanes.get()
             try:
                 return lane.annotate(shard.uri, batch, watch)
             finally:
-                free.put(lane)
+                self._free_lanes.put(lane)
 
         def load_and_annotate(batch: list[Sample]) -> AnnotatedBatch:
             with watch.measure("decode"):
@@ -188,16 +203,14 @@ class Annotator:
 
         size, count = self.batch_size, len(self.lanes)
         if self.alone:
-            groups = batches(watch.measured("read", samples), size)
+            groups = batches(samples(), size)
             results = in_order(self.lane_pool, load_and_annotate, groups, count)
         else:
             ahead = (BATCHES_AHEAD + count - 1) * size
-            loaded = load_ahead(samples, self.load_rule, self.decode_pool, ahead, watch)
+            loaded = load_ahead(samples(), self.load_rule, self.decode_pool, ahead, watch)
             results = in_order(self.lane_pool, annotate, batches(loaded, size), count)
-        rows: list[Row] = []
-        no_box: Counter[str] = Counter()
+        whole = AnnotatedBatch()
         for annotated in results:
-            rows.extend(annotated.rows)
-            no_box.update(annotated.no_box)
-            report(Progress(samples=len(annotated.rows)))
-        return rows, no_box
+            whole.add(annotated)
+            on_progress(Progress(samples=len(annotated.rows)))
+        return whole

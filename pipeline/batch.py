@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
 
@@ -26,12 +26,28 @@ NO_LIMIT = 2**31
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
+@dataclass
 class AnnotatedBatch:
-    """The rows of a batch, in its order, and the maps that gave no box, by reason."""
+    """What became of the samples of a batch, or of several in a row.
 
-    rows: list[Row]
-    no_box: Counter[str]
+    Attributes:
+        rows: in the samples' order.
+        no_box: maps that gave no box, by reason.
+        halved_to: images per forward pass after memory ran out; None if it did not.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    no_box: Counter[str] = field(default_factory=Counter)
+    halved_to: int | None = None
+
+    def add(self, following: AnnotatedBatch) -> None:
+        """Append the batch that follows."""
+        self.rows += following.rows
+        self.no_box.update(following.no_box)
+        self.halved_to = min(
+            (size for size in (self.halved_to, following.halved_to) if size is not None),
+            default=None,
+        )
 
 
 @dataclass(frozen=True)
@@ -104,20 +120,22 @@ class BatchAnnotator:
                 return self.boxing.of_image(image.wanted, image.class_scores, boxes)
 
         pictured = [sample for sample in batch if sample.pixels is not None]
+        before = self.forward_size
         with watch.measure("forward"):
             scored = self._score_what_fits(pictured)
         each = map if self.pool is None else self.pool.map
         images = iter(list(zip(scored, each(find_boxes, scored), strict=True)))
-        no_box: Counter[str] = Counter()
-        rows = []
+        annotated = AnnotatedBatch(
+            halved_to=self.forward_size if self.forward_size < before else None
+        )
         for sample in batch:
             if sample.pixels is None:
-                rows.append(self._row(shard_uri, sample, None, []))
+                annotated.rows.append(self._row(shard_uri, sample, None, []))
                 continue
             image, boxes = next(images)
-            no_box.update(str(none.reason) for none in boxes if none.reason is not None)
-            rows.append(self._row(shard_uri, sample, image, boxes))
-        return AnnotatedBatch(rows, no_box)
+            annotated.no_box.update(str(none.reason) for none in boxes if none.reason is not None)
+            annotated.rows.append(self._row(shard_uri, sample, image, boxes))
+        return annotated
 
     def _score_what_fits(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
         scored: list[ImageScores] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,31 +47,32 @@ Hit = Callable[[str, str], None]
 
 def install(hit: Hit) -> Callable[[], None]:
     """Have this process call ``hit`` at every point, and give back how to undo that."""
-    in_work = [ANY_SHARD]
+    # A shard has a thread, but for its batches.
+    in_work = threading.local()
 
     def annotate(honest: Callable[..., Any]) -> Callable[..., Any]:
         def changed(self: Any, shard: Any, *rest: Any) -> Any:
-            in_work[0] = Path(shard.uri).name
-            hit(BEFORE_READ, in_work[0])
+            in_work.shard = Path(shard.uri).name
+            hit(BEFORE_READ, in_work.shard)
             report = honest(self, shard, *rest)
-            hit(BEFORE_REPLY, in_work[0])
+            hit(BEFORE_REPLY, in_work.shard)
             return report
 
         return changed
 
     def annotate_batch(honest: Callable[..., Any]) -> Callable[..., Any]:
-        def changed(*arguments: Any) -> Any:
-            annotated = honest(*arguments)
-            hit(MID_SHARD, in_work[0])
+        def changed(self: Any, shard_uri: str, *rest: Any) -> Any:
+            annotated = honest(self, shard_uri, *rest)
+            hit(MID_SHARD, Path(shard_uri).name)
             return annotated
 
         return changed
 
     def publish(honest: Callable[..., Any]) -> Callable[..., Any]:
         def changed(*arguments: Any) -> Any:
-            hit(BEFORE_PUBLISH, in_work[0])
+            hit(BEFORE_PUBLISH, in_work.shard)
             uri = honest(*arguments)
-            hit(AFTER_PUBLISH, in_work[0])
+            hit(AFTER_PUBLISH, in_work.shard)
             return uri
 
         return changed
@@ -79,9 +81,9 @@ def install(hit: Hit) -> Callable[[], None]:
         def changed(self: Path, target: Path) -> Any:
             if not publishing.is_temporary(self.name):
                 return honest(self, target)
-            hit(TEMPORARY_WRITTEN, in_work[0])
+            hit(TEMPORARY_WRITTEN, in_work.shard)
             renamed = honest(self, target)
-            hit(RENAMED, in_work[0])
+            hit(RENAMED, in_work.shard)
             return renamed
 
         return changed
@@ -139,7 +141,8 @@ class Signal:
                 if self.number is None:
                     time.sleep(1e6)
                 else:
-                    os.kill(os.getpid(), self.number)
+                    # This thread, which the process's other threads may else run ahead of.
+                    signal.pthread_kill(threading.get_ident(), self.number)
 
     def _mark(self, name: str) -> bool:
         self.marks.mkdir(parents=True, exist_ok=True)

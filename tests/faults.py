@@ -80,7 +80,8 @@ def visible(folder: str | Path) -> dict[str, bytes]:
 
 def temporaries(folder: str | Path) -> list[Path]:
     """What publishers that died left in a folder."""
-    return [path for path in Path(folder).iterdir() if is_temporary(path.name)]
+    paths = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    return [path for path in paths if is_temporary(path.name)]
 
 
 def let_a_day_pass(folder: str | Path) -> None:

@@ -35,7 +35,8 @@ DEADLY = {
     "shard-000003.tar": BEFORE_REPLY,
 }
 POISON = "shard-000004.tar"
-HANGS = "shard-000005.tar"
+# Late, when those that die once are done; one of them would else end its worker.
+HANGS = "shard-000011.tar"
 ALWAYS = 99
 
 
@@ -101,10 +102,16 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
     log = on_ray.log.read_text()
     (given_up,) = [line for line in log.splitlines() if line.startswith("given up: ")]
     assert f"{POISON}: the worker died" in given_up
-    assert log.count(f"{POISON}: the worker died") == 3, "one retry; given up, and said at the end"
-    assert f"{HANGS}: no progress for 8 s; the worker was replaced; attempt 1 failed" in log
+    # A worker that dies with several shards is held against none of them.
+    beside = sum(f"{POISON}: the worker died" in line for line in tried_alone(log))
+    assert beside in (0, 1)
+    died = log.count(f"{POISON}: the worker died")
+    assert died == 3 + beside, "one retry; given up, and said at the end"
+    assert f"{HANGS}: no progress for 8 s; the worker was replaced; " in log
     assert (points.sent, constructor.sent) == (len(DEADLY), 1)
-    assert (poison.sent, hung.sent) == (2, 1)
+    # Where it was beside others, one of those may have been the one that killed.
+    assert poison.sent in (2, 2 + beside)
+    assert hung.sent == 1
     # All the others are there, and right.
     found = visible(on_ray.published)
     assert found.items() <= on_ray.clean.files.items()
@@ -125,6 +132,10 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
         fault_table.check(line, fault, sent, on_ray.published, on_ray.clean)
 
 
+def tried_alone(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.endswith("so tried alone")]
+
+
 class Kills:
     """Several signals for one run."""
 
@@ -139,7 +150,7 @@ class Kills:
 def test_a_node_is_lost(
     on_ray: OnRay, cluster: Any, fault_table: FaultTable, tmp_path: Path
 ) -> None:
-    slow = Slow(0.06, tmp_path / "begun")
+    slow = Slow(0.15, tmp_path / "begun")
     with driver(on_ray.command, slow, on_ray.log, on_ray.environment) as process:
         wait_until(lambda: len(slow.processes) == 2, "both workers' start")
         workers = slow.processes
@@ -147,7 +158,8 @@ def test_a_node_is_lost(
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         process.join(90)
         assert process.exitcode == 0, on_ray.log.read_text()
-    assert "attempt 1 failed" in on_ray.log.read_text()
+    log = on_ray.log.read_text()
+    assert "attempt 1 failed" in log or tried_alone(log)
     lost = sum(not Path(f"/proc/{worker}").exists() for worker in workers)
     fault_table.check(3, "node of a Ray cluster lost", lost, on_ray.published, on_ray.clean)
 
@@ -155,7 +167,7 @@ def test_a_node_is_lost(
 def test_the_driver_and_then_the_head_are_lost(
     on_ray: OnRay, cluster: Any, fault_table: FaultTable, tmp_path: Path
 ) -> None:
-    slow = Slow(0.1, tmp_path / "begun")
+    slow = Slow(0.3, tmp_path / "begun")
     with driver(on_ray.command, slow, on_ray.log, on_ray.environment) as process:
         wait_until(lambda: visible(on_ray.published), "the first published shard")
         process.kill()
@@ -164,7 +176,7 @@ def test_the_driver_and_then_the_head_are_lost(
     assert visible(on_ray.published).items() <= on_ray.clean.files.items()
     assert len(visible(on_ray.published)) < len(on_ray.clean.files)
 
-    slow = Slow(0.1, tmp_path / "begun again")
+    slow = Slow(0.3, tmp_path / "begun again")
     with driver(on_ray.command, slow, on_ray.log, on_ray.environment) as process:
         wait_until(lambda: slow.processes, "the next worker's start")
         cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)

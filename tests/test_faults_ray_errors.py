@@ -1,4 +1,4 @@
-"""Whatever Ray raises for a call costs its shard one attempt, and its actor is ended.
+"""Whatever Ray raises for a call ends its actor, and its shards are tried again.
 
 Ray itself is played here: most of its errors cannot be had on purpose.
 """
@@ -6,6 +6,7 @@ Ray itself is played here: most of its errors cannot be had on purpose.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.annotate import Progress
 from pipeline.engines import cluster
 from pipeline.engines.display import RunDisplay
 from pipeline.engines.outcome import ShardFailure
+from pipeline.engines.relay import Relay
 from pipeline.engines.sizing import Pool
 from pipeline.engines.worker import make_annotator
 from pipeline.sources.shards import find_shards
@@ -43,6 +45,14 @@ LOST: dict[str, Callable[[], Exception]] = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A reference to what a call will give."""
+
+    name: str
+    run: Callable[[], Any]
+
+
 class PlayedRay:
     """As much of Ray as the driver uses, in this process; calls run when they are asked for.
 
@@ -58,9 +68,10 @@ class PlayedRay:
 
     def remote(self, worker: type) -> Any:
         def start(*arguments: Any) -> Any:
+            played = worker(*arguments)
             methods = {
-                name: SimpleNamespace(remote=self._method(getattr(worker(*arguments), name), name))
-                for name in ("describe", "annotate", "progress")
+                name: SimpleNamespace(remote=self._method(getattr(played, name), name))
+                for name in ("describe", "begin", "report", "progress")
             }
             self.started.append(SimpleNamespace(**methods))
             return self.started[-1]
@@ -68,7 +79,7 @@ class PlayedRay:
         return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=start))
 
     def _method(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        return lambda *arguments: SimpleNamespace(run=lambda: function(*arguments), name=name)
+        return lambda *arguments: Call(name, lambda: function(*arguments))
 
     def get(self, call: Any) -> Any:
         if self.errors and self.errors[0][0] == call.name:
@@ -92,12 +103,17 @@ def play(
     class Worker:
         def __init__(self, *arguments: Any) -> None:
             self.annotator = make_annotator(local_runs.config, local_runs.engine.model, 1)
+            self.relay = Relay(self.annotator, lambda progress: None)
+            self.begun: dict[Any, Any] = {}
 
         def describe(self) -> str:
             return "a worker"
 
-        def annotate(self, shard: Any) -> Any:
-            return self.annotator.annotate(shard)
+        def begin(self, shard: Any) -> None:
+            self.begun[shard] = self.relay.begin(shard)
+
+        def report(self, shard: Any) -> Any:
+            return self.begun.pop(shard).result()
 
         def progress(self) -> Progress:
             return Progress()
@@ -117,9 +133,9 @@ def play(
     return run
 
 
-@pytest.mark.parametrize("method", ["describe", "annotate", "progress"])
+@pytest.mark.parametrize("method", ["describe", "begin", "report", "progress"])
 @pytest.mark.parametrize("error", LOST)
-def test_an_error_of_ray_costs_one_attempt(
+def test_an_error_of_ray_costs_a_worker_and_no_shard(
     play: Callable[..., tuple[PlayedRay, list[Any]]],
     local_runs: LocalRuns,
     fault_table: FaultTable,
@@ -144,7 +160,7 @@ def test_an_exception_of_the_actors_code_leaves_the_actor(
 ) -> None:
     # One whose cause is itself an error of Ray, too: the actor lives all the same.
     causes: list[Exception] = [OSError(5, "Input/output error"), errors.GetTimeoutError("late")]
-    played, outcomes = play(*(("annotate", task_error(cause)) for cause in causes))
+    played, outcomes = play(*(("report", task_error(cause)) for cause in causes))
     assert (played.raised, len(played.started)) == (2, 1)
     assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
 

@@ -1,14 +1,17 @@
-"""Run the shards on a pool of Ray actors, one shard in flight on each.
+"""Run the shards on a pool of Ray actors.
 
-The driver keeps the counts: an actor that dies fails its one shard, which is tried again on a
-fresh actor. Only shards, settings and counters cross between processes.
+An actor reads one shard at a time; it gets the next when that one is read, so that none waits in
+line at one actor while another has nothing to do. The driver keeps the counts: the shards of an
+actor that dies are tried again on a fresh one. Only shards, settings and counters cross between
+processes.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from dataclasses import dataclass, field
+from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -19,7 +22,9 @@ from ray.util.metrics import Counter
 from pipeline.annotate import Progress, ShardReport
 from pipeline.config import Config
 from pipeline.engines.absolute import absolute
+from pipeline.engines.actor import Actor
 from pipeline.engines.outcome import Observer, Outcome
+from pipeline.engines.relay import SHARDS_IN_WORK, Relay
 from pipeline.engines.sizing import Pool, size_pool
 from pipeline.engines.worker import (
     WorkerDescription,
@@ -28,7 +33,7 @@ from pipeline.engines.worker import (
     make_annotator,
     resolve_precision,
 )
-from pipeline.engines.worklist import WorkerLostError, WorkList
+from pipeline.engines.worklist import WorkList
 from pipeline.recipe import Recipe
 from pipeline.sources.shards import Shard
 
@@ -37,7 +42,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class ShardWorker:
-    """The actor: a classifier on its own device, and how far it is in its shard."""
+    """The actor: a classifier on its own device, and how far it is in its shards."""
 
     def __init__(self, config: Config, recipe_digest: str, threads: int) -> None:
         device = local_device()
@@ -50,8 +55,10 @@ class ShardWorker:
             )
         self.threads = threads
         self.device = device
-        self.annotator = make_annotator(config, model, threads)
+        self.relay = Relay(make_annotator(config, model, threads), self._advance)
+        self.begun: dict[Shard, Future[ShardReport]] = {}
         self.metrics = _Metrics()
+        self.lock = threading.Lock()
         self.bytes_read = 0
         self.samples = 0
 
@@ -66,9 +73,13 @@ class ShardWorker:
             threads=self.threads,
         )
 
-    def annotate(self, shard: Shard) -> ShardReport:
-        """Annotate one shard and publish its file."""
-        report = self.annotator.annotate(shard, self._advance)
+    def begin(self, shard: Shard) -> None:
+        """Annotate a shard; returns when it was read to its end, or failed."""
+        self.begun[shard] = self.relay.begin(shard)
+
+    def report(self, shard: Shard) -> ShardReport:
+        """Wait until a shard that was begun is published; raises what it failed of."""
+        report = self.begun.pop(shard).result()
         self.metrics.count(report)
         return report
 
@@ -77,8 +88,9 @@ class ShardWorker:
         return Progress(self.bytes_read, self.samples)
 
     def _advance(self, progress: Progress) -> None:
-        self.bytes_read += progress.bytes_read
-        self.samples += progress.samples
+        with self.lock:
+            self.bytes_read += progress.bytes_read
+            self.samples += progress.samples
 
 
 class _Metrics:
@@ -101,18 +113,6 @@ class _Metrics:
                 self.seconds.inc(seconds, {"stage": stage})
         if report.objects:
             self.boxes.inc(report.objects)
-
-
-@dataclass
-class _Actor:
-    """The driver's view of an actor."""
-
-    handle: Any
-    call: Any  # what the actor is doing: describing itself (shard is None) or annotating
-    shard: Shard | None = None
-    asked: Any = None  # an unanswered question for its progress
-    seen: Progress = field(default_factory=Progress)
-    moved: float = 0.0  # when it last made progress
 
 
 class RayEngine:
@@ -139,7 +139,7 @@ class RayEngine:
         return self._recipe
 
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
-        """Hand out the shards in their order, one to each actor at a time."""
+        """Hand out the shards in their order."""
         run = _Run(self, shards, observer)
         try:
             return run.to_the_end()
@@ -182,28 +182,28 @@ class _Run:
         for actor in self.actors:
             ray.kill(actor.handle)
 
-    def _start(self) -> _Actor:
+    def _start(self) -> Actor:
         pool = self.engine.pool
         options = {
             "num_gpus": pool.gpus_per_worker,
             "num_cpus": pool.cpus_per_worker,
             "max_restarts": 0,
             "max_task_retries": 0,
-            # One thread more than the shard's, so that progress can be asked for meanwhile.
-            "max_concurrency": 2,
+            # One thread waits for each shard; one more, so that progress can be asked for.
+            "max_concurrency": SHARDS_IN_WORK + 1,
         }
         handle = (
             ray.remote(ShardWorker)
             .options(**options)
             .remote(self.engine.config, self.engine.recipe.digest, pool.threads)
         )
-        return _Actor(handle, call=handle.describe.remote())
+        return Actor(handle, call=handle.describe.remote())
 
     def _wait_for_answers(self) -> None:
         for actor in self.actors:
-            if actor.shard is not None and actor.asked is None:
+            if actor.shards and actor.asked is None:
                 actor.asked = actor.handle.progress.remote()
-        calls = [actor.call for actor in self.actors]
+        calls = [call for actor in self.actors for call in actor.calls]
         questions = [actor.asked for actor in self.actors if actor.asked is not None]
         ray.wait(calls, timeout=POLL_SECONDS)
         everything = [*calls, *questions]
@@ -211,15 +211,17 @@ class _Run:
         for actor in list(self.actors):
             if actor.asked in answered:
                 self._note_progress(actor)
-            if actor.call in answered:
-                self._finish_call(actor)
+            for call in actor.calls:
+                # One that was lost with its actor was dealt with at the actor's first.
+                if call in answered and actor in self.actors:
+                    self._finish_call(actor, call)
 
-    def _note_progress(self, actor: _Actor) -> None:
+    def _note_progress(self, actor: Actor) -> None:
         asked, actor.asked = actor.asked, None
         try:
             now: Progress = ray.get(asked)
         except RayError:
-            return  # The actor's call tells the same, and is what counts.
+            return  # The actor's calls tell the same, and are what counts.
         if now != actor.seen:
             actor.moved = time.monotonic()
         self.observer.advance(
@@ -227,58 +229,67 @@ class _Run:
         )
         actor.seen = now
 
-    def _finish_call(self, actor: _Actor) -> None:
-        shard, call = actor.shard, actor.call
+    def _finish_call(self, actor: Actor, call: Any) -> None:
         try:
             result = ray.get(call)
         except RayTaskError as error:
             # The actor lives, and its code raised. An error of its constructor is not of this kind.
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if shard is None:
+            if actor.starting:
                 self._replace(actor, f"the worker failed: {_one_line(cause)}")
                 return
-            self.work.failed(shard, cause)
+            self.work.failed(actor.end(call), cause)
         except RayError as error:
             # Death has many names: the actor's, its node's, out of memory, a failed environment.
             self._replace(actor, f"the worker died: {_one_line(error)}")
             return
         else:
-            if shard is None:
-                self.failed_starts = 0
-                self.observer.note(f"worker ready: {result}")
-            else:
-                actor.asked = actor.handle.progress.remote()
-                self._note_progress(actor)
-                self.work.published(result)
+            self._take(actor, call, result)
         self._next_shard(actor)
 
-    def _next_shard(self, actor: _Actor) -> None:
-        actor.shard = self.work.next()
-        if actor.shard is None:
+    def _take(self, actor: Actor, call: Any, result: Any) -> None:
+        if actor.starting:
+            actor.call = None
+            self.failed_starts = 0
+            self.observer.note(f"worker ready: {result}")
+        elif call is actor.call:
+            shard = actor.end(call)
+            actor.reports[actor.handle.report.remote(shard)] = shard
+        else:
+            actor.asked = actor.handle.progress.remote()
+            self._note_progress(actor)
+            actor.end(call)
+            self.work.published(result)
+
+    def _next_shard(self, actor: Actor) -> None:
+        if actor.call is not None or len(actor.reports) >= SHARDS_IN_WORK:
+            return
+        shard = self.work.next(beside=actor.shards)
+        if shard is not None:
+            actor.moved = time.monotonic()
+            actor.reading, actor.call = shard, actor.handle.begin.remote(shard)
+        elif not actor.shards:
             self.actors.remove(actor)
             # An idle actor gives its GPU back.
             ray.kill(actor.handle)
-        else:
-            actor.moved = time.monotonic()
-            actor.call = actor.handle.annotate.remote(actor.shard)
 
     def _replace_stalled(self) -> None:
         """A hung worker differs from a slow one by its progress, so not by the total time."""
         limit = self.settings.stall_seconds
         for actor in list(self.actors):
-            if actor.shard is not None and time.monotonic() - actor.moved > limit:
+            if actor.shards and time.monotonic() - actor.moved > limit:
                 self._replace(actor, f"no progress for {limit:g} s; the worker was replaced")
 
-    def _replace(self, actor: _Actor, reason: str) -> None:
+    def _replace(self, actor: Actor, reason: str) -> None:
         self.actors.remove(actor)
         # One that only cannot be reached may live, and would keep its GPU from the next.
         ray.kill(actor.handle)
-        if actor.shard is None:
+        if actor.starting:
             self.failed_starts += 1
             self.last_start_error = reason
             self.observer.note(f"a worker did not start: {reason}")
         else:
-            self.work.failed(actor.shard, WorkerLostError(reason))
+            self.work.lost(actor.shards, reason)
         if self.failed_starts < self.settings.max_attempts and (
             len(self.actors) < self.work.unfinished
         ):
@@ -287,7 +298,7 @@ class _Run:
     def _complain_while_nobody_works(self) -> None:
         """At the start, and when all nodes are gone: Ray waits for new ones without a word."""
         now = time.monotonic()
-        if any(actor.shard is not None for actor in self.actors):
+        if any(actor.shards for actor in self.actors):
             self.nobody_since = now
         elif now - self.nobody_since > PATIENCE_SECONDS:
             self.observer.note(

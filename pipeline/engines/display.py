@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from types import TracebackType
@@ -45,6 +46,8 @@ class RunDisplay:
         self.started = time.monotonic()
         self.last_line = self.started
         self.bar: Bar | None = None
+        # Shards in work advance from threads of their own.
+        self.lock = threading.RLock()
 
     def __enter__(self) -> RunDisplay:
         self.started = self.last_line = time.monotonic()
@@ -79,21 +82,23 @@ class RunDisplay:
 
     def advance(self, progress: Progress) -> None:
         """More bytes were read, or samples annotated."""
-        self.bytes_read += progress.bytes_read
-        self.samples += progress.samples
-        self._refresh()
+        with self.lock:
+            self.bytes_read += progress.bytes_read
+            self.samples += progress.samples
+            self._refresh()
 
     def finished(self, outcome: Outcome) -> None:
         """A shard was published or given up."""
-        self.finished_shards += 1
-        if isinstance(outcome, ShardFailure):
-            self.failed_shards += 1
-            self.note(f"given up {outcome.shard.uri}: {outcome.reason}")
-        else:
-            self.statuses.update(outcome.statuses)
-            if outcome.halved_to is not None:
-                self.note(f"out of memory: {outcome.halved_to} images at a time from now on")
-        self._refresh()
+        with self.lock:
+            self.finished_shards += 1
+            if isinstance(outcome, ShardFailure):
+                self.failed_shards += 1
+                self.note(f"given up {outcome.shard.uri}: {outcome.reason}")
+            else:
+                self.statuses.update(outcome.statuses)
+                if outcome.halved_to is not None:
+                    self.note(f"out of memory: {outcome.halved_to} images at a time from now on")
+            self._refresh()
 
     def note(self, text: str) -> None:
         """Something a person should know while the run goes on."""

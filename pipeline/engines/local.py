@@ -1,9 +1,13 @@
-"""Run the shards in this process, one after the other."""
+"""Run the shards in this process."""
 
 from __future__ import annotations
 
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+
+from pipeline.annotate import ShardReport
 from pipeline.config import Config
 from pipeline.engines.outcome import Observer, Outcome
+from pipeline.engines.relay import SHARDS_IN_WORK, Relay
 from pipeline.engines.worker import (
     load_model,
     local_device,
@@ -35,14 +39,23 @@ class LocalEngine:
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Annotate the shards; one that the storage failed for goes back to the end of the line."""
         work = WorkList(shards, self.config.engine.max_attempts, observer)
-        with make_annotator(self.config, self.model, self.threads) as annotator:
+        annotator = make_annotator(self.config, self.model, self.threads)
+        with Relay(annotator, observer.advance) as relay:
             device = self.model.classifier.device
             observer.note(f"one worker on {device}, {self.threads} threads")
-            while (shard := work.next()) is not None:
-                try:
-                    report = annotator.annotate(shard, observer.advance)
-                except Exception as error:  # noqa: BLE001  one bad shard must not end the others
-                    work.failed(shard, error)
-                else:
-                    work.published(report)
+            in_work: dict[Future[ShardReport], Shard] = {}
+            while work.unfinished:
+                shard = work.next() if len(in_work) < SHARDS_IN_WORK else None
+                if shard is not None:
+                    in_work[relay.begin(shard)] = shard
+                timeout = None if shard is None else 0
+                for report in wait(in_work, timeout, FIRST_COMPLETED).done:
+                    shard = in_work.pop(report)
+                    error = report.exception()
+                    if error is None:
+                        work.published(report.result())
+                    elif isinstance(error, Exception):
+                        work.failed(shard, error)
+                    else:
+                        raise error
         return work.outcomes

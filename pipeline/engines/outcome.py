@@ -31,7 +31,7 @@ class Observer(Protocol):
     """Whoever watches a run."""
 
     def advance(self, progress: Progress) -> None:
-        """More bytes were read, or samples annotated."""
+        """More bytes were read, or samples annotated; called from any thread."""
 
     def finished(self, outcome: Outcome) -> None:
         """A shard was published or given up."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pipeline.annotate import ShardReport
 from pipeline.engines.outcome import Observer, Outcome, ShardFailure
@@ -16,13 +16,16 @@ class WorkList:
 
     Args:
         shards: in the order to hand them out; one that failed goes to the end.
-        max_attempts: a shard that failed so often is given up.
+        max_attempts: a shard that failed so often is given up. When a worker dies with several
+            shards, nobody knows which of them it was; that counts for none, and each is tried
+            again alone.
     """
 
     def __init__(self, shards: Sequence[Shard], max_attempts: int, observer: Observer) -> None:
         self.outcomes: list[Outcome] = []
         self._waiting = deque(shards)
         self._attempts = dict.fromkeys(shards, 0)
+        self._suspects: set[Shard] = set()
         self._max_attempts = max_attempts
         self._observer = observer
 
@@ -31,13 +34,20 @@ class WorkList:
         """Shards without an outcome, waiting or in work."""
         return len(self._attempts) - len(self.outcomes)
 
-    def next(self) -> Shard | None:
-        """The next shard to work on; None while none is waiting."""
-        if not self._waiting:
+    def next(self, beside: Collection[Shard] = ()) -> Shard | None:
+        """The next shard to work on; None while there is none.
+
+        Args:
+            beside: what the same worker has in work already.
+        """
+        if any(shard in self._suspects for shard in beside):
             return None
-        shard = self._waiting.popleft()
-        self._attempts[shard] += 1
-        return shard
+        for shard in self._waiting:
+            if not beside or shard not in self._suspects:
+                self._waiting.remove(shard)
+                self._attempts[shard] += 1
+                return shard
+        return None
 
     def published(self, report: ShardReport) -> None:
         """A shard is done."""
@@ -53,6 +63,17 @@ class WorkList:
             self._finish(ShardFailure(shard, _one_line(error), attempts))
         else:
             self._observer.note(f"{shard.uri}: {_one_line(error)}; attempt {attempts} failed")
+            self._waiting.append(shard)
+
+    def lost(self, shards: Collection[Shard], reason: str) -> None:
+        """The worker of these shards died or hung."""
+        for shard in shards:
+            if len(shards) == 1:
+                self.failed(shard, WorkerLostError(reason))
+                return
+            self._observer.note(f"{shard.uri}: {reason}; one of {len(shards)}, so tried alone")
+            self._attempts[shard] -= 1
+            self._suspects.add(shard)
             self._waiting.append(shard)
 
     def give_up_the_rest(self, reason: str) -> None:

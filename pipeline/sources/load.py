@@ -65,7 +65,7 @@ def load_ahead(
         with watch.measure("decode"):
             return load_sample(sample, rule)
 
-    return in_order(pool, load, watch.measured("read", samples), ahead)
+    return in_order(pool, load, samples, ahead)
 
 
 def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:

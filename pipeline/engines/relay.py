@@ -1,0 +1,56 @@
+"""Shards as in a relay race: the next is begun when the one before is read.
+
+Its last batches are computed and its file is written meanwhile. Where shards are small, or the
+network is fast, a worker would wait at the end of each as long as it works on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from types import TracebackType
+
+from pipeline.annotate import Annotator, Progress, ShardReport
+from pipeline.sources.shards import Shard
+
+# One is read, one computed to its end, and one written, which takes long on a remote storage.
+SHARDS_IN_WORK = 3
+
+
+class Relay:
+    """Hands shards to an annotator; use it as a context manager, which ends the annotator too.
+
+    Args:
+        on_progress: called from any thread.
+    """
+
+    def __init__(self, annotator: Annotator, on_progress: Callable[[Progress], None]) -> None:
+        self._annotator = annotator
+        self._on_progress = on_progress
+        self._pool = ThreadPoolExecutor(SHARDS_IN_WORK, thread_name_prefix="shard")
+
+    def __enter__(self) -> Relay:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # First, so that shards in work fail at their next batch, and nobody waits for their ends.
+        self._annotator.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def begin(self, shard: Shard) -> Future[ShardReport]:
+        """Begin a shard, and return when it was read to its end or failed.
+
+        Returns:
+            what ``Annotator.annotate`` gives or raises.
+        """
+        read = Event()
+        report = self._pool.submit(self._annotator.annotate, shard, self._on_progress, read.set)
+        report.add_done_callback(lambda _: read.set())
+        read.wait()
+        return report
