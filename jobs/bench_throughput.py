@@ -226,7 +226,7 @@ def _own_cases(bench: _Bench) -> Iterator[tuple[str, Work]]:
 
     def loaded(shard: Shard) -> Iterator[LoadedSample]:
         samples = read_samples(shard)
-        return load_ahead(samples, annotator.load_rule, annotator.decode_pool, 16, Stopwatch())
+        return load_ahead(samples, annotator.load_rule, annotator.decode_pool, 1, 16, Stopwatch())
 
     yield (
         "read and decode alone",

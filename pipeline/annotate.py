@@ -13,9 +13,9 @@ from types import TracebackType
 import torch
 
 from pipeline.annotations.publish import publish
-from pipeline.batch import AnnotatedBatch, BatchAnnotator, batches
+from pipeline.batch import AnnotatedBatch, BatchAnnotator
 from pipeline.config import Config
-from pipeline.in_order import in_order
+from pipeline.in_order import grouped, in_order
 from pipeline.models.classifier import Classifier
 from pipeline.models.lanes import lane_count, lanes
 from pipeline.recipe import Recipe
@@ -26,6 +26,8 @@ from pipeline.sources.shards import Shard
 from pipeline.stopwatch import Stage, Stopwatch
 
 BATCHES_AHEAD = 2
+# Images that a thread decodes, or finds the boxes of, before it asks for more.
+MOST_TOGETHER = 8
 # A stream that is cut half-way costs all that was read, so this is not done as often as a question
 # is asked again; the drivers that can read from the middle do so themselves.
 READINGS = 2
@@ -91,8 +93,13 @@ class Annotator:
         self.decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         # A pool of their own: boxes must not queue behind the images of later batches.
         self.box_pool = ThreadPoolExecutor(threads, thread_name_prefix="boxes")
+        self._ahead = (BATCHES_AHEAD + count - 1) * batch_size
+        # What a thread takes costs Python, which all threads share; but none should lack work.
+        together = max(1, min(MOST_TOGETHER, batch_size // (2 * threads)))
+        self._together = together
+        box_pool = None if self.alone else self.box_pool
         self.lanes = [
-            BatchAnnotator(config, lane, recipe, None if self.alone else self.box_pool)
+            BatchAnnotator(config, lane, recipe, box_pool, batch_size if self.alone else together)
             for lane in lanes(classifier, count)
         ]
         self._free_lanes = SimpleQueue[BatchAnnotator]()
@@ -201,14 +208,17 @@ class Annotator:
                 loaded = [load_sample(sample, self.load_rule) for sample in batch]
             return annotate(loaded)
 
+        # A batch has samples without an image too, so that which images are computed together does
+        # not depend on who decodes them.
         size, count = self.batch_size, len(self.lanes)
         if self.alone:
-            groups = batches(samples(), size)
+            groups = grouped(samples(), size)
             results = in_order(self.lane_pool, load_and_annotate, groups, count)
         else:
-            ahead = (BATCHES_AHEAD + count - 1) * size
-            loaded = load_ahead(samples(), self.load_rule, self.decode_pool, ahead, watch)
-            results = in_order(self.lane_pool, annotate, batches(loaded, size), count)
+            loaded = load_ahead(
+                samples(), self.load_rule, self.decode_pool, self._together, self._ahead, watch
+            )
+            results = in_order(self.lane_pool, annotate, grouped(loaded, size), count)
         whole = AnnotatedBatch()
         for annotated in results:
             whole.add(annotated)

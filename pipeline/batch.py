@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TypeVar
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row, StoredMa
 from pipeline.boxing import Boxing
 from pipeline.cams import MapBoxes, WantedClass, wanted_classes
 from pipeline.config import Config
+from pipeline.in_order import grouped
 from pipeline.maps import MapMaker
 from pipeline.models.classifier import Classifier, Scores
 from pipeline.recipe import Recipe
@@ -23,7 +23,6 @@ from pipeline.sources.load import LoadedSample
 from pipeline.stopwatch import Stopwatch
 
 NO_LIMIT = 2**31
-Item = TypeVar("Item")
 
 
 @dataclass
@@ -67,29 +66,24 @@ class ImageScores:
     maps: torch.Tensor
 
 
-def batches(samples: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Group samples; each group but the last has ``size`` of them.
-
-    Some may turn out to have no image. They keep their place, so that which images are computed
-    together does not depend on who decodes them.
-    """
-    remaining = iter(samples)
-    while batch := list(islice(remaining, size)):
-        yield batch
-
-
 class BatchAnnotator:
     """Turns loaded samples into rows.
 
     Args:
         pool: threads for the boxes; None: they are found in the caller's.
+        together: images whose boxes one of those threads finds at once.
 
     Attributes:
         forward_size: the most images of one forward pass; lowered when memory runs out.
     """
 
     def __init__(
-        self, config: Config, classifier: Classifier, recipe: Recipe, pool: Executor | None
+        self,
+        config: Config,
+        classifier: Classifier,
+        recipe: Recipe,
+        pool: Executor | None,
+        together: int,
     ) -> None:
         self.cam = config.cam
         self.activation = config.model.activation
@@ -97,10 +91,12 @@ class BatchAnnotator:
         self.classifier = classifier
         self.class_names = recipe.class_names
         self.pool = pool
+        self.together = together
         self.map_maker = MapMaker(config.cam, classifier)
         preprocessing = classifier.preprocessing
         self.boxing = Boxing.of(config.boxes, (preprocessing.height, preprocessing.width))
         self.forward_size = NO_LIMIT
+        self._buffer = classifier.image_buffer(0)
 
     def annotate(
         self, shard_uri: str, batch: Sequence[LoadedSample], watch: Stopwatch
@@ -114,17 +110,23 @@ class BatchAnnotator:
             torch.OutOfMemoryError: not even a single image fits.
         """
 
-        def find_boxes(image: ImageScores) -> list[MapBoxes]:
+        def find_boxes(images: list[ImageScores]) -> list[list[MapBoxes]]:
             with watch.measure("boxes"):
-                boxes = self.boxing.boxes(image.maps)
-                return self.boxing.of_image(image.wanted, image.class_scores, boxes)
+                found = iter(self.boxing.boxes(torch.cat([image.maps for image in images])))
+                return [
+                    self.boxing.of_image(
+                        image.wanted, image.class_scores, list(islice(found, len(image.wanted)))
+                    )
+                    for image in images
+                ]
 
         pictured = [sample for sample in batch if sample.pixels is not None]
         before = self.forward_size
         with watch.measure("forward"):
             scored = self._score_what_fits(pictured)
         each = map if self.pool is None else self.pool.map
-        images = iter(list(zip(scored, each(find_boxes, scored), strict=True)))
+        boxes_of_all = chain.from_iterable(each(find_boxes, grouped(scored, self.together)))
+        images = iter(list(zip(scored, boxes_of_all, strict=True)))
         annotated = AnnotatedBatch(
             halved_to=self.forward_size if self.forward_size < before else None
         )
@@ -152,7 +154,13 @@ class BatchAnnotator:
 
     @torch.inference_mode()
     def _score(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
-        scores = self.classifier.scores(np.stack([sample.pixels for sample in samples]))  # type: ignore[misc]
+        # The same memory each time: a large batch would else come from fresh pages, which the
+        # kernel clears.
+        if len(self._buffer) < len(samples):
+            self._buffer = self.classifier.image_buffer(len(samples))
+        images = self._buffer[: len(samples)]
+        np.stack([sample.pixels for sample in samples], out=images)  # type: ignore[misc]
+        scores = self.classifier.scores(images)
         probabilities = self._probabilities(scores)
         best = probabilities.topk(self.cam.top_k, dim=1)
         top_ids, top_probabilities = best.indices.tolist(), best.values.tolist()

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
+from itertools import islice
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in groups, each but the last of ``size``."""
+    remaining = iter(items)
+    while group := list(islice(remaining, size)):
+        yield group
 
 
 def in_order(

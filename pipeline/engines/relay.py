@@ -6,6 +6,7 @@ network is fast, a worker would wait at the end of each as long as it works on i
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event
@@ -29,6 +30,9 @@ class Relay:
         self._annotator = annotator
         self._on_progress = on_progress
         self._pool = ThreadPoolExecutor(SHARDS_IN_WORK, thread_name_prefix="shard")
+        # The collector looks at all that the libraries and the model hold, again and again, while
+        # every thread waits for it; none of it will be garbage.
+        gc.freeze()
 
     def __enter__(self) -> Relay:
         return self
@@ -42,6 +46,7 @@ class Relay:
         # First, so that shards in work fail at their next batch, and nobody waits for their ends.
         self._annotator.close()
         self._pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
 
     def begin(self, shard: Shard) -> Future[ShardReport]:
         """Begin a shard, and return when it was read to its end or failed.

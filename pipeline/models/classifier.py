@@ -122,11 +122,18 @@ class Classifier:
             feature_map = head.grid.feature_map(run.features.detach())
             return Scores(feature_map, run.logits.detach().float(), run)
 
+    def image_buffer(self, count: int) -> np.ndarray:
+        """Memory for (count, height, width, 3) uint8 images, from where a GPU reads by itself."""
+        shape = (count, self.preprocessing.height, self.preprocessing.width, 3)
+        on_gpu = self.device.type == "cuda"
+        buffer: np.ndarray = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu).numpy()
+        return buffer
+
     def normalised(self, images: np.ndarray) -> torch.Tensor:
         """Images (B, height, width, 3) uint8 as the network takes them, on its device."""
         pixels = torch.from_numpy(images)
         if self.device.type == "cuda":
-            # From memory that the GPU reads by itself, so that nobody waits for the copy.
+            # Nobody waits for the copy; of a buffer's images nothing is to pin.
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         return _normalised(pixels, self.preprocessing)
 

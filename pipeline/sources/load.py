@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from pipeline.config import InputSettings
-from pipeline.in_order import in_order
+from pipeline.in_order import grouped, in_order
 from pipeline.sources.decode import DecodeError, SampleStatus, decode_image
 from pipeline.sources.images import image_member
 from pipeline.sources.labels import LabelError, read_labels
@@ -57,15 +58,27 @@ class LoadRule:
 
 
 def load_ahead(
-    samples: Iterable[Sample], rule: LoadRule, pool: Executor, ahead: int, watch: Stopwatch
+    samples: Iterable[Sample],
+    rule: LoadRule,
+    pool: Executor,
+    together: int,
+    ahead: int,
+    watch: Stopwatch,
 ) -> Iterator[LoadedSample]:
-    """Load samples in a pool of threads, at most ``ahead`` of them before they are asked for."""
+    """Load samples in a pool of threads before they are asked for.
 
-    def load(sample: Sample) -> LoadedSample:
+    Args:
+        together: how many a thread takes at a time.
+        ahead: about how many are loaded before they are asked for.
+    """
+
+    def load(group: list[Sample]) -> list[LoadedSample]:
         with watch.measure("decode"):
-            return load_sample(sample, rule)
+            return [load_sample(sample, rule) for sample in group]
 
-    return in_order(pool, load, samples, ahead)
+    return chain.from_iterable(
+        in_order(pool, load, grouped(samples, together), -(-ahead // together))
+    )
 
 
 def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
