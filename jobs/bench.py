@@ -19,8 +19,9 @@ from rich.progress import track
 from rich.table import Table
 
 from jobs.bench_boxes import boxes
+from jobs.bench_ray import ray_command, schedule
 from jobs.bench_rebox import rebox
-from jobs.bench_runs import flat, plan_command, ray_command, schedule
+from jobs.bench_runs import flat, plan_command
 from jobs.bench_throughput import throughput
 from pipeline.config import CamSettings, ModelSettings
 from pipeline.maps import MapMaker

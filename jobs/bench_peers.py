@@ -1,8 +1,9 @@
 """The same work by what a user would pick instead: the top-5 boxes of each image, on disk.
 
 All of them read the same shards with a DataLoader, squash images to the network's input, run the
-network as its library builds it in float32, in batches, and write one line of JSON an image. A box
-is that of the largest component of the map above a share of its maximum.
+network as its library builds it, in batches and in the precision that cambox has, and write one
+line of JSON an image. A box is that of the largest component of the map above a share of its
+maximum.
 """
 
 from __future__ import annotations
@@ -33,17 +34,43 @@ Boxes = list[list[list[int]]]  # for each image and class x, y, width and height
 
 
 @dataclass(frozen=True)
+class PeerLayers:
+    """What a user of a peer names of a network.
+
+    Attributes:
+        features: path of the module that gives the last feature map.
+        classifier: path of the last linear layer.
+        channels_last: the feature map is (B, H, W, C), which torchcam does not take.
+    """
+
+    features: str
+    classifier: str
+    channels_last: bool = False
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """Those that can."""
+        return tuple(peer for peer in PEERS if not self.channels_last or peer != "torchcam")
+
+
+PEER_LAYERS = {
+    "mobilenetv2_100": PeerLayers("bn2", "classifier"),
+    "resnet50": PeerLayers("layer4", "fc"),
+    "swin_tiny_patch4_window7_224": PeerLayers("norm", "head.fc", channels_last=True),
+}
+
+
+@dataclass(frozen=True)
 class PeerNetwork:
     """A network with what a user of a peer tells it.
 
     Attributes:
-        layer: path of the module that gives the last feature map.
-        classifier: path of the last linear layer.
+        precision: name of a dtype; of another than float32 with autocast, as cambox has it.
     """
 
     module: nn.Module
-    layer: str
-    classifier: str
+    layers: PeerLayers
+    precision: str
     side: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -90,6 +117,10 @@ def run_peer(
     device = next(network.module.parameters()).device
     with ExitStack() as stack:
         find = _METHODS[peer](network, stack)
+        # grad-cam makes numpy arrays of its activations, which know no bfloat16.
+        on = network.precision != "float32" and peer != "grad-cam"
+        precision = getattr(torch, network.precision)
+        stack.enter_context(torch.autocast(device.type, precision, enabled=on))
         file = stack.enter_context(to.open("w"))
         for pixels, heights, widths in DataLoader(
             _Photographs(shards, network), batch_size=batch, num_workers=workers
@@ -109,8 +140,9 @@ def _grad_cam(network: PeerNetwork, stack: ExitStack) -> Finder:
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     network.module.requires_grad_(True)
-    layer = network.module.get_submodule(network.layer)
-    peer = stack.enter_context(GradCAM(network.module, [layer]))
+    layer = network.module.get_submodule(network.layers.features)
+    reshape = _channels_first if network.layers.channels_last else None
+    peer = stack.enter_context(GradCAM(network.module, [layer], reshape_transform=reshape))
 
     def find(pixels: torch.Tensor, heights: list[int], widths: list[int]) -> Boxes:
         with torch.no_grad():
@@ -130,7 +162,9 @@ def _torchcam(network: PeerNetwork, stack: ExitStack) -> Finder:
     from torchcam.methods import CAM
 
     extractor = stack.enter_context(
-        CAM(network.module, target_layer=network.layer, fc_layer=network.classifier)
+        CAM(
+            network.module, target_layer=network.layers.features, fc_layer=network.layers.classifier
+        )
     )
 
     def find(pixels: torch.Tensor, heights: list[int], widths: list[int]) -> Boxes:
@@ -140,7 +174,7 @@ def _torchcam(network: PeerNetwork, stack: ExitStack) -> Finder:
             classes = scores.topk(CLASSES).indices
             for rank in range(CLASSES):
                 (maps,) = extractor(classes[:, rank].tolist(), scores)
-                for image, small in enumerate(maps.cpu().numpy()):
+                for image, small in enumerate(maps.float().cpu().numpy()):
                     score_map = cv2.resize(
                         small, (network.side, network.side), interpolation=cv2.INTER_CUBIC
                     )
@@ -161,7 +195,7 @@ def _paper(network: PeerNetwork, stack: ExitStack) -> Finder:
             classes = network.module(pixels).topk(CLASSES).indices
             maps = F.conv2d(features.pop(), weight)
             for rank in range(CLASSES):
-                of_rank = maps[torch.arange(len(maps)), classes[:, rank]].cpu().numpy()
+                of_rank = maps[torch.arange(len(maps)), classes[:, rank]].float().cpu().numpy()
                 for image, small in enumerate(of_rank):
                     height, width = heights[image], widths[image]
                     score_map = _normalised(cv2.resize(small, (width, height)))
@@ -185,8 +219,8 @@ def _script(network: PeerNetwork, stack: ExitStack) -> Finder:
             classes = network.module(pixels).topk(CLASSES).indices
             maps = torch.einsum("bnc,bchw->bnhw", weight[classes], features.pop())
             size = (network.side, network.side)
-            large = F.interpolate(maps, size, mode="bilinear", align_corners=False).cpu().numpy()
-        for image, of_image in enumerate(large):
+            large = F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+        for image, of_image in enumerate(large.cpu().numpy()):
             for score_map in of_image:
                 boxes[image].append(_largest(score_map, heights[image], widths[image]))
         return boxes
@@ -203,7 +237,7 @@ _METHODS: dict[Peer, Callable[[PeerNetwork, ExitStack], Finder]] = {
 
 
 def _class_weights(network: PeerNetwork) -> torch.Tensor:
-    weight: torch.Tensor = network.module.get_parameter(f"{network.classifier}.weight")
+    weight: torch.Tensor = network.module.get_parameter(f"{network.layers.classifier}.weight")
     return weight
 
 
@@ -211,11 +245,15 @@ def _hooked(network: PeerNetwork, stack: ExitStack) -> list[torch.Tensor]:
     outputs: list[torch.Tensor] = []
 
     def keep(_: nn.Module, args: Any, output: torch.Tensor) -> None:
-        outputs.append(output)
+        outputs.append(_channels_first(output) if network.layers.channels_last else output)
 
-    layer = network.module.get_submodule(network.layer)
+    layer = network.module.get_submodule(network.layers.features)
     stack.callback(layer.register_forward_hook(keep).remove)
     return outputs
+
+
+def _channels_first(features: torch.Tensor) -> torch.Tensor:
+    return features.permute(0, 3, 1, 2)
 
 
 def _normalised(score_map: np.ndarray) -> np.ndarray:

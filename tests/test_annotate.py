@@ -124,17 +124,19 @@ def test_rows_do_not_depend_on_the_batch_size(make_config: ConfigMaker, tmp_path
     assert_same_rows(small, large)
 
 
+@pytest.mark.parametrize("batch_size", [1, 64])
 def test_rows_do_not_depend_on_the_number_of_threads(
-    make_config: ConfigMaker, tmp_path: Path
+    make_config: ConfigMaker, tmp_path: Path, batch_size: int
 ) -> None:
     """Each batch is computed on one thread, so that the files are equal byte for byte.
 
-    Of nine threads eight run a batch each, which others decode and find the boxes of.
+    Of nine threads eight run a batch each, which others decode and find the boxes of, as on a GPU;
+    of a large batch they take several images at a time.
     """
     files = []
     for threads in (1, 2, 9):
         where = f"output.uri={tmp_path}/{threads}"
-        settings = [f"engine.cpus_per_worker={threads}", "engine.batch_size=1", where]
+        settings = [f"engine.cpus_per_worker={threads}", f"engine.batch_size={batch_size}", where]
         summary, _ = annotate(make_config(*settings, "cam.refine.steps=1"))
         files.append([path.read_bytes() for path in sorted(Path(summary.folder).iterdir())])
     assert len(files[0]) == 3
