@@ -11,6 +11,8 @@ import pyarrow.dataset
 import pytest
 import yaml
 
+from pipeline.cli import main
+
 
 def cambox(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -74,15 +76,35 @@ def test_a_bad_shard_is_named_and_the_exit_code_is_1(config_path: Path, shards: 
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
-    config_path: Path, overrides: list[str], message: str
+    config_path: Path,
+    overrides: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # In this process, which has imported everything; the next test has one of its own.
     flags = [part for override in overrides for part in ("--set", override)]
-    result = cambox("annotate", str(config_path), *flags, cwd=config_path.parent)
+    monkeypatch.chdir(config_path.parent)
+    monkeypatch.setattr(sys, "argv", ["cambox", "annotate", str(config_path), *flags])
+    with pytest.raises(SystemExit) as end:
+        main()
+    output = capsys.readouterr()
+    assert end.value.code == 2
+    assert_one_line(output.out, output.err, message)
+
+
+def test_a_wrong_request_says_so_to_the_shell(config_path: Path) -> None:
+    wrong = "cam.topk=1"
+    result = cambox("annotate", str(config_path), "--set", wrong, cwd=config_path.parent)
     assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert result.stderr.startswith("cambox: ")
-    assert "Traceback" not in result.stderr + result.stdout
+    assert_one_line(result.stdout, result.stderr, "did you mean top_k")
+
+
+def assert_one_line(output: str, errors: str, message: str) -> None:
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert errors.startswith("cambox: ")
+    assert "Traceback" not in errors + output
 
 
 def test_a_local_run_does_not_import_ray(config_path: Path) -> None:
