@@ -112,8 +112,9 @@ def _ratio(forward: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _table(timings: Sequence[Timing]) -> Table:
+    on_gpu = any(timing.gpu.peak_bytes is not None for timing in timings)
     titles = ("case", "ms per image", "from", "to", "plain / case", "prepared / case")
-    table = Table(*titles, "GPU memory", "GPU busy")
+    table = Table(*titles, *(("GPU memory", "GPU busy") if on_gpu else ()))
     for timing in timings:
         values = (
             statistics.median(timing.milliseconds),
@@ -122,11 +123,10 @@ def _table(timings: Sequence[Timing]) -> Table:
             timing.to_plain,
             timing.to_prepared,
         )
-        memory, busy = timing.gpu.peak_bytes, timing.gpu.busy
-        table.add_row(
-            timing.case,
-            *(f"{value:.2f}" for value in values),
-            "" if memory is None else f"{memory / 2**20:.0f} MiB",
-            "" if busy is None else f"{busy:.0%}",
-        )
+        row = [timing.case, *(f"{value:.2f}" for value in values)]
+        if on_gpu:
+            memory, busy = timing.gpu.peak_bytes, timing.gpu.busy
+            row.append("" if memory is None else f"{memory / 2**20:.0f} MiB")
+            row.append("" if busy is None else f"{busy:.0%}")
+        table.add_row(*row)
     return table

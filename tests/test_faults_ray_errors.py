@@ -109,11 +109,12 @@ def play(
         def describe(self) -> str:
             return "a worker"
 
-        def begin(self, shard: Any) -> None:
+        def begin(self, shard: Any) -> Progress:
             self.begun[shard] = self.relay.begin(shard)
+            return self.progress()
 
-        def report(self, shard: Any) -> Any:
-            return self.begun.pop(shard).result()
+        def report(self, shard: Any) -> tuple[Any, Progress]:
+            return self.begun.pop(shard).result(), self.progress()
 
         def progress(self) -> Progress:
             return Progress()
@@ -123,6 +124,8 @@ def play(
         for name in ("remote", "get", "wait", "kill"):
             monkeypatch.setattr(cluster.ray, name, getattr(played, name))
         monkeypatch.setattr(cluster, "ShardWorker", Worker)
+        # So that progress is asked for each time.
+        monkeypatch.setattr(cluster, "POLL_SECONDS", -1)
         engine: Any = SimpleNamespace(
             config=local_runs.config, recipe=local_runs.engine.recipe, pool=Pool(1, 0.0, 1.0, 1)
         )

@@ -18,7 +18,8 @@ class Actor:
         reading: that shard.
         reports: of shards that were read to their end.
         asked: an unanswered question for its progress.
-        seen: its last answer.
+        seen: what it had read and annotated when it last said so.
+        heard: when that was.
         moved: when it last made progress.
     """
 
@@ -28,6 +29,7 @@ class Actor:
     reports: dict[Any, Shard] = field(default_factory=dict)
     asked: Any = None
     seen: Progress = field(default_factory=Progress)
+    heard: float = 0.0
     moved: float = 0.0
 
     @property

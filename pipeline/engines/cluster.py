@@ -73,15 +73,16 @@ class ShardWorker:
             threads=self.threads,
         )
 
-    def begin(self, shard: Shard) -> None:
-        """Annotate a shard; returns when it was read to its end, or failed."""
+    def begin(self, shard: Shard) -> Progress:
+        """Annotate a shard; gives the progress when it was read to its end, or failed."""
         self.begun[shard] = self.relay.begin(shard)
+        return self.progress()
 
-    def report(self, shard: Shard) -> ShardReport:
+    def report(self, shard: Shard) -> tuple[ShardReport, Progress]:
         """Wait until a shard that was begun is published; raises what it failed of."""
         report = self.begun.pop(shard).result()
         self.metrics.count(report)
-        return report
+        return report, self.progress()
 
     def progress(self) -> Progress:
         """What was read and annotated since the actor started."""
@@ -121,8 +122,9 @@ class RayEngine:
     def __init__(self, config: Config) -> None:
         config = absolute(config)
         if not ray.is_initialized():
-            # Bare, so that it also works inside a submitted job, which has settings of its own.
-            ray.init(log_to_driver=False, logging_level="warning")
+            # Nearly bare, so that it also works inside a submitted job, which has settings of its
+            # own. The dashboard of a cluster that ends with this run would take a CPU's time.
+            ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
         self.pool: Pool = size_pool(config.engine, ray.nodes(), ray.available_resources())
         precision = resolve_precision(config, self._workers_compute_on_gpus(config))
         self.config = config.model_copy(
@@ -200,8 +202,10 @@ class _Run:
         return Actor(handle, call=handle.describe.remote())
 
     def _wait_for_answers(self) -> None:
+        now = time.monotonic()
         for actor in self.actors:
-            if actor.shards and actor.asked is None:
+            # Its other answers tell it as well; a question takes time that is missing elsewhere.
+            if actor.shards and actor.asked is None and now - actor.heard > POLL_SECONDS:
                 actor.asked = actor.handle.progress.remote()
         calls = [call for actor in self.actors for call in actor.calls]
         questions = [actor.asked for actor in self.actors if actor.asked is not None]
@@ -210,24 +214,31 @@ class _Run:
         answered, _ = ray.wait(everything, num_returns=len(everything), timeout=0)
         for actor in list(self.actors):
             if actor.asked in answered:
-                self._note_progress(actor)
+                self._take_answer(actor)
             for call in actor.calls:
                 # One that was lost with its actor was dealt with at the actor's first.
                 if call in answered and actor in self.actors:
                     self._finish_call(actor, call)
 
-    def _note_progress(self, actor: Actor) -> None:
+    def _take_answer(self, actor: Actor) -> None:
         asked, actor.asked = actor.asked, None
         try:
-            now: Progress = ray.get(asked)
+            progress: Progress = ray.get(asked)
         except RayError:
             return  # The actor's calls tell the same, and are what counts.
-        if now != actor.seen:
-            actor.moved = time.monotonic()
-        self.observer.advance(
-            Progress(now.bytes_read - actor.seen.bytes_read, now.samples - actor.seen.samples)
+        self._note_progress(actor, progress)
+
+    def _note_progress(self, actor: Actor, progress: Progress) -> None:
+        actor.heard = time.monotonic()
+        if progress != actor.seen:
+            actor.moved = actor.heard
+        new = Progress(
+            progress.bytes_read - actor.seen.bytes_read, progress.samples - actor.seen.samples
         )
-        actor.seen = now
+        # Answers may overtake each other.
+        if new.bytes_read >= 0 and new.samples >= 0:
+            self.observer.advance(new)
+            actor.seen = progress
 
     def _finish_call(self, actor: Actor, call: Any) -> None:
         try:
@@ -253,20 +264,21 @@ class _Run:
             self.failed_starts = 0
             self.observer.note(f"worker ready: {result}")
         elif call is actor.call:
+            self._note_progress(actor, result)
             shard = actor.end(call)
             actor.reports[actor.handle.report.remote(shard)] = shard
         else:
-            actor.asked = actor.handle.progress.remote()
-            self._note_progress(actor)
+            report, progress = result
+            self._note_progress(actor, progress)
             actor.end(call)
-            self.work.published(result)
+            self.work.published(report)
 
     def _next_shard(self, actor: Actor) -> None:
         if actor.call is not None or len(actor.reports) >= SHARDS_IN_WORK:
             return
         shard = self.work.next(beside=actor.shards)
         if shard is not None:
-            actor.moved = time.monotonic()
+            actor.moved = actor.heard = time.monotonic()
             actor.reading, actor.call = shard, actor.handle.begin.remote(shard)
         elif not actor.shards:
             self.actors.remove(actor)
