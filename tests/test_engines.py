@@ -156,20 +156,28 @@ def test_a_submitted_job_gives_the_same_rows(
         submission = [ray_command, "job", "submit", f"--address=http://127.0.0.1:{dashboard}"]
         job = [sys.executable, "-m", "jobs.annotate", str(tmp_path / "config.yaml")]
         settings = ["--set", f"output.uri={output}", "--set", "engine.workers=2"]
-        return subprocess.run(
-            [*submission, *arguments, "--", *job, *settings],
-            env=environment,
-            text=True,
-            capture_output=True,
-            timeout=200,
-            check=False,
-        )
+        deadline = time.monotonic() + 60
+        while True:
+            result = subprocess.run(
+                [*submission, *arguments, "--", *job, *settings],
+                env=environment,
+                text=True,
+                capture_output=True,
+                timeout=200,
+                check=False,
+            )
+            # The port is open before there is anybody to take a job.
+            if "No available agent" not in result.stderr or time.monotonic() > deadline:
+                return result
+            time.sleep(1)
 
     ports = [f"--port={free_port()}", f"--ray-client-server-port={free_port()}"]
     head = subprocess.Popen(
         [
             *(ray_command, "start", "--head", "--block", "--num-cpus=2", "--num-gpus=2"),
             *(*ports, f"--dashboard-port={dashboard}", "--disable-usage-stats"),
+            # Its default may be held by what is left of a cluster that a test has killed.
+            f"--dashboard-agent-listen-port={free_port()}",
             f"--temp-dir={tmp_path_factory.getbasetemp().parent / 'head'}",
         ],
         env=environment,
