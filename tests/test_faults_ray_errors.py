@@ -18,12 +18,13 @@ from faults import QUIET, FaultTable, LocalRuns
 
 from pipeline.annotate import Progress
 from pipeline.engines import cluster
+from pipeline.engines.actor import Actor, ReadShard
 from pipeline.engines.display import RunDisplay
 from pipeline.engines.outcome import ShardFailure
 from pipeline.engines.relay import Relay
 from pipeline.engines.sizing import Pool
 from pipeline.engines.worker import make_annotator
-from pipeline.sources.shards import find_shards
+from pipeline.sources.shards import Shard, find_shards
 
 
 def task_error(cause: Exception) -> errors.RayTaskError:
@@ -58,10 +59,13 @@ class PlayedRay:
 
     Args:
         errors: in their order; each is raised by the next call of the method of that name.
+        silent: a method whose first call is never answered.
     """
 
-    def __init__(self, errors: Sequence[tuple[str, Exception]]) -> None:
+    def __init__(self, errors: Sequence[tuple[str, Exception]], silent: str | None) -> None:
         self.errors = list(errors)
+        self.silent = silent
+        self.unanswered: list[Any] = []
         self.started: list[Any] = []
         self.killed: list[Any] = []
         self.raised = 0
@@ -79,7 +83,13 @@ class PlayedRay:
         return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=start))
 
     def _method(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        return lambda *arguments: Call(name, lambda: function(*arguments))
+        def call(*arguments: Any) -> Call:
+            made = Call(name, lambda: function(*arguments))
+            if name == self.silent and not self.unanswered:
+                self.unanswered.append(made)
+            return made
+
+        return call
 
     def get(self, call: Any) -> Any:
         if self.errors and self.errors[0][0] == call.name:
@@ -88,7 +98,7 @@ class PlayedRay:
         return call.run()
 
     def wait(self, calls: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
-        return calls, []
+        return [call for call in calls if call not in self.unanswered], []
 
     def kill(self, handle: Any) -> None:
         self.killed.append(handle)
@@ -119,15 +129,21 @@ def play(
         def progress(self) -> Progress:
             return Progress()
 
-    def run(*errors: tuple[str, Exception]) -> tuple[PlayedRay, list[Any]]:
-        played = PlayedRay(errors)
+    def run(
+        *errors: tuple[str, Exception], silent: str | None = None
+    ) -> tuple[PlayedRay, list[Any]]:
+        played = PlayedRay(errors, silent)
         for name in ("remote", "get", "wait", "kill"):
             monkeypatch.setattr(cluster.ray, name, getattr(played, name))
         monkeypatch.setattr(cluster, "ShardWorker", Worker)
         # So that progress is asked for each time.
         monkeypatch.setattr(cluster, "POLL_SECONDS", -1)
+        settings = local_runs.config.engine
+        if silent is not None:
+            settings = settings.model_copy(update={"stall_seconds": 0.5})
+        config = local_runs.config.model_copy(update={"engine": settings})
         engine: Any = SimpleNamespace(
-            config=local_runs.config, recipe=local_runs.engine.recipe, pool=Pool(1, 0.0, 1.0, 1)
+            config=config, recipe=local_runs.engine.recipe, pool=Pool(1, 0.0, 1.0, 1)
         )
         shards = tuple(find_shards(local_runs.config.input.shards))
         outcomes = cluster.RayEngine.annotate(engine, shards, RunDisplay(QUIET, 3, 1))
@@ -156,6 +172,37 @@ def test_an_error_of_ray_costs_a_worker_and_no_shard(
     assert {id(handle) for handle in played.killed} == {id(handle) for handle in played.started}
     folder = local_runs.folder(tmp_path / "out")
     fault_table.check(1, f"{error} raised by a played Ray", played.raised, folder, clean)
+
+
+def test_a_shard_that_hangs_while_others_go_on_is_done_by_another_worker(
+    play: Callable[..., tuple[PlayedRay, list[Any]]],
+    local_runs: LocalRuns,
+    fault_table: FaultTable,
+    tmp_path: Path,
+) -> None:
+    clean = local_runs.clean(tmp_path / "clean")
+    played, outcomes = play(silent="report")
+    assert len(outcomes) == 3
+    assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
+    assert len(played.started) == 2
+    assert played.started[0] is played.killed[0]
+    fault_table.check(
+        6,
+        "a shard hangs beside others, on a played Ray",
+        len(played.unanswered),
+        local_runs.folder(tmp_path / "out"),
+        clean,
+    )
+
+
+def test_an_actor_is_as_still_as_the_shard_that_hangs() -> None:
+    shard = Shard("one.tar", 1, "x")
+    actor = Actor(None, moved=100.0)
+    assert actor.still_since == 100
+    actor.reports = {"late": ReadShard(shard, 30.0), "new": ReadShard(shard, 120.0)}
+    assert actor.still_since == 30
+    actor.end("late")
+    assert actor.still_since == 100
 
 
 def test_an_exception_of_the_actors_code_leaves_the_actor(

@@ -22,7 +22,7 @@ from ray.util.metrics import Counter
 from pipeline.annotate import Progress, ShardReport
 from pipeline.config import Config
 from pipeline.engines.absolute import absolute
-from pipeline.engines.actor import Actor
+from pipeline.engines.actor import Actor, ReadShard
 from pipeline.engines.outcome import Observer, Outcome
 from pipeline.engines.relay import SHARDS_IN_WORK, Relay
 from pipeline.engines.sizing import Pool, size_pool
@@ -266,12 +266,13 @@ class _Run:
         elif call is actor.call:
             self._note_progress(actor, result)
             shard = actor.end(call)
-            actor.reports[actor.handle.report.remote(shard)] = shard
+            report = ReadShard(shard, time.monotonic())
+            actor.reports[actor.handle.report.remote(shard)] = report
         else:
-            report, progress = result
+            published, progress = result
             self._note_progress(actor, progress)
             actor.end(call)
-            self.work.published(report)
+            self.work.published(published)
 
     def _next_shard(self, actor: Actor) -> None:
         if actor.call is not None or len(actor.reports) >= SHARDS_IN_WORK:
@@ -289,7 +290,7 @@ class _Run:
         """A hung worker differs from a slow one by its progress, so not by the total time."""
         limit = self.settings.stall_seconds
         for actor in list(self.actors):
-            if actor.shards and time.monotonic() - actor.moved > limit:
+            if actor.shards and time.monotonic() - actor.still_since > limit:
                 self._replace(actor, f"no progress for {limit:g} s; the worker was replaced")
 
     def _replace(self, actor: Actor, reason: str) -> None:
