@@ -88,6 +88,7 @@ def prepare(work: Path, images: Path, model: dict[str, Any], copies: int, thread
 
 
 def forward_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
+    """The network alone on ready batches, as its library builds it and as cambox runs it."""
     classifier, device = bench.classifier, bench.classifier.device
     size = classifier.preprocessing
     pixels = np.random.default_rng(0).integers(
@@ -130,6 +131,8 @@ def forward_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
 
 
 def own_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
+    """From tar shards to published files, and the stages of that alone."""
+
     def end_to_end() -> int:
         shutil.rmtree(bench.config.output.uri, ignore_errors=True)
         outcomes = bench.engine.annotate(bench.shards, Observed())
@@ -174,6 +177,11 @@ def own_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
 
 
 def peer_cases(bench: Bench, work: Path, images: Path, count: int) -> Iterator[tuple[str, Work]]:
+    """The peers over so many of the images, grad-cam over a fifth.
+
+    Raises:
+        RequestError: nobody has told the peers the layers of this model.
+    """
     name = bench.config.model.name
     if name not in PEER_LAYERS:
         known = ", ".join(PEER_LAYERS)
