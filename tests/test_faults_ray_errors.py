@@ -16,15 +16,14 @@ import ray.exceptions as errors
 from conftest import ConfigMaker
 from faults import QUIET, FaultTable, LocalRuns
 
-from pipeline.annotate import Progress
 from pipeline.engines import cluster
-from pipeline.engines.actor import Actor, ReadShard
 from pipeline.engines.display import RunDisplay
+from pipeline.engines.movement import Movement, WorkerProgress
 from pipeline.engines.outcome import ShardFailure
 from pipeline.engines.relay import Relay
 from pipeline.engines.sizing import Pool
 from pipeline.engines.worker import make_annotator
-from pipeline.sources.shards import Shard, find_shards
+from pipeline.sources.shards import find_shards
 
 
 def task_error(cause: Exception) -> errors.RayTaskError:
@@ -113,21 +112,25 @@ def play(
     class Worker:
         def __init__(self, *arguments: Any) -> None:
             self.annotator = make_annotator(local_runs.config, local_runs.engine.model, 1)
-            self.relay = Relay(self.annotator, lambda progress: None)
+            self.movement = Movement()
+            self.relay = Relay(self.annotator, self.movement.advance)
             self.begun: dict[Any, Any] = {}
 
         def describe(self) -> str:
             return "a worker"
 
-        def begin(self, shard: Any) -> Progress:
+        def begin(self, shard: Any) -> WorkerProgress:
+            self.movement.begin(shard)
             self.begun[shard] = self.relay.begin(shard)
             return self.progress()
 
-        def report(self, shard: Any) -> tuple[Any, Progress]:
-            return self.begun.pop(shard).result(), self.progress()
+        def report(self, shard: Any) -> tuple[Any, WorkerProgress]:
+            report = self.begun.pop(shard).result()
+            self.movement.end(shard)
+            return report, self.progress()
 
-        def progress(self) -> Progress:
-            return Progress()
+        def progress(self) -> WorkerProgress:
+            return self.movement.progress()
 
     def run(
         *errors: tuple[str, Exception], silent: str | None = None
@@ -193,16 +196,6 @@ def test_a_shard_that_hangs_while_others_go_on_is_done_by_another_worker(
         local_runs.folder(tmp_path / "out"),
         clean,
     )
-
-
-def test_an_actor_is_as_still_as_the_shard_that_hangs() -> None:
-    shard = Shard("one.tar", 1, "x")
-    actor = Actor(None, moved=100.0)
-    assert actor.still_since == 100
-    actor.reports = {"late": ReadShard(shard, 30.0), "new": ReadShard(shard, 120.0)}
-    assert actor.still_since == 30
-    actor.end("late")
-    assert actor.still_since == 100
 
 
 def test_an_exception_of_the_actors_code_leaves_the_actor(

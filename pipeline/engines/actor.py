@@ -9,14 +9,6 @@ from pipeline.annotate import Progress
 from pipeline.sources.shards import Shard
 
 
-@dataclass(frozen=True)
-class ReadShard:
-    """A shard that was read to its end, and when that was."""
-
-    shard: Shard
-    since: float
-
-
 @dataclass(eq=False)
 class Actor:
     """The driver's view of an actor; calls are references to what they will give.
@@ -28,13 +20,13 @@ class Actor:
         asked: an unanswered question for its progress.
         seen: what it had read and annotated when it last said so.
         heard: when that was.
-        moved: when it last made progress.
+        moved: when its oldest shard last did.
     """
 
     handle: Any
     call: Any = None
     reading: Shard | None = None
-    reports: dict[Any, ReadShard] = field(default_factory=dict)
+    reports: dict[Any, Shard] = field(default_factory=dict)
     asked: Any = None
     seen: Progress = field(default_factory=Progress)
     heard: float = 0.0
@@ -48,23 +40,17 @@ class Actor:
     @property
     def shards(self) -> list[Shard]:
         """All that it has in work."""
-        read = [report.shard for report in self.reports.values()]
-        return read if self.reading is None else [*read, self.reading]
+        return [*self.reports.values(), *([] if self.reading is None else [self.reading])]
 
     @property
     def calls(self) -> list[Any]:
         """What it has not answered yet; reports first, as they may be there although it died."""
         return [*self.reports, *([] if self.call is None else [self.call])]
 
-    @property
-    def still_since(self) -> float:
-        """When it last moved, or one of its shards did: one may hang while others go on."""
-        return min([self.moved, *(report.since for report in self.reports.values())])
-
     def end(self, call: Any) -> Shard:
         """Forget a call that was answered, and give its shard."""
         if call is not self.call:
-            return self.reports.pop(call).shard
+            return self.reports.pop(call)
         shard, self.call, self.reading = self.reading, None, None
         assert shard is not None
         return shard

@@ -9,7 +9,6 @@ processes.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from concurrent.futures import Future
 from typing import Any
@@ -22,7 +21,8 @@ from ray.util.metrics import Counter
 from pipeline.annotate import Progress, ShardReport
 from pipeline.config import Config
 from pipeline.engines.absolute import absolute
-from pipeline.engines.actor import Actor, ReadShard
+from pipeline.engines.actor import Actor
+from pipeline.engines.movement import Movement, WorkerProgress
 from pipeline.engines.outcome import Observer, Outcome
 from pipeline.engines.relay import SHARDS_IN_WORK, Relay
 from pipeline.engines.sizing import Pool, size_pool
@@ -55,12 +55,10 @@ class ShardWorker:
             )
         self.threads = threads
         self.device = device
-        self.relay = Relay(make_annotator(config, model, threads), self._advance)
+        self.movement = Movement()
+        self.relay = Relay(make_annotator(config, model, threads), self.movement.advance)
         self.begun: dict[Shard, Future[ShardReport]] = {}
         self.metrics = _Metrics()
-        self.lock = threading.Lock()
-        self.bytes_read = 0
-        self.samples = 0
 
     def describe(self) -> WorkerDescription:
         """Where this actor runs."""
@@ -73,25 +71,24 @@ class ShardWorker:
             threads=self.threads,
         )
 
-    def begin(self, shard: Shard) -> Progress:
+    def begin(self, shard: Shard) -> WorkerProgress:
         """Annotate a shard; gives the progress when it was read to its end, or failed."""
+        self.movement.begin(shard)
         self.begun[shard] = self.relay.begin(shard)
         return self.progress()
 
-    def report(self, shard: Shard) -> tuple[ShardReport, Progress]:
+    def report(self, shard: Shard) -> tuple[ShardReport, WorkerProgress]:
         """Wait until a shard that was begun is published; raises what it failed of."""
-        report = self.begun.pop(shard).result()
+        try:
+            report = self.begun.pop(shard).result()
+        finally:
+            self.movement.end(shard)
         self.metrics.count(report)
         return report, self.progress()
 
-    def progress(self) -> Progress:
-        """What was read and annotated since the actor started."""
-        return Progress(self.bytes_read, self.samples)
-
-    def _advance(self, progress: Progress) -> None:
-        with self.lock:
-            self.bytes_read += progress.bytes_read
-            self.samples += progress.samples
+    def progress(self) -> WorkerProgress:
+        """How far it is, and since when its oldest shard has not moved."""
+        return self.movement.progress()
 
 
 class _Metrics:
@@ -223,22 +220,20 @@ class _Run:
     def _take_answer(self, actor: Actor) -> None:
         asked, actor.asked = actor.asked, None
         try:
-            progress: Progress = ray.get(asked)
+            progress: WorkerProgress = ray.get(asked)
         except RayError:
             return  # The actor's calls tell the same, and are what counts.
         self._note_progress(actor, progress)
 
-    def _note_progress(self, actor: Actor, progress: Progress) -> None:
+    def _note_progress(self, actor: Actor, progress: WorkerProgress) -> None:
         actor.heard = time.monotonic()
-        if progress != actor.seen:
-            actor.moved = actor.heard
-        new = Progress(
-            progress.bytes_read - actor.seen.bytes_read, progress.samples - actor.seen.samples
-        )
+        actor.moved = actor.heard - progress.still_seconds
+        total, seen = progress.total, actor.seen
+        new = Progress(total.bytes_read - seen.bytes_read, total.samples - seen.samples)
         # Answers may overtake each other.
         if new.bytes_read >= 0 and new.samples >= 0:
             self.observer.advance(new)
-            actor.seen = progress
+            actor.seen = total
 
     def _finish_call(self, actor: Actor, call: Any) -> None:
         try:
@@ -266,20 +261,22 @@ class _Run:
         elif call is actor.call:
             self._note_progress(actor, result)
             shard = actor.end(call)
-            report = ReadShard(shard, time.monotonic())
-            actor.reports[actor.handle.report.remote(shard)] = report
+            actor.reports[actor.handle.report.remote(shard)] = shard
         else:
-            published, progress = result
+            report, progress = result
             self._note_progress(actor, progress)
             actor.end(call)
-            self.work.published(published)
+            self.work.published(report)
 
     def _next_shard(self, actor: Actor) -> None:
         if actor.call is not None or len(actor.reports) >= SHARDS_IN_WORK:
             return
         shard = self.work.next(beside=actor.shards)
         if shard is not None:
-            actor.moved = actor.heard = time.monotonic()
+            actor.heard = time.monotonic()
+            # Of those that it has already, one may hang; it is not forgotten for the next.
+            if not actor.shards:
+                actor.moved = actor.heard
             actor.reading, actor.call = shard, actor.handle.begin.remote(shard)
         elif not actor.shards:
             self.actors.remove(actor)
@@ -290,7 +287,7 @@ class _Run:
         """A hung worker differs from a slow one by its progress, so not by the total time."""
         limit = self.settings.stall_seconds
         for actor in list(self.actors):
-            if actor.shards and time.monotonic() - actor.still_since > limit:
+            if actor.shards and time.monotonic() - actor.moved > limit:
                 self._replace(actor, f"no progress for {limit:g} s; the worker was replaced")
 
     def _replace(self, actor: Actor, reason: str) -> None:

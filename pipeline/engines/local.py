@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
 
 from pipeline.annotate import ShardReport
 from pipeline.config import Config
@@ -40,7 +41,8 @@ class LocalEngine:
         """Annotate the shards; one that the storage failed for goes back to the end of the line."""
         work = WorkList(shards, self.config.engine.max_attempts, observer)
         annotator = make_annotator(self.config, self.model, self.threads)
-        with Relay(annotator, observer.advance) as relay:
+        relay = Relay(annotator, lambda _, progress: observer.advance(progress))
+        with closing(relay):
             device = self.model.classifier.device
             observer.note(f"one worker on {device}, {self.threads} threads")
             in_work: dict[Future[ShardReport], Shard] = {}
@@ -50,12 +52,12 @@ class LocalEngine:
                     in_work[relay.begin(shard)] = shard
                 timeout = None if shard is None else 0
                 for report in wait(in_work, timeout, FIRST_COMPLETED).done:
-                    shard = in_work.pop(report)
+                    ended = in_work.pop(report)
                     error = report.exception()
                     if error is None:
                         work.published(report.result())
                     elif isinstance(error, Exception):
-                        work.failed(shard, error)
+                        work.failed(ended, error)
                     else:
                         raise error
         return work.outcomes

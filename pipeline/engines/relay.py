@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from threading import Event
-from types import TracebackType
 
 from pipeline.annotate import Annotator, Progress, ShardReport
 from pipeline.sources.shards import Shard
@@ -20,33 +20,21 @@ SHARDS_IN_WORK = 3
 
 
 class Relay:
-    """Hands shards to an annotator; use it as a context manager, which ends the annotator too.
+    """Hands shards to an annotator, which is ended with it.
 
     Args:
-        on_progress: called from any thread.
+        on_progress: called from any thread with a shard and what is new of it.
     """
 
-    def __init__(self, annotator: Annotator, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, annotator: Annotator, on_progress: Callable[[Shard, Progress], None]
+    ) -> None:
         self._annotator = annotator
         self._on_progress = on_progress
         self._pool = ThreadPoolExecutor(SHARDS_IN_WORK, thread_name_prefix="shard")
         # The collector looks at all that the libraries and the model hold, again and again, while
         # every thread waits for it; none of it will be garbage.
         gc.freeze()
-
-    def __enter__(self) -> Relay:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # First, so that shards in work fail at their next batch, and nobody waits for their ends.
-        self._annotator.close()
-        self._pool.shutdown(cancel_futures=True)
-        gc.unfreeze()
 
     def begin(self, shard: Shard) -> Future[ShardReport]:
         """Begin a shard, and return when it was read to its end or failed.
@@ -55,7 +43,15 @@ class Relay:
             what ``Annotator.annotate`` gives or raises.
         """
         read = Event()
-        report = self._pool.submit(self._annotator.annotate, shard, self._on_progress, read.set)
+        on_progress = partial(self._on_progress, shard)
+        report = self._pool.submit(self._annotator.annotate, shard, on_progress, read.set)
         report.add_done_callback(lambda _: read.set())
         read.wait()
         return report
+
+    def close(self) -> None:
+        """End the annotator, and with it the shards in work."""
+        # First, so that shards in work fail at their next batch, and nobody waits for their ends.
+        self._annotator.close()
+        self._pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
