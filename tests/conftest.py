@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from faults import FaultTable, LocalRuns
 from PIL import Image
 
-import pipeline.sources.retry
-from pipeline.config import Config
-from pipeline.config_file import load_config
-from pipeline.sources.pack import pack
+import cambox.sources.retry
+from cambox.config import Config
+from cambox.config_file import load_config
+from cambox.sources.pack import pack
+from faults import FaultTable, LocalRuns
 
 FAULTS = pytest.StashKey[FaultTable]()
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -56,7 +56,7 @@ def shards(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Storages that are asked again in this process are asked at once."""
-    monkeypatch.setattr(pipeline.sources.retry, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(cambox.sources.retry, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 ConfigMaker = Callable[..., Config]

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from cambox.cams import BoxRule, boxes_from_map
 from fault_points import CONSTRUCTOR, Hit, Slow, install
 
-from pipeline.cams import BoxRule, boxes_from_map
-
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pipeline.cli", "pipeline.run", "ray"])
+_CONTEXT.set_forkserver_preload(["cambox.cli", "cambox.run", "ray"])
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def drive(
 
 def faulty_worker(hit: Hit) -> type:
     """A worker class for Ray that meets the fault in its own process."""
-    from pipeline.engines.cluster import ShardWorker
+    from cambox.engines.cluster import ShardWorker
 
     class FaultyWorker(ShardWorker):
         def __init__(self, *arguments: Any) -> None:
@@ -84,14 +84,14 @@ def _drive(arguments: list[str], hit: Hit | None, log: Path, environment: dict[s
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     if hit is not None and "ray" in arguments:
-        from pipeline.engines import cluster
+        from cambox.engines import cluster
 
         cluster.ShardWorker = faulty_worker(hit)  # type: ignore[misc, assignment]
     elif hit is not None:
         install(hit)
     if isinstance(hit, Slow):
         _load_what_comes_late()
-    from pipeline.cli import main
+    from cambox.cli import main
 
     sys.argv = ["cambox", *arguments]
     main()

@@ -17,9 +17,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import pipeline.annotate as station
-from pipeline.annotations import publish as publishing
-from pipeline.batch import BatchAnnotator
+import cambox.annotate as station
+from cambox.batch import BatchAnnotator
+from cambox.output import publish as publishing
 
 BEFORE_READ = "before read"
 MID_SHARD = "mid-shard"

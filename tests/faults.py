@@ -14,12 +14,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from pipeline.annotations.ledger import plan
-from pipeline.annotations.publish import is_temporary, recipe_uri
-from pipeline.config import Config
-from pipeline.engines.local import LocalEngine
-from pipeline.run import RunSummary, annotate_planned
-from pipeline.sources.shards import find_shards
+from cambox.config import Config
+from cambox.engines.local import LocalEngine
+from cambox.output.ledger import plan
+from cambox.output.publish import is_temporary, recipe_uri
+from cambox.run import RunSummary, annotate_planned
+from cambox.sources.shards import find_shards
 
 QUIET = Console(file=io.StringIO())
 
@@ -35,7 +35,7 @@ class LocalRuns:
         self.engine = LocalEngine(config)
 
     def run(self, uri: str | Path | None = None) -> RunSummary:
-        """The same as ``pipeline.run.run``, into an output of one's own."""
+        """The same as ``cambox.run.run``, into an output of one's own."""
         config = self.config if uri is None else with_output(self.config, uri)
         self.engine.config = config
         shards = find_shards(config.input.shards)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
-from pipeline.annotations.publish import publish
-from pipeline.annotations.rows import AnnotatedObject, ClassScore, Row
-from pipeline.config import OutputSettings
-from pipeline.recipe import Recipe
-from pipeline.sources.shards import find_shards
+from cambox.config import OutputSettings
+from cambox.output.publish import publish
+from cambox.output.recipe import Recipe
+from cambox.output.rows import AnnotatedObject, ClassScore, Row
+from cambox.sources.shards import find_shards
 
 CLASS_NAMES = ("striped", "crane", "dotted", "crane", "plain <&>")
 ORIENTATION = 0x0112
@@ -157,3 +157,13 @@ def corners_of(row: Row) -> np.ndarray:
     """(n, 4) the boxes of a row."""
     sides = [(item.x_min, item.y_min, item.x_max, item.y_max) for item in row.objects]
     return np.array(sides, np.float32).reshape(-1, 4)
+
+
+def stored_picture(row: Row) -> Image.Image:
+    """The picture of a row, upright, by Pillow."""
+    with tarfile.open(row.shard) as archive:
+        members = [name for name in archive.getnames() if name.startswith(f"{row.key}.")]
+        (name,) = [name for name in members if not name.endswith(".cls")]
+        file = archive.extractfile(name)
+        assert file is not None
+        return ImageOps.exif_transpose(Image.open(io.BytesIO(file.read()))).convert("RGB")

@@ -1,0 +1,173 @@
+"""Workers: what Ray adds to a run, and how busy a hand-out of shards keeps a cluster."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+
+from bench.observed import Observed, To, write_figures
+from cambox.annotate import ShardReport
+from cambox.config import Config
+from cambox.engines.worker import local_threads
+from cambox.engines.worklist import WorkList
+from cambox.output.ledger import Plan
+from cambox.run import make_engine
+from cambox.sources.pack import pack
+from cambox.sources.shards import Shard, find_shards
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Busy time over workers x makespan, in a simulated cluster.
+
+    Attributes:
+        spread: of the logarithm of a shard's seconds.
+        known: with seconds proportional to the shards' sizes.
+        unknown: with shards of one size, of which nobody can tell which takes long.
+        best: what no order can exceed: the longest shard alone, or all workers always busy.
+    """
+
+    shards: int
+    workers: int
+    spread: float
+    known: float
+    unknown: float
+    best: float
+
+
+def schedule(
+    shards: Annotated[int, typer.Option(min=1)] = 2000,
+    workers: Annotated[int, typer.Option(min=1)] = 32,
+    spread: Annotated[float, typer.Option(help="Of the logarithm of the seconds")] = 0.7,
+    to: To = None,
+) -> None:
+    """How busy workers are when shards take log-normal times, handed out by the real code."""
+    seconds = np.random.default_rng(0).lognormal(4, spread, shards)
+    most = seconds.sum() / (workers * max(seconds.max(), seconds.sum() / workers))
+    result = Schedule(
+        shards,
+        workers,
+        spread,
+        known=simulate(seconds, np.round(seconds * 1e6).astype(int), workers),
+        unknown=simulate(seconds, np.ones(shards, int), workers),
+        best=float(most),
+    )
+    Console().print(
+        f"busy time / (workers x makespan): {result.known:.3f} where sizes tell the time, "
+        f"{result.unknown:.3f} where they do not, {result.best:.3f} at most"
+    )
+    write_figures(result, to)
+
+
+def simulate(seconds: np.ndarray, sizes: np.ndarray, workers: int) -> float:
+    """Let the engine's own work list hand out shards in virtual time.
+
+    Args:
+        seconds: that each shard takes.
+        sizes: of each, in bytes, which is what the plan orders by.
+
+    Returns:
+        Busy time over workers x makespan.
+    """
+    taken = {f"shard-{number}": float(value) for number, value in enumerate(seconds)}
+    shards = tuple(Shard(uri, int(size), "x") for uri, size in zip(taken, sizes, strict=True))
+    work = WorkList(Plan(shards, (), (), (), (), {}).to_do, 1, Observed())
+    free = [0.0] * workers
+    while (shard := work.next()) is not None:
+        start = heapq.heappop(free)
+        heapq.heappush(free, start + taken[shard.uri])
+        work.published(ShardReport(shard, "", Counter(), 0, Counter(), 0.0, {}, None))
+    return sum(taken.values()) / (workers * max(free))
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Rows a second after start-up, one entry a round.
+
+    Attributes:
+        local: in this process, all threads.
+        one: one actor with all threads.
+        single: one actor with one thread; not measured on a GPU.
+        two: two actors with one thread each; on a GPU with half of it and of the threads each.
+    """
+
+    local: list[float]
+    one: list[float]
+    single: list[float]
+    two: list[float]
+
+
+def ray_command(
+    images: Annotated[Path, typer.Argument(help="Folder of JPEG files")],
+    model: Annotated[str, typer.Option(help="A timm model")] = "mobilenetv2_100",
+    copies: Annotated[int, typer.Option(min=1, help="How often they are annotated")] = 8,
+    samples_per_shard: Annotated[int, typer.Option(min=1)] = 50,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    to: To = None,
+) -> None:
+    """Ray actors beside this process: one with all threads, and two that share them.
+
+    Without a GPU also one with a single thread, beside two of such.
+    """
+    os.environ.setdefault("RAY_ADDRESS", "local")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    threads = local_threads()
+    if torch.cuda.is_available():
+        settings: dict[str, dict[str, float]] = {
+            "local": {"cpus_per_worker": threads},
+            "one": {"cpus_per_worker": threads},
+            "two": {"cpus_per_worker": threads // 2, "workers": 2, "gpus_per_worker": 0.5},
+        }
+    else:
+        settings = {
+            "local": {"cpus_per_worker": threads},
+            "one": {"cpus_per_worker": threads},
+            "single": {"cpus_per_worker": 1},
+            "two": {"cpus_per_worker": 1, "workers": 2},
+        }
+    rates: dict[str, list[float]] = {"local": [], "one": [], "single": [], "two": []}
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder, "packed")
+        pack(images, packed, samples_per_shard=samples_per_shard)
+        for copy in range(1, copies):
+            for shard in sorted(packed.glob("shard-*.tar")):
+                os.link(shard, packed / f"copy-{copy}-{shard.name}")
+        for _ in range(repeats):
+            for name, engine in settings.items():
+                config = _config(packed, Path(folder, "out"), model, name, engine)
+                shutil.rmtree(config.output.uri, ignore_errors=True)
+                observed = Observed()
+                make_engine(config).annotate(tuple(find_shards(config.input.shards)), observed)
+                rates[name].append(observed.rate())
+    middle = {name: float(np.median(rates[name])) for name in settings}
+    Console().print(
+        f"one actor / local {middle['one'] / middle['local']:.3f}; two actors / one of their size "
+        f"{middle['two'] / middle.get('single', middle['one']):.3f}; rows a second: "
+        + ", ".join(f"{name} {value:.1f}" for name, value in middle.items())
+    )
+    write_figures(Workers(**rates), to)
+
+
+def _config(
+    packed: Path, output: Path, model: str, name: str, engine: Mapping[str, float]
+) -> Config:
+    return Config.model_validate(
+        {
+            "input": {"shards": [str(packed / "*.tar")]},
+            "model": {"name": model},
+            "output": {"uri": str(output)},
+            "engine": {"name": "local" if name == "local" else "ray", "workers": 1, **engine},
+        }
+    )

@@ -1,0 +1,153 @@
+"""New boxes from stored maps beside annotating anew: how much faster, and how equal."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import statistics
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow.dataset
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from cambox.config import Config
+from cambox.config_file import load_config
+from cambox.rebox.rebox import rebox_output
+from cambox.run import run
+from cambox.sources.pack import pack
+
+SIDES = ("x_min", "y_min", "x_max", "y_max")
+# Of the longer side of an image: two boxes that lie closer are the same up to the maps' 8 bits.
+CLOSE = 0.01
+
+
+@dataclass(frozen=True)
+class ReboxResult:
+    """Rates in rows a second, and how equal the boxes are.
+
+    Attributes:
+        annotate, rebox: of each repeat.
+        ratio: the median over the repeats.
+        maps: stored, of all images.
+        images_with_as_many: share of images with the same classes and components.
+        boxes_close: of their boxes, the share with every side within ``CLOSE``.
+        largest_shift: of a side, as a share of the image's longer side.
+    """
+
+    images: int
+    maps: int
+    annotate: list[float]
+    rebox: list[float]
+    ratio: float
+    images_with_as_many: float
+    boxes_close: float
+    largest_shift: float
+
+
+def rebox(
+    images: Annotated[Path, typer.Argument(help="Folder of JPEG files")],
+    recipe: Annotated[str, typer.Option(help="A configuration file, or a recipe's name")] = (
+        "mobilenetv2"
+    ),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Of the recipe")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="The other boxes.threshold")] = 0.3,
+    copies: Annotated[int, typer.Option(min=1, help="How often the images are annotated")] = 4,
+    repeats: Annotated[int, typer.Option(min=1)] = 3,
+    to: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON")] = None,
+) -> None:
+    """Rate of `cambox rebox` over that of annotating, and whether the boxes are the same.
+
+    Both without their start: the clock runs when models are loaded and files listed.
+    """
+    console = Console()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        pack(images, work / "packed", samples_per_shard=100)
+        for copy in range(1, copies):
+            for shard in sorted((work / "packed").glob("shard-*.tar")):
+                shutil.copy(shard, work / "packed" / f"copy-{copy}-{shard.name}")
+        given = [
+            *(overrides or []),
+            f"input.shards=[{work / 'packed' / '*.tar'}]",
+            "output.store_maps=true",
+            "engine.name=local",
+        ]
+        config = load_config(recipe, [*given, f"output.uri={work / 'given'}"])
+        other = load_config(
+            recipe, [*given, f"output.uri={work / 'other'}", f"boxes.threshold={threshold}"]
+        )
+        _, anew = _annotated(other)
+        rates: list[float] = []
+        again: list[float] = []
+        for repeat in track(range(repeats), "measuring", console=console):
+            shutil.rmtree(work / "given", ignore_errors=True)
+            rate, source = _annotated(config)
+            rates.append(rate)
+            summary = rebox_output(
+                source, str(work / f"reboxed-{repeat}"), [f"boxes.threshold={threshold}"]
+            )
+            again.append(summary.rows / summary.seconds)
+        result = _compared(_rows(summary.folder), _rows(anew), rates, again)
+    console.print(
+        f"annotate {statistics.median(rates):.0f} images/s, rebox {statistics.median(again):.0f}, "
+        f"ratio {result.ratio:.1f}; {result.maps / result.images:.1f} maps an image; boxes anew: "
+        f"{result.images_with_as_many:.1%} of the images have the same components, of their "
+        f"boxes {result.boxes_close:.2%} lie within {CLOSE:.0%} of the side, the farthest "
+        f"{result.largest_shift:.1%} away",
+        highlight=False,
+    )
+    if to is not None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(json.dumps(asdict(result), indent=1) + "\n")
+
+
+def _annotated(config: Config) -> tuple[float, str]:
+    """Rows a second, and the folder that they are in."""
+    summary = run(config, Console(file=io.StringIO()))
+    if not summary.complete:
+        raise RuntimeError(f"shards were given up: {summary.failures}")
+    return summary.images_per_second, summary.folder
+
+
+def _rows(folder: str) -> list[dict[str, Any]]:
+    rows = pyarrow.dataset.dataset(folder).to_table().to_pylist()
+    return sorted(rows, key=lambda row: (row["shard"], row["sample_index"]))
+
+
+def _compared(
+    reboxed: list[dict[str, Any]],
+    anew: list[dict[str, Any]],
+    annotate: list[float],
+    rebox: list[float],
+) -> ReboxResult:
+    same, shifts = 0, []
+    for mine, other in zip(reboxed, anew, strict=True):
+        kinds = [
+            [(box["class_id"], box["rank"], box["component"]) for box in row["objects"]]
+            for row in (mine, other)
+        ]
+        if kinds[0] != kinds[1]:
+            continue
+        same += 1
+        longer = max(mine["width"] or 1, mine["height"] or 1)
+        for one, two in zip(mine["objects"], other["objects"], strict=True):
+            shifts.append(max(abs(one[side] - two[side]) for side in SIDES) / longer)
+    return ReboxResult(
+        images=len(anew),
+        maps=sum(len(row["maps"]) for row in reboxed),
+        annotate=annotate,
+        rebox=rebox,
+        ratio=statistics.median(np.array(rebox) / np.array(annotate)),
+        images_with_as_many=same / len(anew),
+        boxes_close=float(np.mean(np.array(shifts) <= CLOSE)),
+        largest_shift=max(shifts),
+    )

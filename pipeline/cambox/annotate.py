@@ -1,0 +1,226 @@
+"""One shard, start to end: read, decode, score, box, publish."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from types import TracebackType
+
+import torch
+
+from cambox.batch import AnnotatedBatch, BatchAnnotator
+from cambox.config import Config
+from cambox.in_order import grouped, in_order
+from cambox.models.classifier import Classifier
+from cambox.models.lanes import lane_count, lanes
+from cambox.output.publish import publish
+from cambox.output.recipe import Recipe
+from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
+from cambox.sources.retry import with_retries
+from cambox.sources.samples import Sample, read_samples
+from cambox.sources.shards import Shard
+from cambox.stopwatch import Stage, Stopwatch
+
+BATCHES_AHEAD = 2
+# Images that a thread decodes, or finds the boxes of, before it asks for more.
+MOST_TOGETHER = 8
+# A stream that is cut half-way costs all that was read, so this is not done as often as a question
+# is asked again; the drivers that can read from the middle do so themselves.
+READINGS = 2
+
+
+@dataclass(frozen=True)
+class ShardReport:
+    """What became of one shard.
+
+    Attributes:
+        uri: of the published file.
+        statuses: rows by status.
+        objects: boxes written.
+        no_box: maps without a box, by reason.
+        seconds: from opening the shard to the published file.
+        stage_seconds: by stage; stages overlap, and threads add up.
+        halved_to: images per forward pass after memory ran out in this shard; None if it did not.
+    """
+
+    shard: Shard
+    uri: str
+    statuses: Counter[str]
+    objects: int
+    no_box: Counter[str]
+    seconds: float
+    stage_seconds: Mapping[Stage, float]
+    halved_to: int | None
+
+    @property
+    def samples(self) -> int:
+        """Rows written, of every status."""
+        return self.statuses.total()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a worker is in its shard: bytes read and samples annotated since the last time."""
+
+    bytes_read: int = 0
+    samples: int = 0
+
+
+class Annotator:
+    """A classifier and a recipe, ready to annotate shards; use it as a context manager.
+
+    Args:
+        batch_size: images per forward pass.
+        threads: on a CPU as many batches are in work at once, each from its files to its rows in
+            one thread; on a GPU, for decoding ahead of the network and for the boxes behind it.
+    """
+
+    def __init__(
+        self, config: Config, classifier: Classifier, recipe: Recipe, batch_size: int, threads: int
+    ) -> None:
+        self.config = config
+        self.recipe = recipe
+        self.batch_size = batch_size
+        self.threads = threads
+        count = lane_count(classifier, threads)
+        # With more threads than CPUs one is put to sleep while it holds the interpreter's lock, and
+        # all others wait for it; so lanes that fill the CPUs do the rest themselves.
+        self.alone = classifier.device.type == "cpu" and count == threads
+        self.decode_pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        # A pool of their own: boxes must not queue behind the images of later batches.
+        self.box_pool = ThreadPoolExecutor(threads, thread_name_prefix="boxes")
+        self._ahead = (BATCHES_AHEAD + count - 1) * batch_size
+        # What a thread takes costs Python, which all threads share; but none should lack work.
+        together = max(1, min(MOST_TOGETHER, batch_size // (2 * threads)))
+        self._together = together
+        box_pool = None if self.alone else self.box_pool
+        self.lanes = [
+            BatchAnnotator(config, lane, recipe, box_pool, batch_size if self.alone else together)
+            for lane in lanes(classifier, count)
+        ]
+        self._free_lanes = SimpleQueue[BatchAnnotator]()
+        for lane in self.lanes:
+            self._free_lanes.put(lane)
+        self.lane_pool = ThreadPoolExecutor(
+            count, "lane", torch.set_num_threads, (max(1, threads // count),)
+        )
+        self.load_rule = LoadRule(
+            settings=config.input,
+            input_height=classifier.preprocessing.height,
+            input_width=classifier.preprocessing.width,
+            class_count=classifier.class_count,
+            labels_wanted=config.cam.classes != "predicted",
+        )
+
+    def __enter__(self) -> Annotator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads when what they have begun is done; a shard still in work fails."""
+        self.decode_pool.shutdown(cancel_futures=True)
+        self.box_pool.shutdown(cancel_futures=True)
+        self.lane_pool.shutdown(cancel_futures=True)
+
+    def annotate(
+        self,
+        shard: Shard,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_read: Callable[[], None] = lambda: None,
+    ) -> ShardReport:
+        """Annotate one shard and publish its file.
+
+        Several threads may do so at once; their shards share the lanes.
+
+        Where the storage cuts the stream, the shard is read and annotated again from its start.
+        That progress counts again, as it does when the engine hands out a shard again: it is what
+        tells a worker that is at work from one that hangs. The report counts each row once.
+
+        Args:
+            on_progress: called as it goes on, in the caller's thread.
+            on_read: called when the shard was read to its end: the time to begin the next.
+
+        Raises:
+            ShardError: the shard is not whole; nothing is published.
+            OSError: the storage failed; nothing is published.
+        """
+        start = time.monotonic()
+        watch = Stopwatch()
+        whole = with_retries(
+            shard.uri, lambda: self._annotated(shard, watch, on_progress, on_read), READINGS
+        )
+        rows = whole.rows
+        with watch.measure("write"):
+            uri = publish(rows, shard, self.recipe, self.config.output)
+        return ShardReport(
+            shard=shard,
+            uri=uri,
+            statuses=Counter(row.status for row in rows),
+            objects=sum(len(row.objects) for row in rows),
+            no_box=whole.no_box,
+            seconds=time.monotonic() - start,
+            stage_seconds=watch.seconds,
+            halved_to=whole.halved_to,
+        )
+
+    def _annotated(
+        self,
+        shard: Shard,
+        watch: Stopwatch,
+        on_progress: Callable[[Progress], None],
+        on_read: Callable[[], None],
+    ) -> AnnotatedBatch:
+        """All batches of a shard that was read whole, as one."""
+        settings = self.config.input
+
+        def samples() -> Iterator[Sample]:
+            yield from watch.measured(
+                "read",
+                read_samples(
+                    shard,
+                    settings.storage_options,
+                    lambda count: on_progress(Progress(count)),
+                    settings.max_sample_bytes,
+                ),
+            )
+            on_read()
+
+        def annotate(batch: list[LoadedSample]) -> AnnotatedBatch:
+            lane = self._free_lanes.get()
+            try:
+                return lane.annotate(shard.uri, batch, watch)
+            finally:
+                self._free_lanes.put(lane)
+
+        def load_and_annotate(batch: list[Sample]) -> AnnotatedBatch:
+            with watch.measure("decode"):
+                loaded = [load_sample(sample, self.load_rule) for sample in batch]
+            return annotate(loaded)
+
+        # A batch has samples without an image too, so that which images are computed together does
+        # not depend on who decodes them.
+        size, count = self.batch_size, len(self.lanes)
+        if self.alone:
+            groups = grouped(samples(), size)
+            results = in_order(self.lane_pool, load_and_annotate, groups, count)
+        else:
+            loaded = load_ahead(
+                samples(), self.load_rule, self.decode_pool, self._together, self._ahead, watch
+            )
+            results = in_order(self.lane_pool, annotate, grouped(loaded, size), count)
+        whole = AnnotatedBatch()
+        for annotated in results:
+            whole.add(annotated)
+            on_progress(Progress(samples=len(annotated.rows)))
+        return whole

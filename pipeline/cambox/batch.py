@@ -1,0 +1,253 @@
+"""One batch: forward pass, classes, maps of those classes, boxes, rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from itertools import chain, islice
+
+import numpy as np
+import torch
+
+from cambox.boxing import Boxing
+from cambox.cams import MapBoxes, WantedClass, wanted_classes
+from cambox.config import Config
+from cambox.in_order import grouped
+from cambox.maps import MapMaker
+from cambox.models.classifier import Classifier, Scores
+from cambox.output.recipe import Recipe
+from cambox.output.rows import AnnotatedObject, ClassScore, Row, StoredMap
+from cambox.sources.load import LoadedSample
+from cambox.stopwatch import Stopwatch
+
+NO_LIMIT = 2**31
+
+
+@dataclass
+class AnnotatedBatch:
+    """What became of the samples of a batch, or of several in a row.
+
+    Attributes:
+        rows: in the samples' order.
+        no_box: maps that gave no box, by reason.
+        halved_to: images per forward pass after memory ran out; None if it did not.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    no_box: Counter[str] = field(default_factory=Counter)
+    halved_to: int | None = None
+
+    def add(self, following: AnnotatedBatch) -> None:
+        """Append the batch that follows."""
+        self.rows += following.rows
+        self.no_box.update(following.no_box)
+        self.halved_to = min(
+            (size for size in (self.halved_to, following.halved_to) if size is not None),
+            default=None,
+        )
+
+
+@dataclass(frozen=True)
+class ImageScores:
+    """What the network says of one image, in the order of the wanted classes.
+
+    Attributes:
+        classes: the model's top-k.
+        wanted: the classes that get a map.
+        class_scores: their probabilities.
+        maps: (n, h, w) float32 on the CPU.
+    """
+
+    classes: tuple[ClassScore, ...]
+    wanted: list[WantedClass]
+    class_scores: list[float]
+    maps: torch.Tensor
+
+
+class BatchAnnotator:
+    """Turns loaded samples into rows.
+
+    Args:
+        pool: threads for the boxes; None: they are found in the caller's.
+        together: images whose boxes one of those threads finds at once.
+
+    Attributes:
+        forward_size: the most images of one forward pass; lowered when memory runs out.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        classifier: Classifier,
+        recipe: Recipe,
+        pool: Executor | None,
+        together: int,
+    ) -> None:
+        self.cam = config.cam
+        self.activation = config.model.activation
+        self.store_maps = config.output.store_maps
+        self.classifier = classifier
+        self.class_names = recipe.class_names
+        self.pool = pool
+        self.together = together
+        self.map_maker = MapMaker(config.cam, classifier)
+        preprocessing = classifier.preprocessing
+        self.boxing = Boxing.of(config.boxes, (preprocessing.height, preprocessing.width))
+        self.forward_size = NO_LIMIT
+        self._buffer = classifier.image_buffer(0)
+
+    def annotate(
+        self, shard_uri: str, batch: Sequence[LoadedSample], watch: Stopwatch
+    ) -> AnnotatedBatch:
+        """Annotate the samples of one batch.
+
+        A batch that does not fit into the GPU's memory is halved until it does, and so are the
+        later ones; the rows are the same.
+
+        Raises:
+            torch.OutOfMemoryError: not even a single image fits.
+        """
+
+        def find_boxes(images: list[ImageScores]) -> list[list[MapBoxes]]:
+            with watch.measure("boxes"):
+                found = iter(self.boxing.boxes(torch.cat([image.maps for image in images])))
+                return [
+                    self.boxing.of_image(
+                        image.wanted, image.class_scores, list(islice(found, len(image.wanted)))
+                    )
+                    for image in images
+                ]
+
+        pictured = [sample for sample in batch if sample.pixels is not None]
+        before = self.forward_size
+        with watch.measure("forward"):
+            scored = self._score_what_fits(pictured)
+        each = map if self.pool is None else self.pool.map
+        boxes_of_all = chain.from_iterable(each(find_boxes, grouped(scored, self.together)))
+        images = iter(list(zip(scored, boxes_of_all, strict=True)))
+        annotated = AnnotatedBatch(
+            halved_to=self.forward_size if self.forward_size < before else None
+        )
+        for sample in batch:
+            if sample.pixels is None:
+                annotated.rows.append(self._row(shard_uri, sample, None, []))
+                continue
+            image, boxes = next(images)
+            annotated.no_box.update(str(none.reason) for none in boxes if none.reason is not None)
+            annotated.rows.append(self._row(shard_uri, sample, image, boxes))
+        return annotated
+
+    def _score_what_fits(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
+        scored: list[ImageScores] = []
+        while len(scored) < len(samples):
+            part = samples[len(scored) : len(scored) + self.forward_size]
+            try:
+                scored += self._score(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self.forward_size = len(part) // 2
+                torch.cuda.empty_cache()
+        return scored
+
+    @torch.inference_mode()
+    def _score(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
+        # The same memory each time: a large batch would else come from fresh pages, which the
+        # kernel clears.
+        if len(self._buffer) < len(samples):
+            self._buffer = self.classifier.image_buffer(len(samples))
+        images = self._buffer[: len(samples)]
+        np.stack([sample.pixels for sample in samples], out=images)  # type: ignore[misc]
+        scores = self.classifier.scores(images)
+        probabilities = self._probabilities(scores)
+        best = probabilities.topk(self.cam.top_k, dim=1)
+        top_ids, top_probabilities = best.indices.tolist(), best.values.tolist()
+        wanted = [
+            wanted_classes(
+                ids,
+                shares,
+                sample.labels or (),
+                self.cam.classes,
+                self.cam.ranks,
+                self.cam.min_probability,
+            )
+            for sample, ids, shares in zip(samples, top_ids, top_probabilities, strict=True)
+        ]
+        # Images want different numbers of classes; the shorter lists are padded with class 0.
+        most = max(len(choices) for choices in wanted)
+        padded = [
+            [choice.class_id for choice in choices] + [0] * (most - len(choices))
+            for choices in wanted
+        ]
+        class_ids = torch.tensor(padded, dtype=torch.int64, device=probabilities.device)
+        class_ids = class_ids.view(len(samples), most)
+        maps = self.map_maker.maps(scores, class_ids).cpu()
+        class_scores = probabilities.gather(1, class_ids).tolist()
+        return [
+            ImageScores(
+                classes=tuple(
+                    ClassScore(class_id, rank, share)
+                    for rank, (class_id, share) in enumerate(zip(ids, shares, strict=True), 1)
+                ),
+                wanted=choices,
+                class_scores=class_scores[image][: len(choices)],
+                maps=maps[image, : len(choices)],
+            )
+            for image, (ids, shares, choices) in enumerate(
+                zip(top_ids, top_probabilities, wanted, strict=True)
+            )
+        ]
+
+    def _probabilities(self, scores: Scores) -> torch.Tensor:
+        logits = self.map_maker.logits(scores)
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+
+    def _row(
+        self,
+        shard_uri: str,
+        sample: LoadedSample,
+        image: ImageScores | None,
+        boxes: Sequence[MapBoxes],
+    ) -> Row:
+        return Row(
+            key=sample.key,
+            shard=shard_uri,
+            sample_index=sample.index,
+            status=str(sample.status),
+            error=sample.error,
+            width=sample.width,
+            height=sample.height,
+            labels=sample.labels,
+            classes=() if image is None else image.classes,
+            objects=() if image is None else tuple(self._objects(sample, image, boxes)),
+            maps=() if image is None or not self.store_maps else tuple(_stored_maps(image)),
+        )
+
+    def _objects(
+        self, sample: LoadedSample, image: ImageScores, boxes: Sequence[MapBoxes]
+    ) -> Iterator[AnnotatedObject]:
+        """The boxes in pixels of the upright original."""
+        assert sample.width is not None
+        assert sample.height is not None
+        for choice, class_score, found in zip(image.wanted, image.class_scores, boxes, strict=True):
+            for box in found.boxes:
+                yield AnnotatedObject(
+                    class_id=choice.class_id,
+                    class_name=self.class_names[choice.class_id],
+                    rank=choice.rank,
+                    class_score=class_score,
+                    box_score=box.score,
+                    x_min=box.x_min * sample.width,
+                    y_min=box.y_min * sample.height,
+                    x_max=box.x_max * sample.width,
+                    y_max=box.y_max * sample.height,
+                    component=box.component,
+                    touches_edge=box.touches_edge,
+                )
+
+
+def _stored_maps(image: ImageScores) -> Iterator[StoredMap]:
+    for choice, score_map in zip(image.wanted, image.maps, strict=True):
+        yield StoredMap.of(choice.class_id, choice.rank, score_map.numpy())

@@ -1,0 +1,173 @@
+"""Settings from a file, a recipe's name and the command line; errors name the key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cambox.config import BoxSettings, Config, Section
+from cambox.errors import RequestError
+
+SUFFIX = ".yaml"
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML configuration and apply ``section.key=value`` overrides (values are YAML).
+
+    Args:
+        path: a file, or where there is none the name of a recipe of ``configs/``: ``precise``.
+
+    Raises:
+        RequestError: the file is missing or not YAML, a key is unknown, or a value is wrong.
+    """
+    try:
+        document = yaml.safe_load(_place(Path(path)).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(
+            f"{path}: {error.strerror}; name a configuration file, or one of "
+            f"{', '.join(recipe_names())}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise RequestError(f"{path}: expected sections such as input: and model:, found none")
+    for override in overrides:
+        _apply(document, override)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {_explain(error)}") from error
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with cambox, which ``load_config`` knows by name."""
+    files = (entry.name for entry in _recipes().iterdir())
+    return sorted(name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX))
+
+
+def _recipes() -> Traversable:
+    return resources.files("cambox") / "recipes"
+
+
+def _place(path: Path) -> Traversable:
+    if not path.exists() and str(path) in recipe_names():
+        return _recipes() / f"{path}{SUFFIX}"
+    return path
+
+
+def override_boxes(settings: BoxSettings, overrides: Sequence[str]) -> BoxSettings:
+    """Apply ``boxes.key=value`` overrides, the only ones for which stored maps are enough.
+
+    Raises:
+        RequestError: a key is of another section or unknown, or a value is wrong.
+    """
+    document: dict[str, Any] = {"boxes": settings.model_dump()}
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key.split(".")[0] != "boxes":
+            raise RequestError(
+                f"--set {key}: stored maps are enough for the keys of boxes only; for this one "
+                "run cambox annotate"
+            )
+        _apply(document, override)
+    try:
+        return _OnlyBoxes.model_validate(document).boxes
+    except ValidationError as error:
+        raise RequestError(f"--set: {_explain(error)}") from error
+
+
+class _OnlyBoxes(Section):
+    boxes: BoxSettings
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with ``section.key=value`` overrides.
+
+    Raises:
+        RequestError: a key is unknown, or a value is wrong.
+    """
+    document = config.model_dump(mode="json")
+    for text in overrides:
+        _apply(document, text)
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        raise RequestError(_explain(error)) from error
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    target, equals, text = override.partition("=")
+    names = target.strip().split(".")
+    if not equals or not all(names):
+        raise RequestError(f"--set {override}: expected section.key=value, such as cam.top_k=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RequestError(f"--set {override}: the value is not YAML; quote it") from error
+    place = document
+    for name in names[:-1]:
+        inner = place.get(name)
+        if inner is None:
+            inner = place[name] = {}
+        if not isinstance(inner, dict):
+            raise RequestError(f"--set {override}: {name} has no keys of its own")
+        place = inner
+    place[names[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem, in one line that names the key and the remedy."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    keys = _setting(first["loc"])
+    key = ".".join(keys) or "configuration"
+    same = [problem for problem in problems if _setting(problem["loc"]) == keys]
+    others = len(problems) - len(same)
+    more = f" (and {others} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields(first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        unknown = ".".join(str(part) for part in first["loc"])
+        return f"{unknown}: unknown key; {hint}{more}"
+    if first["type"] == "missing" and len(keys) == len(first["loc"]):
+        return f"{key}: missing; set it in the file or with --set {key}=...{more}"
+    # A setting of several types has one problem for each type that it is not.
+    messages = [problem["msg"].removeprefix("Value error, ") for problem in same]
+    given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    text = "; or: ".join(dict.fromkeys(messages))
+    return f"{key}: {text}{given if given not in text else ''}{more}"
+
+
+def _setting(location: tuple[int | str, ...]) -> list[str]:
+    """The part of a pydantic location that names settings, without its type tags."""
+    names: list[str] = []
+    for part in location:
+        if str(part) not in _fields(tuple(names)):
+            break
+        names.append(str(part))
+    return names
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    """The settings known at a place of the configuration."""
+    section: type[BaseModel] = Config
+    for part in location:
+        inner = section.model_fields[str(part)].annotation
+        # A section that may be null is still a section.
+        sections = [kind for kind in (inner, *get_args(inner)) if _is_section(kind)]
+        if not sections:
+            return []
+        section = sections[0]
+    return list(section.model_fields)
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -1,0 +1,106 @@
+"""What a scene is painted with: colours, coverage masks, backgrounds and textured fills."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cambox.demo.silhouettes import fill_silhouette, random_silhouette
+from cambox.demo.textures import texture_ink
+
+_MIN_CONTRAST = 70.0
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+Canvas = NDArray[np.floating[Any]]
+Coverage = NDArray[np.uint8]
+
+
+def _random_colour(generator: np.random.Generator) -> NDArray[np.float64]:
+    hue, saturation, value = generator.uniform((0.0, 0.15, 0.2), (6.0, 0.85, 1.0))
+    distance = np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6.0 - 3.0) - 1.0
+    return np.asarray(255.0 * value * (1.0 - saturation * (1.0 - np.clip(distance, 0.0, 1.0))))
+
+
+def _contrasting_colours(generator: np.random.Generator) -> NDArray[np.float64]:
+    while True:
+        colours = np.stack([_random_colour(generator), _random_colour(generator)])
+        luminance = colours @ _LUMINANCE
+        if abs(luminance[0] - luminance[1]) >= _MIN_CONTRAST:
+            return colours
+
+
+def _paint(canvas: Canvas, colour: Canvas, coverage: Coverage) -> None:
+    """Blend a colour, (3,) or one for each pixel of the coverage's box, into the canvas."""
+    x, y, width, height = cv2.boundingRect(coverage)
+    window = np.s_[y : y + height, x : x + width]
+    alpha = (coverage[window].astype(np.float32) / np.float32(255.0))[:, :, None]
+    canvas[window] += alpha * (colour - canvas[window])
+
+
+def paint_background(generator: np.random.Generator, height: int, width: int) -> Canvas:
+    """A gradient with noise of several scales, plain shapes and lines; nothing with a texture.
+
+    Args:
+        generator: The source of chance.
+        height: Height in pixels.
+        width: Width in pixels.
+
+    Returns:
+        (height, width, 3) float32 RGB, around 0 to 255 and not clipped.
+    """
+    corners = np.stack([_random_colour(generator) for _ in range(4)]).reshape(2, 2, 3)
+    canvas = cv2.resize(corners.astype(np.float32), (width, height))
+    for cell in (3, 8, 20, 56):
+        shape = (height // cell + 1, width // cell + 1, 3)
+        noise = generator.standard_normal(shape, dtype=np.float32)
+        amplitude = np.float32(generator.uniform(2.0, 16.0))
+        canvas += cv2.resize(amplitude * noise, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    for _ in range(generator.integers(2, 7)):
+        area = generator.uniform(0.01, 0.2) * height * width
+        outline = random_silhouette(generator, area) + generator.uniform(0, 1, 2) * (width, height)
+        shape_colour = _random_colour(generator).astype(np.float32)
+        _paint(canvas, shape_colour, fill_silhouette(outline, height, width))
+    for _ in range(generator.integers(2, 8)):
+        ends = generator.uniform(-0.1, 1.1, (2, 2)) * (width, height)
+        start, end = (tuple(int(x) for x in point) for point in ends)
+        colour = _random_colour(generator)
+        cv2.line(canvas, start, end, colour.tolist(), int(generator.integers(1, 7)), cv2.LINE_AA)
+    return np.asarray(canvas)
+
+
+def paint_texture(
+    generator: np.random.Generator, canvas: Canvas, coverage: Coverage, name: str
+) -> None:
+    """Paint a texture of random colours, scale, phase and rotation where the coverage says.
+
+    Args:
+        generator: The source of chance.
+        canvas: (H, W, 3) float32 RGB, painted in place.
+        coverage: (H, W) uint8, 0 (leave the canvas) to 255 (replace it).
+        name: A key of ``TEXTURES``.
+
+    Raises:
+        KeyError: There is no texture of that name.
+    """
+    x, y, box_width, box_height = cv2.boundingRect(coverage)
+    side = float(np.sqrt(np.count_nonzero(coverage)))
+    period = float(np.clip(side * generator.uniform(0.16, 0.28), 16.0, 34.0))
+    turn = generator.uniform(0.0, 2.0 * np.pi)
+    phase = generator.uniform(0.0, 1.0, 2)
+    columns = np.arange(x, x + box_width, dtype=np.float32)[None, :]
+    rows = np.arange(y, y + box_height, dtype=np.float32)[:, None]
+    cosine, sine = np.float32(np.cos(turn) / period), np.float32(np.sin(turn) / period)
+    u = columns * cosine + rows * sine + np.float32(phase[0])
+    v = rows * cosine - columns * sine + np.float32(phase[1])
+    ink = texture_ink(name, u, v, period)[:, :, None]
+
+    paper_colour, ink_colour = _contrasting_colours(generator).astype(np.float32)
+    slope = generator.uniform(-0.2, 0.2, 2)
+    shade = 1.0 + slope[0] * (columns - x - box_width / 2) / box_width
+    shade = shade + slope[1] * (rows - y - box_height / 2) / box_height
+    painted = (paper_colour + ink * (ink_colour - paper_colour)) * shade[:, :, None]
+    _paint(canvas, painted, coverage)

@@ -1,0 +1,323 @@
+"""Run the shards on a pool of Ray actors.
+
+An actor reads one shard at a time; it gets the next when that one is read, so that none waits in
+line at one actor while another has nothing to do. The driver keeps the counts: the shards of an
+actor that dies are tried again on a fresh one. Only shards, settings and counters cross between
+processes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from ray.util.metrics import Counter
+
+from cambox.annotate import Progress, ShardReport
+from cambox.config import Config
+from cambox.engines.absolute import absolute
+from cambox.engines.actor import Actor
+from cambox.engines.outcome import Observer, Outcome
+from cambox.engines.prefetch import SHARDS_IN_WORK, Relay
+from cambox.engines.sizing import Pool, size_pool
+from cambox.engines.worker import (
+    WorkerDescription,
+    load_model,
+    local_device,
+    make_annotator,
+    resolve_precision,
+)
+from cambox.engines.worker_progress import Movement, WorkerProgress
+from cambox.engines.worklist import WorkList
+from cambox.output.recipe import Recipe
+from cambox.sources.shards import Shard
+
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 30.0
+
+
+class ShardWorker:
+    """The actor: a classifier on its own device, and how far it is in its shards."""
+
+    def __init__(self, config: Config, recipe_digest: str, threads: int) -> None:
+        device = local_device()
+        precision = resolve_precision(config, device.type == "cuda")
+        model = load_model(config, device, precision, threads)
+        if model.recipe.digest != recipe_digest:
+            raise RuntimeError(
+                f"this worker's recipe {model.recipe.folder} differs from the driver's "
+                f"{recipe_digest[:16]}: its files or library versions are not the driver's"
+            )
+        self.threads = threads
+        self.device = device
+        self.movement = Movement()
+        self.relay = Relay(make_annotator(config, model, threads), self.movement.advance)
+        self.begun: dict[Shard, Future[ShardReport]] = {}
+        self.metrics = _Metrics()
+
+    def describe(self) -> WorkerDescription:
+        """Where this actor runs."""
+        context = ray.get_runtime_context()
+        return WorkerDescription(
+            node=context.get_node_id(),
+            process=os.getpid(),
+            gpus=tuple(context.get_accelerator_ids().get("GPU", ())),
+            device=str(self.device),
+            threads=self.threads,
+        )
+
+    def begin(self, shard: Shard) -> WorkerProgress:
+        """Annotate a shard; gives the progress when it was read to its end, or failed."""
+        self.movement.begin(shard)
+        self.begun[shard] = self.relay.begin(shard)
+        return self.progress()
+
+    def report(self, shard: Shard) -> tuple[ShardReport, WorkerProgress]:
+        """Wait until a shard that was begun is published; raises what it failed of."""
+        try:
+            report = self.begun.pop(shard).result()
+        finally:
+            self.movement.end(shard)
+        self.metrics.count(report)
+        return report, self.progress()
+
+    def progress(self) -> WorkerProgress:
+        """How far it is, and since when its oldest shard has not moved."""
+        return self.movement.progress()
+
+
+class _Metrics:
+    """What a worker's Prometheus endpoint tells, under names that Ray prefixes with ``ray_``."""
+
+    def __init__(self) -> None:
+        self.samples = Counter("cambox_samples", "Rows published.", ("status",))
+        self.boxes = Counter("cambox_boxes", "Boxes published.")
+        self.no_box = Counter("cambox_maps_without_box", "Maps that gave no box.", ("reason",))
+        self.seconds = Counter("cambox_stage_seconds", "Time by stage.", ("stage",))
+
+    def count(self, report: ShardReport) -> None:
+        """Add a published shard; a counter is not touched for nothing, which Ray refuses."""
+        for status, rows in report.statuses.items():
+            self.samples.inc(rows, {"status": status})
+        for reason, maps in report.no_box.items():
+            self.no_box.inc(maps, {"reason": reason})
+        for stage, seconds in report.stage_seconds.items():
+            if seconds > 0:
+                self.seconds.inc(seconds, {"stage": stage})
+        if report.objects:
+            self.boxes.inc(report.objects)
+
+
+class RayEngine:
+    """A pool of actors on the cluster of ``RAY_ADDRESS``, or on a new one on this machine."""
+
+    def __init__(self, config: Config) -> None:
+        config = absolute(config)
+        if not ray.is_initialized():
+            # Nearly bare, so that it also works inside a submitted job, which has settings of its
+            # own. The dashboard of a cluster that ends with this run would take a CPU's time.
+            ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
+        self.pool: Pool = size_pool(config.engine, ray.nodes(), ray.available_resources())
+        precision = resolve_precision(config, self._workers_compute_on_gpus(config))
+        self.config = config.model_copy(
+            update={"model": config.model.model_copy(update={"precision": precision})}
+        )
+        # Loaded here too: a wrong request is refused before any actor starts.
+        self._recipe = load_model(
+            self.config, torch.device("cpu"), precision, self.pool.threads
+        ).recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that all of its workers share."""
+        return self._recipe
+
+    def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
+        """Hand out the shards in their order."""
+        run = _Run(self, shards, observer)
+        try:
+            return run.to_the_end()
+        finally:
+            run.stop()
+
+    def _workers_compute_on_gpus(self, config: Config) -> bool:
+        """Ask a worker: a cluster may count GPUs that torch cannot use."""
+        if config.model.precision != "auto" or not self.pool.gpus_per_worker:
+            return False
+        ask = ray.remote(num_gpus=self.pool.gpus_per_worker, num_cpus=0)(torch.cuda.is_available)
+        answer: bool = ray.get(ask.remote())
+        return answer
+
+
+class _Run:
+    """One pass over a list of shards."""
+
+    def __init__(self, engine: RayEngine, shards: tuple[Shard, ...], observer: Observer) -> None:
+        self.engine = engine
+        self.settings = engine.config.engine
+        self.observer = observer
+        self.work = WorkList(shards, self.settings.max_attempts, observer)
+        self.failed_starts = 0
+        self.last_start_error = ""
+        self.actors = [self._start() for _ in range(min(engine.pool.workers, len(shards)))]
+        self.nobody_since = time.monotonic()
+
+    def to_the_end(self) -> list[Outcome]:
+        while self.work.unfinished:
+            if not self.actors:
+                self.work.give_up_the_rest(f"no worker could be started: {self.last_start_error}")
+                break
+            self._wait_for_answers()
+            self._replace_stalled()
+            self._complain_while_nobody_works()
+        return self.work.outcomes
+
+    def stop(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor.handle)
+
+    def _start(self) -> Actor:
+        pool = self.engine.pool
+        options = {
+            "num_gpus": pool.gpus_per_worker,
+            "num_cpus": pool.cpus_per_worker,
+            "max_restarts": 0,
+            "max_task_retries": 0,
+            # One thread waits for each shard; one more, so that progress can be asked for.
+            "max_concurrency": SHARDS_IN_WORK + 1,
+        }
+        handle = (
+            ray.remote(ShardWorker)
+            .options(**options)
+            .remote(self.engine.config, self.engine.recipe.digest, pool.threads)
+        )
+        return Actor(handle, call=handle.describe.remote())
+
+    def _wait_for_answers(self) -> None:
+        now = time.monotonic()
+        for actor in self.actors:
+            # Its other answers tell it as well; a question takes time that is missing elsewhere.
+            if actor.shards and actor.asked is None and now - actor.heard > POLL_SECONDS:
+                actor.asked = actor.handle.progress.remote()
+        calls = [call for actor in self.actors for call in actor.calls]
+        questions = [actor.asked for actor in self.actors if actor.asked is not None]
+        ray.wait(calls, timeout=POLL_SECONDS)
+        everything = [*calls, *questions]
+        answered, _ = ray.wait(everything, num_returns=len(everything), timeout=0)
+        for actor in list(self.actors):
+            if actor.asked in answered:
+                self._take_answer(actor)
+            for call in actor.calls:
+                # One that was lost with its actor was dealt with at the actor's first.
+                if call in answered and actor in self.actors:
+                    self._finish_call(actor, call)
+
+    def _take_answer(self, actor: Actor) -> None:
+        asked, actor.asked = actor.asked, None
+        try:
+            progress: WorkerProgress = ray.get(asked)
+        except RayError:
+            return  # The actor's calls tell the same, and are what counts.
+        self._note_progress(actor, progress)
+
+    def _note_progress(self, actor: Actor, progress: WorkerProgress) -> None:
+        actor.heard = time.monotonic()
+        actor.moved = actor.heard - progress.still_seconds
+        total, seen = progress.total, actor.seen
+        new = Progress(total.bytes_read - seen.bytes_read, total.samples - seen.samples)
+        # Answers may overtake each other.
+        if new.bytes_read >= 0 and new.samples >= 0:
+            self.observer.advance(new)
+            actor.seen = total
+
+    def _finish_call(self, actor: Actor, call: Any) -> None:
+        try:
+            result = ray.get(call)
+        except RayTaskError as error:
+            # The actor lives, and its code raised. An error of its constructor is not of this kind.
+            cause = error.cause if isinstance(error.cause, Exception) else error
+            if actor.starting:
+                self._replace(actor, f"the worker failed: {_one_line(cause)}")
+                return
+            self.work.failed(actor.end(call), cause)
+        except RayError as error:
+            # Death has many names: the actor's, its node's, out of memory, a failed environment.
+            self._replace(actor, f"the worker died: {_one_line(error)}")
+            return
+        else:
+            self._take(actor, call, result)
+        self._next_shard(actor)
+
+    def _take(self, actor: Actor, call: Any, result: Any) -> None:
+        if actor.starting:
+            actor.call = None
+            self.failed_starts = 0
+            self.observer.note(f"worker ready: {result}")
+        elif call is actor.call:
+            self._note_progress(actor, result)
+            shard = actor.end(call)
+            actor.reports[actor.handle.report.remote(shard)] = shard
+        else:
+            report, progress = result
+            self._note_progress(actor, progress)
+            actor.end(call)
+            self.work.published(report)
+
+    def _next_shard(self, actor: Actor) -> None:
+        if actor.call is not None or len(actor.reports) >= SHARDS_IN_WORK:
+            return
+        shard = self.work.next(beside=actor.shards)
+        if shard is not None:
+            actor.heard = time.monotonic()
+            # Of those that it has already, one may hang; it is not forgotten for the next.
+            if not actor.shards:
+                actor.moved = actor.heard
+            actor.reading, actor.call = shard, actor.handle.begin.remote(shard)
+        elif not actor.shards:
+            self.actors.remove(actor)
+            # An idle actor gives its GPU back.
+            ray.kill(actor.handle)
+
+    def _replace_stalled(self) -> None:
+        """A hung worker differs from a slow one by its progress, so not by the total time."""
+        limit = self.settings.stall_seconds
+        for actor in list(self.actors):
+            if actor.shards and time.monotonic() - actor.moved > limit:
+                self._replace(actor, f"no progress for {limit:g} s; the worker was replaced")
+
+    def _replace(self, actor: Actor, reason: str) -> None:
+        self.actors.remove(actor)
+        # One that only cannot be reached may live, and would keep its GPU from the next.
+        ray.kill(actor.handle)
+        if actor.starting:
+            self.failed_starts += 1
+            self.last_start_error = reason
+            self.observer.note(f"a worker did not start: {reason}")
+        else:
+            self.work.lost(actor.shards, reason)
+        if self.failed_starts < self.settings.max_attempts and (
+            len(self.actors) < self.work.unfinished
+        ):
+            self.actors.append(self._start())
+
+    def _complain_while_nobody_works(self) -> None:
+        """At the start, and when all nodes are gone: Ray waits for new ones without a word."""
+        now = time.monotonic()
+        if any(actor.shards for actor in self.actors):
+            self.nobody_since = now
+        elif now - self.nobody_since > PATIENCE_SECONDS:
+            self.observer.note(
+                f"still waiting for a worker: each asks for {self.engine.pool.cpus_per_worker:g} "
+                f"CPUs and {self.engine.pool.gpus_per_worker:g} GPUs; the cluster has "
+                f"{ray.available_resources()} free"
+            )
+            self.nobody_since = now
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,149 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+)
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from cambox.annotate import Progress
+from cambox.engines.outcome import Outcome, ShardFailure
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class RunDisplay:
+    """Counts what a run has done and shows it; use it as a context manager.
+
+    Args:
+        shards: how many there are to do.
+        size: their bytes together, which the remaining time is estimated from.
+    """
+
+    def __init__(self, console: Console, shards: int, size: int) -> None:
+        self.console = console
+        self.shards = shards
+        self.size = size
+        self.finished_shards = 0
+        self.failed_shards = 0
+        self.samples = 0
+        self.bytes_read = 0
+        self.statuses: Counter[str] = Counter()
+        self.started = time.monotonic()
+        self.last_line = self.started
+        self.bar: Bar | None = None
+        # Shards in work advance from threads of their own.
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> RunDisplay:
+        self.started = self.last_line = time.monotonic()
+        if self.console.is_terminal:
+            self.bar = Bar(
+                SpinnerColumn(),
+                TextColumn("annotate"),
+                BarColumn(),
+                TaskProgressColumn(),
+                _Counts(self),
+                console=self.console,
+            )
+            self.task = self.bar.add_task("annotate", total=self.size)
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        elif kind is None and self.shards:
+            self._print_line()
+
+    @property
+    def seconds(self) -> float:
+        """Since the display was entered."""
+        return time.monotonic() - self.started
+
+    def advance(self, progress: Progress) -> None:
+        """More bytes were read, or samples annotated."""
+        with self.lock:
+            self.bytes_read += progress.bytes_read
+            self.samples += progress.samples
+            self._refresh()
+
+    def finished(self, outcome: Outcome) -> None:
+        """A shard was published or given up."""
+        with self.lock:
+            self.finished_shards += 1
+            if isinstance(outcome, ShardFailure):
+                self.failed_shards += 1
+                self.note(f"given up {outcome.shard.uri}: {outcome.reason}")
+            else:
+                self.statuses.update(outcome.statuses)
+                if outcome.halved_to is not None:
+                    self.note(f"out of memory: {outcome.halved_to} images at a time from now on")
+            self._refresh()
+
+    def note(self, text: str) -> None:
+        """Something a person should know while the run goes on."""
+        line = escape(f"{time.strftime('%H:%M:%S')} {text}")
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def counts(self) -> str:
+        """Shards, images, rate, statuses and the time left, in one line."""
+        rate = self.samples / max(self.seconds, 1e-9)
+        parts = [
+            f"shards {self.finished_shards}/{self.shards}",
+            f"{self.samples} images",
+            f"{rate:.1f} images/s",
+            *(f"{status} {count}" for status, count in sorted(self.statuses.items())),
+        ]
+        if self.failed_shards:
+            parts.append(f"given up {self.failed_shards}")
+        # From all of the run: shards are read in large pieces, so the latest pace says little.
+        done = min(self.bytes_read / self.size, 1.0) if self.size else 1.0
+        if 0 < done < 1:
+            parts.append(f"{_duration(self.seconds * (1 - done) / done)} left")
+        return " · ".join(parts)
+
+    def _refresh(self) -> None:
+        if self.bar is not None:
+            # A shard that is read a second time must not fill the bar beyond its end.
+            self.bar.update(self.task, completed=min(self.bytes_read, self.size))
+        elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self.last_line = time.monotonic()
+        self.note(self.counts())
+
+
+class _Counts(ProgressColumn):
+    def __init__(self, display: RunDisplay) -> None:
+        super().__init__()
+        self.display = display
+
+    def render(self, task: Task) -> Text:
+        return Text(self.display.counts())
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

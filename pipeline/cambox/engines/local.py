@@ -1,0 +1,63 @@
+"""Run the shards in this process."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import closing
+
+from cambox.annotate import ShardReport
+from cambox.config import Config
+from cambox.engines.outcome import Observer, Outcome
+from cambox.engines.prefetch import SHARDS_IN_WORK, Relay
+from cambox.engines.worker import (
+    load_model,
+    local_device,
+    local_threads,
+    make_annotator,
+    resolve_precision,
+)
+from cambox.engines.worklist import WorkList
+from cambox.output.recipe import Recipe
+from cambox.sources.shards import Shard
+
+
+class LocalEngine:
+    """One worker in this process, on its GPU where it has one."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        device = local_device()
+        threads = config.engine.cpus_per_worker
+        self.threads = local_threads() if threads == "auto" else threads
+        precision = resolve_precision(config, device.type == "cuda")
+        self.model = load_model(config, device, precision, self.threads)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return self.model.recipe
+
+    def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
+        """Annotate the shards; one that the storage failed for goes back to the end of the line."""
+        work = WorkList(shards, self.config.engine.max_attempts, observer)
+        annotator = make_annotator(self.config, self.model, self.threads)
+        relay = Relay(annotator, lambda _, progress: observer.advance(progress))
+        with closing(relay):
+            device = self.model.classifier.device
+            observer.note(f"one worker on {device}, {self.threads} threads")
+            in_work: dict[Future[ShardReport], Shard] = {}
+            while work.unfinished:
+                shard = work.next() if len(in_work) < SHARDS_IN_WORK else None
+                if shard is not None:
+                    in_work[relay.begin(shard)] = shard
+                timeout = None if shard is None else 0
+                for report in wait(in_work, timeout, FIRST_COMPLETED).done:
+                    ended = in_work.pop(report)
+                    error = report.exception()
+                    if error is None:
+                        work.published(report.result())
+                    elif isinstance(error, Exception):
+                        work.failed(ended, error)
+                    else:
+                        raise error
+        return work.outcomes

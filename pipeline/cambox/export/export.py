@@ -1,0 +1,203 @@
+"""``cambox export``: a recipe's folder, to a folder that a detector's training reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from cambox import __version__
+from cambox.console import Advance
+from cambox.errors import RequestError, ShardError
+from cambox.export.coco import CocoWriter
+from cambox.export.formats import Format
+from cambox.export.hf import HuggingFaceWriter
+from cambox.export.names import FileNames
+from cambox.export.pictures import upright_file
+from cambox.export.voc import VocWriter
+from cambox.export.writer import Exported, Writer, write_new
+from cambox.export.yolo import YoloWriter
+from cambox.sources.decode import DecodeError
+from cambox.sources.shards import Shard
+from cambox.training.joined import joined
+from cambox.training.selection import Selection
+from cambox.training.shard_place import shards_now
+from cambox.training.training_set import TrainingSet
+
+ABOUT = "cambox.json"
+ASSUMED_SUFFIX = "jpg"
+
+WRITERS: Mapping[Format, type[Writer]] = {
+    Format.coco: CocoWriter,
+    Format.yolo: YoloWriter,
+    Format.voc: VocWriter,
+    Format.hf: HuggingFaceWriter,
+}
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What is exported, and how.
+
+    Attributes:
+        output: a recipe's folder, or an output that holds one recipe; a path or URL.
+        to: a folder that is not there yet.
+        present_classes: only classes that a box is left of, in the order of their ids.
+        with_images: extract the images; else the export says of each its shard and key.
+        shards_at: the folder or URL that holds the shards now, if they were moved or copied.
+    """
+
+    output: str
+    format: Format
+    to: Path
+    selection: Selection = field(default_factory=Selection)
+    present_classes: bool = False
+    with_images: bool = False
+    shards_at: str | None = None
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        left_out: how many images were not, by status, and for want of a box.
+        turned: images that were encoded anew, because they had an orientation to be applied.
+    """
+
+    images: int
+    boxes: int
+    classes: int
+    left_out: Mapping[str, int]
+    turned: int
+
+
+def export(request: ExportRequest, on_image: Advance | None = None) -> ExportReport:
+    """Write an export; its folder appears when it is whole, or not at all.
+
+    In memory are eight bytes an image, and the rows of one file; with images, one image.
+
+    Args:
+        on_image: called after each image.
+
+    Raises:
+        RequestError: nothing is published there, the folder is in the way, no image is left, or
+            a shard is gone or not the one annotated; or the storage failed.
+    """
+    to = request.to.resolve()
+    _require_free(request.to)
+    training_set = TrainingSet.open(request.output, request.selection)
+    scan = _Scan.of(training_set)
+    if not scan.images:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(scan.left_out.items()))
+        raise RequestError(
+            f"{request.output}: no image is left ({reasons or 'no rows'}); ask for less, or keep "
+            "images without a box"
+        )
+    if request.present_classes:
+        classes = training_set.classes.only(scan.present)
+        training_set = replace(training_set, classes=classes)
+    shards = shards_now(training_set.files, request.shards_at) if request.with_images else None
+    beside = to.with_name(f".{to.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        beside.mkdir(parents=True)
+        writer = WRITERS[request.format](beside, training_set.classes, request.with_images)
+        boxes = turned = 0
+        images = _exported(training_set, shards, scan.names, writer.start_shard)
+        for exported in images:
+            writer.add(exported)
+            boxes += len(exported.image.classes)
+            turned += exported.turned
+            if on_image is not None:
+                on_image(scan.images)
+        writer.close()
+        report = ExportReport(
+            scan.images, boxes, len(training_set.classes.ids), dict(scan.left_out), turned
+        )
+        write_new(beside / ABOUT, _about(request, training_set, report))
+        beside.replace(to)
+    except (ShardError, DecodeError) as error:
+        raise RequestError(f"{error}, or leave the images out") from error
+    except OSError as error:
+        raise RequestError(f"{error}; nothing was exported to {request.to}") from error
+    finally:
+        # Where all went well it has another name by now.
+        shutil.rmtree(beside, ignore_errors=True)
+    return report
+
+
+def _require_free(to: Path) -> None:
+    if "://" in str(to) or ":/" in str(to):
+        raise RequestError(f"--to: {to} is a URL; name a local folder and copy it from there")
+    if to.exists() or to.is_symlink():
+        raise RequestError(f"--to: {to} is there already; name a new folder, or remove it")
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What is known of all rows before anything is written."""
+
+    images: int
+    names: FileNames
+    present: frozenset[int]
+    left_out: Counter[str]
+
+    @classmethod
+    def of(cls, training_set: TrainingSet) -> _Scan:
+        images = 0
+        present: set[int] = set()
+        left_out: Counter[str] = Counter()
+
+        def keys() -> Iterator[str]:
+            nonlocal images
+            for index in range(len(training_set.files)):
+                for part in training_set.read(index):
+                    images += len(part)
+                    present.update(part.classes.tolist())
+                    left_out.update(part.left_out)
+                    yield from part.keys.to_pylist()
+
+        names = FileNames.of_keys(keys())
+        return cls(images, names, frozenset(present), left_out)
+
+
+def _exported(
+    training_set: TrainingSet,
+    shards: Sequence[Shard] | None,
+    names: FileNames,
+    start_shard: Callable[[int, int], None],
+) -> Iterator[Exported]:
+    for index in range(len(training_set.files)):
+        start_shard(index, len(training_set.files))
+        if shards is None:
+            for part in training_set.read(index):
+                for image in part:
+                    yield Exported(image, names.name(image.key, image.shard), ASSUMED_SUFFIX)
+        else:
+            for encoded in joined(training_set, index, shards[index]):
+                image = encoded.image
+                data, suffix, turned = upright_file(
+                    encoded.data, encoded.suffix, training_set.max_pixels
+                )
+                name = names.name(image.key, image.shard)
+                yield Exported(image, name, suffix, data, turned)
+
+
+def _about(request: ExportRequest, training_set: TrainingSet, report: ExportReport) -> bytes:
+    """Where an export comes from, and which number stands for which class."""
+    classes = training_set.classes
+    document = {
+        "cambox": __version__,
+        "format": request.format,
+        "output": training_set.uri,
+        "recipe_digest": training_set.recipe_digest,
+        "selection": asdict(request.selection),
+        **asdict(report),
+        "class_ids": dict(zip(classes.names, classes.ids, strict=True)),
+    }
+    return json.dumps(document, indent=1).encode() + b"\n"

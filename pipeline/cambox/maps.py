@@ -1,0 +1,126 @@
+"""The score maps of an image's wanted classes, whatever kind of head its network has."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from cambox.cams import class_score_maps, class_weights, image_score_maps, thresholded_average
+from cambox.cams.prior import towards_centre
+from cambox.cams.refine import affinity, propagate
+from cambox.config import CamSettings
+from cambox.errors import RequestError
+from cambox.models.classifier import Classifier, Scores
+from cambox.models.heads import AffineHead, PooledHead, TailHead
+from cambox.models.tail import contributions
+
+# Of the input, for each cell of a refined map.
+PIXELS_PER_CELL = 16
+
+
+class MapMaker:
+    """Scores classes and cells of one classifier under settings that fit its kind of head."""
+
+    def __init__(self, settings: CamSettings, classifier: Classifier) -> None:
+        self._settings = settings
+        preprocessing = classifier.preprocessing
+        height, width = preprocessing.height, preprocessing.width
+        longer = max(height, width)
+        cells = settings.refine.cells or max(1, round(longer / PIXELS_PER_CELL))
+        self._grid = max(1, round(height * cells / longer)), max(1, round(width * cells / longer))
+        self._head = classifier.head
+        self._weight = (
+            class_weights(self._head.weight, settings.truncate, settings.shift)
+            if isinstance(self._head, AffineHead)
+            else None
+        )
+
+    def logits(self, scores: Scores) -> torch.Tensor:
+        """(B, K); by the model's own head, or over TAP for a classifier trained with it."""
+        if self._settings.pooling.kind == "average":
+            return scores.logits
+        assert not isinstance(self._head, TailHead)
+        pooled = thresholded_average(scores.feature_map, self._settings.pooling.threshold)
+        return self._head.logits(pooled)
+
+    def maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
+        """The maps of the wanted classes.
+
+        Args:
+            class_ids: (B, n) int64, on the device of the scores.
+
+        Returns:
+            (B, n, H, W) float32, in the cells of the feature map, or finer where refined.
+        """
+        maps = self._plain_maps(scores, class_ids)
+        if self._settings.refine.steps:
+            maps = self._refined(maps, scores.middle)
+        if self._settings.centre is not None:
+            maps = towards_centre(maps, self._settings.centre)
+        return maps
+
+    def _refined(self, maps: torch.Tensor, middle: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        wanted = self._settings.refine
+        likeness = affinity(middle, self._grid, wanted.power, wanted.feature_power, wanted.channels)
+        resized = F.interpolate(maps.float(), size=self._grid, mode="bilinear", align_corners=False)
+        return propagate(resized, likeness, wanted.steps)
+
+    def _plain_maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
+        head = self._head
+        if isinstance(head, AffineHead):
+            assert self._weight is not None
+            return class_score_maps(
+                scores.feature_map, self._weight, class_ids, head.bias if head.rectified else None
+            )
+        if isinstance(head, PooledHead):
+            return image_score_maps(
+                scores.feature_map, self._image_weights(head, scores, class_ids)
+            )
+        assert scores.tail is not None
+        return contributions(scores.tail, head.cut, class_ids).float()
+
+    def _image_weights(
+        self, head: PooledHead, scores: Scores, class_ids: torch.Tensor
+    ) -> torch.Tensor:
+        if self._settings.pooling.kind == "thresholded":
+            pooled = thresholded_average(scores.feature_map, self._settings.pooling.threshold)
+        else:
+            pooled = scores.feature_map.mean(dim=(2, 3))
+        weights = head.class_weights(pooled, class_ids)
+        rows = class_weights(weights.flatten(0, 1), self._settings.truncate, self._settings.shift)
+        return rows.view_as(weights)
+
+
+def require_fitting(settings: CamSettings, classifier: Classifier) -> None:
+    """Refuse settings that mean nothing for the classifier's kind of head.
+
+    Raises:
+        RequestError: names the setting and the remedy.
+    """
+    head = classifier.head
+    if settings.pooling.kind != "average" and classifier.class_size is not None:
+        raise RequestError(
+            "model.class_input_size: cam.pooling.kind thresholded reads the classes off the pass "
+            "that the maps come from; set one of the two to its default"
+        )
+    if isinstance(head, AffineHead):
+        return
+    mode = next(iter(settings.shift), "") if isinstance(settings.shift, dict) else ""
+    if mode.startswith("global"):
+        raise RequestError(
+            f"cam.shift: {mode} reads the weights of all classes, and a head of kind {head.kind} "
+            f"has weights of its own for each image; use a number or adaptive_{mode[7:]}"
+        )
+    if not isinstance(head, TailHead):
+        return
+    wrong = {
+        "cam.truncate": settings.truncate,
+        "cam.shift": settings.shift not in (0, {}),
+        "cam.pooling": settings.pooling.kind != "average",
+    }
+    for key, given in wrong.items():
+        if given:
+            raise RequestError(
+                f"{key}: this model reads its classes off all cells ({head.kind}), so it has no "
+                f"class weights over pooled features to change; leave it at its default"
+            )

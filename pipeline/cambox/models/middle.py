@@ -1,0 +1,125 @@
+"""Middle layers: where the same forward pass has finer features than the last feature map."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cambox.errors import RequestError
+from cambox.models.grid import FeatureGrid, Layout, possible_grids
+
+# Finer cells follow texture, coarser ones say no more than the last feature map. A margin of an
+# eighth lets in the sizes that padding makes.
+FINEST_STRIDE, COARSEST_STRIDE = 7, 18
+# Modules below the children of the model's children are parts of blocks, not stages.
+DEEPEST_NAME = 2
+
+
+@dataclass(frozen=True)
+class MiddleLayer:
+    """A module, and how to read its output as a feature map."""
+
+    name: str
+    grid: FeatureGrid
+
+
+@dataclass(frozen=True)
+class _Output:
+    layer: MiddleLayer
+    channels: int
+
+    @property
+    def stage(self) -> tuple[int, int, int]:
+        return self.layer.grid.height, self.layer.grid.width, self.channels
+
+
+def middle_layers(
+    module: nn.Module,
+    last_feature_map: Callable[[], torch.Tensor],
+    size: tuple[int, int],
+    layout: Layout,
+) -> tuple[MiddleLayer, ...]:
+    """The layers whose features are finer than the last feature map, in the network's order.
+
+    A middle layer is the last module of a stage, that is of one size and one number of channels,
+    with a stride of 8 or 16 pixels, before the last feature map. They are found by one forward
+    pass, not by their names.
+
+    Args:
+        last_feature_map: runs the network and gives its last feature map, (1, C, H, W).
+        size: height and width of the input in pixels.
+        layout: of the features that the head starts from.
+
+    Raises:
+        RequestError: the network has none.
+    """
+    outputs: list[_Output] = []
+
+    def note(name: str, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            grid = _grid(output, size, layout)
+            if grid is not None:
+                channels = grid.feature_map(output).shape[1]
+                outputs.append(_Output(MiddleLayer(name, grid), channels))
+
+    handles = [
+        part.register_forward_hook(lambda _module, _args, output, name=name: note(name, output))
+        for name, part in module.named_modules()
+        if name and name.count(".") < DEEPEST_NAME
+    ]
+    try:
+        last = last_feature_map().shape[1:]
+    finally:
+        for handle in handles:
+            handle.remove()
+    final = (last[1], last[2], last[0])
+    # What runs after the last feature map, such as a head of convolutions, is no middle layer.
+    before = itertools.takewhile(lambda output: output.stage != final, outputs)
+    # Of modules of one stage the last one stays.
+    stages = {output.stage: output.layer for output in before}
+    if not stages:
+        raise RequestError(
+            "cam.refine.steps: the network has no features of a stride of 8 or 16 pixels before "
+            "its last feature map to compare cells by; set it to 0"
+        )
+    return tuple(stages.values())
+
+
+@contextmanager
+def recorded(module: nn.Module, layers: tuple[MiddleLayer, ...]) -> Iterator[list[torch.Tensor]]:
+    """The outputs of some layers, (B, C, H, W) float32 each, filled by a forward pass."""
+    outputs: list[torch.Tensor] = []
+
+    def record(layer: MiddleLayer, output: torch.Tensor) -> None:
+        outputs.append(layer.grid.feature_map(output.detach()).float())
+
+    handles = [
+        module.get_submodule(layer.name).register_forward_hook(
+            lambda _module, _args, output, layer=layer: record(layer, output)
+        )
+        for layer in layers
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _grid(output: torch.Tensor, size: tuple[int, int], layout: Layout) -> FeatureGrid | None:
+    """The grid of cells with the image's aspect ratio and a stride in bounds, if there is one."""
+    grids = [
+        grid
+        for grid in possible_grids(tuple(output.shape), size)
+        if all(
+            FINEST_STRIDE <= pixels / cells <= COARSEST_STRIDE
+            for pixels, cells in zip(size, (grid.height, grid.width), strict=True)
+        )
+    ]
+    # Where channels and cells are as many, the layout of the last feature map decides.
+    return min(grids, key=lambda grid: grid.layout is not layout, default=None)

@@ -1,0 +1,194 @@
+"""One night, start to end: the day's input, a run, verification, ``latest``, the report."""
+
+from __future__ import annotations
+
+import platform
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from importlib.metadata import version
+
+from rich.console import Console
+from rich.markup import escape
+
+from cambox.config import Config
+from cambox.errors import RequestError
+from cambox.nightly import notes
+from cambox.nightly.day import of_the_day
+from cambox.nightly.redact import config_without_secrets, without_secrets
+from cambox.nightly.report import LatestNote, RunReport, publish_report, report_name
+from cambox.output.footer import library_versions
+from cambox.output.latest import Latest, check_latest, move_latest
+from cambox.output.ledger import Plan, plan
+from cambox.output.recipe import Recipe
+from cambox.run import RunSummary, annotate_planned, prepare, print_summary
+from cambox.sources.shards import Shard
+from cambox.verify.verify import Verification, verify
+
+
+@dataclass
+class _Night:
+    """What is known of the night so far; a report can be made of it at any time."""
+
+    config: Config
+    day: date
+    command: Sequence[str]
+    started_at: datetime
+    before: Latest | None = None
+    recipe: Recipe | None = None
+    work: Plan | None = None
+    summary: RunSummary | None = None
+    missing: tuple[Shard, ...] = ()
+    verification: Verification | None = None
+    moved: bool = False
+
+    @property
+    def name(self) -> str:
+        return report_name(self.started_at, self.recipe.folder if self.recipe else None)
+
+
+def run_night(config: Config, day: date, command: Sequence[str], console: Console) -> RunReport:
+    """Annotate what is new, verify all that is published, and say whether it can be trusted.
+
+    ``latest`` moves only when every shard of the input is published and verified. The report is
+    published however the night ends.
+
+    Args:
+        day: fills the placeholders of ``input.shards``.
+        command: the command line, for the report.
+
+    Raises:
+        RequestError: the request cannot be carried out as it stands.
+        OSError: the storage failed for more than single shards.
+    """
+    night = _Night(config, day, command, datetime.now(UTC))
+    try:
+        night.before = check_latest(config.output)
+        _work(night, console)
+        why_not = _why_not(night)
+        if why_not is None:
+            _move_latest(night)
+        report = _report(night, why_not)
+    except BaseException as error:
+        _leave_a_report(night, error, console)
+        raise
+    uri = publish_report(report, config.output)
+    _print(report, uri, console)
+    return report
+
+
+def _work(night: _Night, console: Console) -> None:
+    output = night.config.output
+    config = of_the_day(night.config, night.day)
+    engine, work = prepare(config, console)
+    night.recipe, night.work = engine.recipe, work
+    night.summary = annotate_planned(config, engine, work, console)
+    print_summary(night.summary, console)
+    shards = work.to_do + work.done
+    # The footers again: a worker may have published to a folder that only its own node has.
+    unpublished = plan(shards, engine.recipe, output).to_do
+    given_up = {failure.shard for failure in night.summary.failures}
+    night.missing = tuple(shard for shard in unpublished if shard not in given_up)
+    if len(unpublished) < len(shards):
+        with console.status("verifying"):
+            night.verification = verify(night.summary.folder, output.storage_options)
+
+
+def _why_not(night: _Night) -> str | None:
+    """Why readers cannot be pointed to this night's recipe; None where they can."""
+    assert night.summary is not None
+    found = night.verification
+    reasons = []
+    if night.summary.failures:
+        reasons.append(f"{len(night.summary.failures)} shards were given up")
+    if night.missing:
+        reasons.append(f"{len(night.missing)} shards are not in the output")
+    if found is not None and not found.ok:
+        reasons.append(f"verification found {len(found.problems)} problems")
+    return ", ".join(reasons) or None
+
+
+def _move_latest(night: _Night) -> None:
+    assert night.recipe is not None
+    assert night.summary is not None
+    assert night.verification is not None
+    move_latest(
+        night.config.output,
+        Latest(
+            recipe=night.recipe.folder,
+            uri=night.summary.folder,
+            run=night.name,
+            shards=night.verification.files,
+            rows=night.verification.rows,
+            moved_at=datetime.now(UTC),
+        ),
+    )
+    night.moved = True
+
+
+def _report(night: _Night, why_not: str | None, error: BaseException | None = None) -> RunReport:
+    if error is None:
+        exit_code = 1 if why_not else 0
+    else:
+        exit_code = 2 if isinstance(error, RequestError) else 1
+    # A wrong request says all in its one line.
+    unexpected = error if exit_code == 1 else None
+    now = night.before.recipe if night.before else None
+    if night.moved and night.recipe:
+        now = night.recipe.folder
+    return RunReport(
+        name=night.name,
+        outcome="failed" if error else "unfinished" if why_not else "complete",
+        exit_code=exit_code,
+        started_at=night.started_at,
+        ended_at=datetime.now(UTC),
+        day=night.day,
+        command=without_secrets(night.command),
+        config=config_without_secrets(night.config),
+        output=night.config.output.uri,
+        recipe=notes.recipe_note(night.recipe) if night.recipe else None,
+        input=notes.input_note(night.work) if night.work else None,
+        work=notes.work_note(night.summary, night.missing) if night.summary else None,
+        verification=(notes.verification_note(night.verification) if night.verification else None),
+        latest=LatestNote(moved=night.moved, why_not=why_not, recipe=now),
+        error=notes.error_line(error) if error else None,
+        traceback="".join(traceback.format_exception(unexpected)) if unexpected else None,
+        versions={
+            **library_versions(),
+            "ray": version("ray"),
+            "python": platform.python_version(),
+        },
+    )
+
+
+def _leave_a_report(night: _Night, error: BaseException, console: Console) -> None:
+    """The report of a night that failed; the error itself stays the caller's to raise."""
+    why_not = None if night.moved else "the night failed before its end"
+    try:
+        uri = publish_report(_report(night, why_not, error), night.config.output)
+    except Exception as second:  # noqa: BLE001  the first error matters more, and is raised
+        _say(console, f"the report could not be written: {notes.error_line(second)}")
+    else:
+        _say(console, f"report: {uri}")
+
+
+def _print(report: RunReport, uri: str, console: Console) -> None:
+    found = report.verification
+    if found is not None:
+        state = "passed" if found.ok else f"failed with {len(found.problems)} problems"
+        _say(console, f"verification of {found.files} files, {found.rows} rows: {state}")
+        for problem in found.problems:
+            _say(console, f"wrong: {problem.file}: {problem.what}")
+    for shard in report.work.missing if report.work else ():
+        _say(console, f"not in the output: {shard}; do all nodes share {report.output}?")
+    if report.latest.moved:
+        _say(console, f"latest: moved to {report.latest.recipe}")
+    else:
+        stays = report.latest.recipe or "nothing yet"
+        _say(console, f"latest: not moved ({report.latest.why_not}); it is at {stays}")
+    _say(console, f"report: {uri}")
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(escape(line), highlight=False, soft_wrap=True)

@@ -1,0 +1,159 @@
+"""What a night leaves behind for people and for programs: one JSON file and one page."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cambox.config import OutputSettings
+from cambox.nightly.page import render_page
+from cambox.output.publish import publish_bytes
+
+SCHEMA_VERSION = 1
+# Parquet readers skip names that start with an underscore.
+FOLDER = "_runs"
+
+
+class Part(BaseModel):
+    """A part of the report: immutable, with no room for unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecipeNote(Part):
+    """The recipe of the night; ``settings`` are the resolved ones, as in every footer."""
+
+    folder: str
+    digest: str
+    settings: dict[str, Any]
+
+
+class InputNote(Part):
+    """Shards of the input, as the plan found them; ``orphaned`` are published and not in it."""
+
+    shards: int
+    new: int
+    changed: int
+    done: int
+    orphaned: int
+
+
+class GivenUp(Part):
+    """A shard that nothing was published for, why, and after how many attempts."""
+
+    shard: str
+    reason: str
+    attempts: int
+
+
+class WorkNote(Part):
+    """What this night added.
+
+    Attributes:
+        published: shards.
+        given_up: shards that were left out.
+        missing: shards that were reported as published and are not in the output.
+        rows: written, by status.
+        boxes: written.
+        maps_without_a_box: by reason.
+        seconds: of annotating, without start-up and planning.
+    """
+
+    published: int
+    given_up: tuple[GivenUp, ...]
+    missing: tuple[str, ...]
+    rows: dict[str, int]
+    boxes: int
+    maps_without_a_box: dict[str, int]
+    seconds: float
+    images_per_second: float
+
+
+class ProblemNote(Part):
+    """A published file and what is wrong with it."""
+
+    file: str
+    what: str
+
+
+class VerificationNote(Part):
+    """What ``verify`` found in the recipe's whole folder, of this night and of those before."""
+
+    ok: bool
+    files: int
+    rows: int
+    statuses: dict[str, int]
+    problems: tuple[ProblemNote, ...]
+    remarks: tuple[str, ...]
+
+
+class LatestNote(Part):
+    """Whether readers were pointed to this night's recipe, why not, and where they are now."""
+
+    moved: bool
+    why_not: str | None
+    recipe: str | None
+
+
+class RunReport(Part):
+    """One night.
+
+    Attributes:
+        outcome: complete (exit code 0), unfinished (it ran, and something is missing or wrong),
+            or failed (it ended before its end; ``error`` says why).
+        day: what ``{date}`` in ``input.shards`` became.
+        command, config: without the values of ``storage_options``, which may be secret.
+        recipe, input: null where the night failed before they were known.
+        work: null where it failed before the last shard's outcome.
+        verification: null where it did not come to it, or nothing is published.
+        error, traceback: of a night that failed.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    outcome: Literal["complete", "unfinished", "failed"]
+    exit_code: int
+    started_at: datetime
+    ended_at: datetime
+    day: date
+    command: tuple[str, ...]
+    config: dict[str, Any]
+    output: str
+    recipe: RecipeNote | None
+    input: InputNote | None
+    work: WorkNote | None
+    verification: VerificationNote | None
+    latest: LatestNote
+    error: str | None
+    traceback: str | None
+    versions: dict[str, str]
+
+
+def report_name(started_at: datetime, recipe_folder: str | None) -> str:
+    """The report's file name without its ending; sorts by time.
+
+    Args:
+        started_at: in UTC; milliseconds keep a run apart from its repetition.
+        recipe_folder: None where the recipe never became known.
+    """
+    moment = started_at.strftime("%Y%m%dT%H%M%S") + f".{started_at.microsecond // 1000:03d}Z"
+    return f"{moment}-{recipe_folder or 'no-recipe'}"
+
+
+def publish_report(report: RunReport, output: OutputSettings) -> str:
+    """Write the report as JSON and as a page.
+
+    Returns:
+        The URI of the JSON file; the page is beside it and ends in ``.html``.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    base = f"{output.uri.rstrip('/')}/{FOLDER}/{report.name}"
+    text = report.model_dump_json(indent=2) + "\n"
+    publish_bytes(f"{base}.json", text.encode(), output.storage_options)
+    page = render_page(report.model_dump(mode="json"))
+    publish_bytes(f"{base}.html", page.encode(), output.storage_options)
+    return f"{base}.json"

@@ -1,0 +1,136 @@
+"""``latest``: which recipe's folder readers should take, moved only when it covers everything.
+
+Object stores have no links, so the pointer is a file, ``OUTPUT/_latest.json``. A local output has
+the symbolic link ``OUTPUT/latest`` as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cambox.config import OutputSettings
+from cambox.errors import RequestError
+from cambox.output.publish import publish_bytes, sync_folder
+from cambox.sources.retry import from_storage
+from cambox.sources.storage import locate
+
+POINTER = "_latest.json"
+LINK = "latest"
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP)
+
+
+class Latest(BaseModel):
+    """What the pointer says.
+
+    Attributes:
+        recipe: the name of the recipe's folder.
+        uri: of that folder, as the run that moved the pointer knew it.
+        run: the name of that run's report.
+        shards, rows: published in the folder at that time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # A plain name: what is read from a file must not lead elsewhere.
+    recipe: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    uri: str
+    run: str
+    shards: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=0)]
+    moved_at: datetime
+
+
+def latest_folder(output: OutputSettings) -> str | None:
+    """The URI of the folder to read; None where no run has covered its whole input yet.
+
+    It is beside the pointer, so it stays right where an output is mounted or copied elsewhere.
+
+    Raises:
+        RequestError: the pointer is damaged.
+        OSError: the storage failed.
+    """
+    pointer = read_latest(output)
+    return None if pointer is None else f"{output.uri.rstrip('/')}/{pointer.recipe}"
+
+
+def read_latest(output: OutputSettings) -> Latest | None:
+    """What the pointer says; None where there is none.
+
+    Raises:
+        RequestError: the pointer is damaged.
+        OSError: the storage failed.
+    """
+    uri = f"{output.uri.rstrip('/')}/{POINTER}"
+    filesystem, path = locate(uri, output.storage_options)
+    filesystem.invalidate_cache()
+    try:
+        text = from_storage(uri, lambda: filesystem.cat_file(path))
+    except FileNotFoundError:
+        return None
+    try:
+        return Latest.model_validate_json(text)
+    except ValidationError as error:
+        raise RequestError(
+            f"{uri}: not a pointer to a recipe's folder; delete it, and the next complete night "
+            "writes it again"
+        ) from error
+
+
+def check_latest(output: OutputSettings) -> Latest | None:
+    """See before a run that ``latest`` can be moved after it; and where it is now.
+
+    Raises:
+        RequestError: something that is no link has its name, or the pointer is damaged.
+        OSError: the storage failed.
+    """
+    filesystem, path = locate(output.uri, output.storage_options)
+    link = Path(path) / LINK
+    if isinstance(filesystem, LocalFileSystem) and link.exists() and not link.is_symlink():
+        raise RequestError(
+            f"output.uri: {link} is in the way of the link to the latest recipe; move it elsewhere"
+        )
+    return read_latest(output)
+
+
+def move_latest(output: OutputSettings, latest: Latest) -> None:
+    """Point to another folder, or to the same one after another run; at once, never half.
+
+    Raises:
+        OSError: the storage failed.
+    """
+    publish_bytes(
+        f"{output.uri.rstrip('/')}/{POINTER}",
+        latest.model_dump_json(indent=2).encode() + b"\n",
+        output.storage_options,
+    )
+    filesystem, path = locate(output.uri, output.storage_options)
+    if isinstance(filesystem, LocalFileSystem):
+        _move_link(Path(path) / LINK, latest.recipe)
+
+
+def _move_link(link: Path, recipe: str) -> None:
+    if link.is_symlink() and link.readlink() == Path(recipe):
+        return
+    beside = link.with_name(f".{link.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        # Relative, so that it survives a move of the whole output.
+        beside.symlink_to(recipe, target_is_directory=True)
+    except OSError as error:
+        # A mounted object store has no links; there the pointer has to do.
+        if error.errno in _NO_LINKS:
+            return
+        raise
+    try:
+        beside.replace(link)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(link.parent)

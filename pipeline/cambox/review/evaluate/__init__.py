@@ -1,0 +1,1 @@
+"""``cambox evaluate``: an output against true boxes, by the field's protocols."""

@@ -1,0 +1,178 @@
+"""An evaluation on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cambox.review.evaluate.report import (
+    AtIou,
+    Comparison,
+    Detection,
+    Estimate,
+    Evaluation,
+    Unmeasured,
+)
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """All figures but those by class, with what they mean."""
+    counts = evaluation.counts
+    _say(
+        console,
+        f"{evaluation.output}",
+        f"{counts.images} images with truth, {counts.pairs} (image, class) pairs, "
+        f"{counts.true_boxes} true boxes; in brackets 95 % intervals over "
+        f"{evaluation.resamples} resamples of the images",
+        *(f"remark: {remark}" for remark in evaluation.remarks),
+    )
+    _localisation(evaluation, console)
+    _groups(evaluation, console)
+    _detections(evaluation.detection, console)
+    _calibration(evaluation, console)
+
+
+def _localisation(evaluation: Evaluation, console: Console) -> None:
+    table = _table("one box", "IoU", "output", "centre box", "gain", "tau")
+    notes = []
+    for name, figure in (("GT-known", evaluation.gt_known), ("Top-1", evaluation.top1)):
+        if isinstance(figure, Unmeasured):
+            notes.append(f"{name}: {figure.reason}")
+        else:
+            for entry in figure:
+                _add(table, name, entry)
+    if isinstance(evaluation.corloc, Unmeasured):
+        notes.append(f"CorLoc: {evaluation.corloc.reason}")
+    else:
+        table.add_row("CorLoc", "0.5", *_cells(evaluation.corloc), "")
+    best = evaluation.max_box
+    if isinstance(best, Unmeasured):
+        notes.append(f"MaxBoxAcc and MaxBoxAccV2: {best.reason}")
+    else:
+        for entry in best.max_box_acc:
+            _add(table, "MaxBoxAcc", entry)
+        for entry in best.max_box_acc_v2:
+            _add(table, "MaxBoxAccV2", entry)
+        table.add_row("MaxBoxAccV2", "mean", *_cells(best.max_box_acc_v2_mean), "")
+    console.print()
+    console.print(table)
+    notes += [
+        "GT-known: the recipe's own box of the given label (component 0). Top-1: and the best "
+        "predicted class is that label. CorLoc: GT-known, averaged over the classes.",
+        "MaxBoxAcc: the largest box, and V2 any box, at the threshold tau that is best for these "
+        "very images: above what a recipe reaches on others. The centre box has no threshold.",
+    ]
+    _say(console, *notes)
+
+
+def _groups(evaluation: Evaluation, console: Console) -> None:
+    table = _table("IoU 0.5", "pairs", "GT-known", "MaxBoxAcc", "centre box")
+    for group in evaluation.groups:
+        known, best = group.gt_known, group.max_box_acc
+        either = known or best
+        table.add_row(
+            group.name,
+            str(group.pairs),
+            "" if known is None else _estimate(known.output),
+            "" if best is None else _estimate(best.output),
+            "" if either is None else _estimate(either.centre_box),
+        )
+    console.print()
+    console.print(table)
+    _say(console, "area: of the largest true box of the class, as a share of the image.")
+
+
+def _detections(detections: Sequence[Detection], console: Console) -> None:
+    for entry in detections:
+        table = _table("all boxes", "output", "centre box", "gain")
+        rows = (
+            ("precision at IoU 0.5", entry.precision),
+            ("recall at IoU 0.5", entry.recall),
+            ("AP, IoU 0.5 to 0.95", entry.ap),
+            ("AP50", entry.ap50),
+            ("AP75", entry.ap75),
+        )
+        for name, figure in rows:
+            table.add_row(name, *_cells(figure))
+        console.print()
+        console.print(table)
+        _say(
+            console,
+            f"{entry.boxes} boxes of {entry.boxes_of}, {entry.true_boxes} true ones, "
+            "matched by pycocotools; within a class boxes are ranked by box_score, and all centre "
+            "boxes have the same score.",
+        )
+
+
+def _calibration(evaluation: Evaluation, console: Console) -> None:
+    calibration = evaluation.calibration
+    if isinstance(calibration, Unmeasured):
+        _say(console, f"calibration of box_score: {calibration.reason}")
+        return
+    table = _table("box_score", "mean", "right", "boxes")
+    for group in calibration.bins:
+        table.add_row(
+            f"{group.low:.2f} to {group.high:.2f}",
+            f"{group.score:.2f}",
+            f"{group.right:.2f}",
+            str(group.boxes),
+        )
+    console.print()
+    console.print(table)
+    _say(
+        console,
+        f"box_score of the {calibration.boxes} boxes of {calibration.boxes_of} is off by "
+        f"{_estimate(calibration.error)} points on average (ECE) as a probability of being right "
+        "(IoU 0.5, each true box once). What a least score keeps is in evaluation.json and .png.",
+    )
+    held_out = evaluation.held_out_calibration
+    if isinstance(held_out, Unmeasured):
+        _say(console, f"calibrated by cross-validation: {held_out.reason}")
+        return
+    _say(
+        console,
+        f"Calibrated on these true boxes (cambox tune), by cross-validation: {held_out.boxes} "
+        f"boxes of all kinds, ECE {100 * held_out.error:.1f} points "
+        f"({100 * held_out.by_chance:.1f} by chance alone with so many), Brier "
+        f"{held_out.brier:.3f}, AUC {held_out.auc:.3f}.",
+    )
+
+
+def _table(first: str, *columns: str) -> Table:
+    # Narrow, so that a figure with its interval stays on one line of 80 characters.
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _add(table: Table, name: str, entry: AtIou) -> None:
+    threshold = "" if entry.threshold is None else f"{entry.threshold:.2f}"
+    table.add_row(name, f"{entry.iou:.1f}", *_cells(entry.share), threshold)
+
+
+def _cells(figure: Comparison) -> tuple[str, str, str]:
+    return (
+        _estimate(figure.output),
+        _estimate(figure.centre_box),
+        _estimate(figure.gain, signed=True),
+    )
+
+
+def _estimate(figure: Estimate, signed: bool = False) -> str:
+    if figure.value is None:
+        return "none"
+    sign = "+" if signed else ""
+    text = f"{100 * figure.value:{sign}.1f}"
+    if figure.low is None or figure.high is None:
+        return text
+    return f"{text} [{100 * figure.low:{sign}.1f}, {100 * figure.high:{sign}.1f}]"
+
+
+def _say(console: Console, *lines: str) -> None:
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)

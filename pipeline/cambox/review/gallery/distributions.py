@@ -1,0 +1,132 @@
+"""How boxes, areas, scores and classes are spread over all rows, in memory that does not grow."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cambox.output.entries import Entries, as_numpy
+
+SHARE_BINS = 20
+MOST_BOXES = 20
+"""Images with more boxes are counted together with those of so many."""
+_MOST_REASONS = 1000
+_ELEMENT = "objects.list.element."
+COLUMNS = (
+    "status",
+    "error",
+    "width",
+    "height",
+    *(
+        _ELEMENT + name
+        for name in (
+            *("class_id", "class_score", "box_score", "touches_edge"),
+            *("x_min", "y_min", "x_max", "y_max"),
+        )
+    ),
+)
+"""What to read of each file."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why rows have no annotation.
+
+    Attributes:
+        text: the error, numbers as #.
+        example: the first error of the kind.
+    """
+
+    status: str
+    text: str
+    example: str
+    rows: int
+
+
+class Distributions:
+    """Counts over all rows that were added.
+
+    Attributes:
+        statuses: rows by status.
+        boxes_per_image: (MOST_BOXES + 1,) images that were annotated, by the number of boxes.
+        areas, box_scores, class_scores: (SHARE_BINS,) boxes by share of the image's area, by
+            box_score and by class_score, in equal steps from 0 to 1.
+        class_boxes: (K,) boxes by class.
+        at_edge: boxes that touch the image's border.
+    """
+
+    def __init__(self, class_count: int) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.boxes_per_image = np.zeros(MOST_BOXES + 1, np.int64)
+        self.areas = np.zeros(SHARE_BINS, np.int64)
+        self.box_scores = np.zeros(SHARE_BINS, np.int64)
+        self.class_scores = np.zeros(SHARE_BINS, np.int64)
+        self.class_boxes = np.zeros(class_count, np.int64)
+        self.at_edge = 0
+        self._reasons: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], str] = {}
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return self.statuses.total()
+
+    @property
+    def boxes(self) -> int:
+        """All boxes."""
+        return int(self.class_boxes.sum())
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """What failed and why, the most frequent first."""
+        return [
+            Reason(*key, self._examples[key], rows) for key, rows in self._reasons.most_common()
+        ]
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count rows.
+
+        Args:
+            batch: with ``COLUMNS``.
+        """
+        status = batch["status"]
+        for entry in status.value_counts().to_pylist():
+            self.statuses[entry["values"]] += entry["counts"]
+        annotated = as_numpy(pc.equal(status, "ok"))
+        self._failures(batch, annotated)
+        objects, _, _ = Entries.of(batch["objects"], "objects")
+        boxes = np.bincount(objects.row, minlength=batch.num_rows)
+        self.boxes_per_image += np.bincount(
+            np.minimum(boxes[annotated], MOST_BOXES), minlength=MOST_BOXES + 1
+        )
+        width, height = (as_numpy(batch[side]).astype(float) for side in ("width", "height"))
+        frame = (width * height)[objects.row]
+        area = (objects["x_max"] - objects["x_min"]) * (objects["y_max"] - objects["y_min"])
+        self.areas += share_counts(area / frame)
+        self.box_scores += share_counts(objects["box_score"])
+        self.class_scores += share_counts(objects["class_score"])
+        self.class_boxes += np.bincount(objects["class_id"], minlength=len(self.class_boxes))
+        self.at_edge += int(objects["touches_edge"].sum())
+
+    def _failures(self, batch: pa.RecordBatch, annotated: np.ndarray) -> None:
+        failed = batch.filter(pa.array(~annotated))
+        for status, error in zip(
+            failed["status"].to_pylist(), failed["error"].to_pylist(), strict=True
+        ):
+            # Errors have sizes and places in them; without those they are few.
+            key = (status, re.sub(r"\d+", "#", error or "no reason given"))
+            if key not in self._examples and len(self._examples) >= _MOST_REASONS:
+                key = (status, "other reasons")
+            self._examples.setdefault(key, error or "no reason given")
+            self._reasons[key] += 1
+
+
+def share_counts(values: np.ndarray) -> np.ndarray:
+    """(SHARE_BINS,) values of 0 to 1 by equal steps; 1 belongs to the last."""
+    steps = np.clip(values * SHARE_BINS, 0, SHARE_BINS - 1).astype(np.int64)
+    return np.bincount(steps, minlength=SHARE_BINS)

@@ -1,0 +1,206 @@
+"""A contact sheet: pictures with their pseudo boxes beside the evidence the boxes came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from cambox.review.draw import Box, Colour, Picture, draw_boxes, draw_heat_map, fit_text
+
+__all__ = ["Box", "SheetTile", "draw_sheet", "write_sheet"]
+
+MIN_TILE_WIDTH = 240
+
+_PAGE: Colour = (18, 20, 24)
+_CARD: Colour = (30, 33, 40)
+_TEXT: Colour = (232, 234, 238)
+_FAINT_TEXT: Colour = (150, 156, 166)
+_PALETTE: tuple[Colour, ...] = (
+    (0, 200, 255),
+    (255, 176, 0),
+    (76, 217, 100),
+    (255, 92, 138),
+    (170, 140, 255),
+    (255, 236, 79),
+    (64, 224, 190),
+    (255, 122, 69),
+    (120, 170, 255),
+    (230, 120, 240),
+)
+_LEGEND = "solid: pseudo box with class and score    dashed: true box    heat: low"
+
+
+@dataclass(frozen=True)
+class SheetTile:
+    """One picture of the sheet.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        title: One line, cut with an ellipsis where it is too long.
+        score_map: (h, w) float of any range and resolution, or None where there is none.
+        boxes: Pseudo boxes in pixels of the image.
+        true_boxes: x_min, y_min, x_max, y_max in pixels of the image, half-open.
+        after: Pseudo boxes to show on the right, in place of the map; None shows the map.
+    """
+
+    image: Picture
+    title: str
+    score_map: NDArray[np.floating[Any]] | None
+    boxes: tuple[Box, ...]
+    true_boxes: tuple[tuple[float, float, float, float], ...] = ()
+    after: tuple[Box, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in pixels. Panels, the two pictures of a tile, are boxes that pictures fit into."""
+
+    margin: int
+    padding: int
+    title_height: int
+    panel_width: int
+    panel_height: int
+    title_font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    label_font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+    @property
+    def card_height(self) -> int:
+        return self.title_height + self.panel_height + self.padding
+
+
+def _layout(tiles: Sequence[SheetTile], tile_width: int) -> _Layout:
+    padding = max(8, tile_width // 50)
+    panel_width = (tile_width - 3 * padding) // 2
+    # As tall as the tallest picture needs, but a portrait is shown smaller than a landscape.
+    tallest = max(tile.image.shape[0] / tile.image.shape[1] for tile in tiles)
+    title_size = min(max(tile_width // 30, 12), 24)
+    return _Layout(
+        margin=2 * padding,
+        padding=padding,
+        title_height=round(2.3 * title_size),
+        panel_width=panel_width,
+        panel_height=round(panel_width * min(tallest, 1.0)),
+        title_font=ImageFont.load_default(size=title_size),
+        label_font=ImageFont.load_default(size=min(max(tile_width // 36, 11), 20)),
+    )
+
+
+def _check(tiles: Sequence[SheetTile], columns: int, tile_width: int) -> None:
+    if not tiles:
+        raise ValueError("a sheet needs at least one tile")
+    if columns < 1 or tile_width < MIN_TILE_WIDTH:
+        raise ValueError(
+            f"need columns >= 1 and tile_width >= {MIN_TILE_WIDTH}, got {columns} and {tile_width}"
+        )
+    for tile in tiles:
+        shape = tile.image.shape
+        if tile.image.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            raise ValueError(f"{tile.title}: need an (H, W, 3) uint8 image, got {shape}")
+        scores = tile.score_map
+        if scores is not None and (scores.ndim != 2 or not np.isfinite(scores).all()):
+            raise ValueError(f"{tile.title}: need a finite (h, w) score map")
+
+
+def _draw_tile(
+    sheet: Image.Image, tile: SheetTile, x: int, y: int, layout: _Layout, colours: dict[str, Colour]
+) -> None:
+    """Draw one tile with its card's corner at x, y."""
+    draw = ImageDraw.Draw(sheet)
+    width = 2 * layout.panel_width + 3 * layout.padding
+    card = (x, y, x + width - 1, y + layout.card_height - 1)
+    draw.rounded_rectangle(card, radius=layout.padding, fill=_CARD)
+    title = fit_text(" ".join(tile.title.split()), layout.title_font, width - 2 * layout.padding)
+    title_place = (x + layout.padding, y + layout.title_height // 2)
+    draw.text(title_place, title, fill=_TEXT, font=layout.title_font, anchor="lm")
+
+    height, image_width = tile.image.shape[:2]
+    scale = min(layout.panel_width / image_width, layout.panel_height / height)
+    size = (max(1, round(image_width * scale)), max(1, round(height * scale)))
+    boxed = draw_boxes(tile.image, size, tile.boxes, tile.true_boxes, colours, layout.label_font)
+    if tile.after is None:
+        right = draw_heat_map(tile.image, size, tile.score_map)
+    else:
+        right = draw_boxes(tile.image, size, tile.after, (), colours, layout.label_font)
+    left = x + (width - layout.padding) // 2 - size[0]
+    top = y + layout.title_height + (layout.panel_height - size[1]) // 2
+    sheet.paste(Image.fromarray(boxed), (left, top))
+    left += size[0] + layout.padding
+    sheet.paste(Image.fromarray(right), (left, top))
+    if tile.score_map is None and tile.after is None:
+        middle = (left + size[0] // 2, top + size[1] // 2)
+        draw.text(middle, "no map", fill=_TEXT, font=layout.label_font, anchor="mm")
+
+
+def _draw_legend(sheet: Image.Image, layout: _Layout, y: int) -> None:
+    """One line that explains tiles with maps, with a bar of the heat map's colours."""
+    draw = ImageDraw.Draw(sheet)
+    font = layout.label_font
+    bar_width = 6 * layout.padding
+    room = sheet.width - 2 * layout.margin - bar_width - 2 * layout.padding - font.getlength("high")
+    text = fit_text(_LEGEND, font, room)
+    draw.text((layout.margin, y), text, fill=_FAINT_TEXT, font=font, anchor="lm")
+    ramp = np.linspace(0, 255, bar_width).astype(np.uint8)[None, :].repeat(layout.padding, axis=0)
+    bar = cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[:, :, ::-1]
+    x = layout.margin + round(font.getlength(text)) + layout.padding
+    sheet.paste(Image.fromarray(np.ascontiguousarray(bar)), (x, y - layout.padding // 2))
+    x += bar_width + layout.padding
+    draw.text((x, y), "high", fill=_FAINT_TEXT, font=font, anchor="lm")
+
+
+def draw_sheet(
+    tiles: Sequence[SheetTile], columns: int, tile_width: int, legend: str | None = None
+) -> Picture:
+    """Draw tiles row by row; each is a picture with boxes beside its heat map.
+
+    Args:
+        tiles: At least one.
+        columns: Tiles in a row, from 1.
+        tile_width: Width of a tile in pixels, from ``MIN_TILE_WIDTH``.
+        legend: The line below the tiles; None explains boxes and heat maps.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: There is no tile, a number is out of range, or an image or a score map is not
+            of the shape and type it must be.
+    """
+    _check(tiles, columns, tile_width)
+    layout = _layout(tiles, tile_width)
+    labels = sorted({box.label for tile in tiles for box in (*tile.boxes, *(tile.after or ()))})
+    colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    step_x = 2 * layout.panel_width + 3 * layout.padding + layout.margin
+    step_y = layout.card_height + layout.margin
+    size = (layout.margin + columns * step_x, round(2.4 * layout.margin) + rows * step_y)
+    sheet = Image.new("RGB", size, _PAGE)
+    for position, tile in enumerate(tiles):
+        row, column = divmod(position, columns)
+        x, y = layout.margin + column * step_x, layout.margin + row * step_y
+        _draw_tile(sheet, tile, x, y, layout, colours)
+    y = size[1] - round(1.2 * layout.margin)
+    if legend is None:
+        _draw_legend(sheet, layout, y)
+    else:
+        text = fit_text(legend, layout.label_font, sheet.width - 2 * layout.margin)
+        draw = ImageDraw.Draw(sheet)
+        draw.text((layout.margin, y), text, fill=_FAINT_TEXT, font=layout.label_font, anchor="lm")
+    return np.asarray(sheet)
+
+
+def write_sheet(path: Path, sheet: Picture) -> None:
+    """Write a sheet, (H, W, 3) uint8 RGB, as a PNG file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path, format="PNG", optimize=True)

@@ -1,0 +1,115 @@
+"""The settings to choose from: a grid over those of the boxes, and passes over the images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from cambox.config import Config
+from cambox.config_file import override
+from cambox.errors import RequestError
+
+Choice = dict[str, Any]
+"""Settings by their dotted keys, such as boxes.threshold."""
+
+THRESHOLDS = tuple(round(0.04 * step, 2) for step in range(1, 25))
+PERCENTILES = (100.0, 95.0, 90.0, 80.0)
+# For average precision, where every box counts and not only the best: fewer thresholds, because
+# the grid is larger.
+FEW_THRESHOLDS = tuple(round(0.08 * step, 2) for step in range(1, 12))
+FEW_PERCENTILES = (100.0, 90.0)
+MIN_AREAS = (0.0, 0.01, 0.03)
+
+_FIXED = {
+    "input": "the images are what is compared on",
+    "output": "it changes no box",
+    "engine": "it changes no row",
+    "boxes.calibration": "it is fitted to the boxes of the settings that are chosen",
+    "boxes.min_score": "it trades found objects for sureness, as you like; see cambox evaluate",
+    "cam.classes": "it changes which boxes are asked for, not how good they are",
+}
+
+
+@dataclass(frozen=True)
+class Space:
+    """What there is to choose from.
+
+    Attributes:
+        boxes: choices of box settings; the first changes nothing.
+        passes: choices of other settings, each of which takes a pass over the images; the first
+            changes nothing.
+    """
+
+    boxes: tuple[Choice, ...]
+    passes: tuple[Choice, ...]
+
+
+def space(config: Config, tried: Sequence[str], every_box: bool) -> Space:
+    """The default grid, with what ``--try`` adds or replaces.
+
+    Args:
+        tried: ``section.key=[value, ...]``, values in YAML.
+        every_box: the objective counts all boxes and not one of each class.
+
+    Raises:
+        RequestError: a key is unknown or makes no sense here, or a value is wrong or no list.
+    """
+    of_boxes: dict[str, Sequence[Any]] = {
+        "boxes.threshold": FEW_THRESHOLDS if every_box else THRESHOLDS,
+        "boxes.percentile": FEW_PERCENTILES if every_box else PERCENTILES,
+    }
+    if every_box:
+        of_boxes["boxes.min_area"] = MIN_AREAS
+    of_passes: dict[str, Sequence[Any]] = {}
+    for text in tried:
+        key, values = _parsed(text)
+        for value in values:
+            _require_possible(config, key, value)
+        (of_boxes if key.startswith("boxes.") else of_passes)[key] = values
+    return Space(_product(of_boxes), _product(of_passes))
+
+
+def changed(config: Config, choice: Mapping[str, Any]) -> Config:
+    """The configuration with other settings.
+
+    Raises:
+        RequestError: a setting is unknown or its value wrong.
+    """
+    return override(config, [f"{key}={_yaml(value)}" for key, value in choice.items()])
+
+
+def _parsed(text: str) -> tuple[str, list[Any]]:
+    key, equals, listed = text.partition("=")
+    key = key.strip()
+    try:
+        values = yaml.safe_load(listed)
+    except yaml.YAMLError as error:
+        raise RequestError(f"--try {text}: the values are not YAML; quote them") from error
+    if not (equals and key and isinstance(values, list) and values):
+        raise RequestError(
+            f"--try {text}: expected section.key=[value, ...], such as cam.refine.steps=[0, 1, 2]"
+        )
+    for fixed, why in _FIXED.items():
+        if key == fixed or key.startswith(f"{fixed}."):
+            raise RequestError(f"--try {key}: {why}; use --set to change it")
+    return key, values
+
+
+def _require_possible(config: Config, key: str, value: Any) -> None:
+    try:
+        changed(config, {key: value})
+    except RequestError as error:
+        raise RequestError(f"--try {error}") from error
+
+
+def _product(values: Mapping[str, Sequence[Any]]) -> tuple[Choice, ...]:
+    combinations = itertools.product(*values.values())
+    return ({}, *(dict(zip(values, chosen, strict=True)) for chosen in combinations if chosen))
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

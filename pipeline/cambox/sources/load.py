@@ -1,0 +1,117 @@
+"""Decode samples in threads, ahead of the network, and keep their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from cambox.config import InputSettings
+from cambox.in_order import grouped, in_order
+from cambox.sources.decode import DecodeError, SampleStatus, decode_image
+from cambox.sources.images import image_member
+from cambox.sources.labels import LabelError, read_labels
+from cambox.sources.samples import Sample
+from cambox.sources.squash import squash
+from cambox.stopwatch import Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSample:
+    """A sample as the network needs it.
+
+    Attributes:
+        status, error: ``ok`` and None, or what was wrong with the image or its labels.
+        width, height: of the upright original, in pixels; None where it could not be decoded.
+        labels: the classes given with the sample, or None.
+        pixels: (input height, input width, 3) uint8 RGB; None where there is no image.
+    """
+
+    key: str
+    index: int
+    status: SampleStatus
+    error: str | None
+    width: int | None
+    height: int | None
+    labels: tuple[int, ...] | None
+    pixels: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRule:
+    """What loading depends on.
+
+    Attributes:
+        input_height, input_width: of the network, in pixels; the whole image is squashed to it.
+        class_count: labels from 0 to below it are valid.
+        labels_wanted: a sample without labels gets the status ``no_label``.
+    """
+
+    settings: InputSettings
+    input_height: int
+    input_width: int
+    class_count: int
+    labels_wanted: bool
+
+
+def load_ahead(
+    samples: Iterable[Sample],
+    rule: LoadRule,
+    pool: Executor,
+    together: int,
+    ahead: int,
+    watch: Stopwatch,
+) -> Iterator[LoadedSample]:
+    """Load samples in a pool of threads before they are asked for.
+
+    Args:
+        together: how many a thread takes at a time.
+        ahead: about how many are loaded before they are asked for.
+    """
+
+    def load(group: list[Sample]) -> list[LoadedSample]:
+        with watch.measure("decode"):
+            return [load_sample(sample, rule) for sample in group]
+
+    return chain.from_iterable(
+        in_order(pool, load, grouped(samples, together), -(-ahead // together))
+    )
+
+
+def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
+    """Decode one sample's image and read its labels; a bad one is described, not raised."""
+    labels, label_error = _labels(sample, rule)
+
+    def loaded(
+        status: SampleStatus, error: str | None, image: np.ndarray | None = None
+    ) -> LoadedSample:
+        height, width = (None, None) if image is None else image.shape[:2]
+        pixels = None if image is None else squash(image, rule.input_height, rule.input_width)
+        return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
+
+    data = image_member(sample.members)
+    if data is None:
+        names = ", ".join(sorted(sample.members))
+        return loaded(SampleStatus.no_image, f"no image among the members: {names}")
+    try:
+        image = decode_image(data, rule.settings.max_pixels)
+    except DecodeError as error:
+        return loaded(error.status, str(error))
+    if rule.labels_wanted and labels is None:
+        return loaded(SampleStatus.no_label, label_error, image)
+    return loaded(SampleStatus.ok, None, image)
+
+
+def _labels(sample: Sample, rule: LoadRule) -> tuple[tuple[int, ...] | None, str | None]:
+    try:
+        labels = read_labels(sample.members, rule.settings.labels)
+    except LabelError as error:
+        return None, str(error)
+    if labels is None:
+        return None, f"no {rule.settings.labels} with the sample"
+    if any(label >= rule.class_count for label in labels):
+        return None, f"class {max(labels)} is beyond the model's {rule.class_count} classes"
+    return labels, None

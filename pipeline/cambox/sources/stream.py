@@ -1,0 +1,88 @@
+"""One shard's bytes, from its first to its last, as they come out of storage."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from urllib.parse import urlsplit
+
+from cambox.sources.retry import with_retries
+from cambox.sources.shards import Shard
+from cambox.sources.storage import open_stream, storage_failures
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# Large enough that a remote read is not dominated by the calls.
+_BUFFER_BYTES = 1 << 20
+
+
+class StoredBytes(io.RawIOBase):
+    """Counts the bytes of a stored file and notices when the storage gives fewer than it has.
+
+    A connection that closes early looks like the end of the file. The file itself may be whole,
+    so that is the storage's failure (``OSError``, worth another attempt), not the shard's.
+    """
+
+    def __init__(
+        self, source: BinaryIO, shard: Shard, on_bytes: Callable[[int], None] | None = None
+    ) -> None:
+        super().__init__()
+        self._source = source
+        self._shard = shard
+        self._on_bytes = on_bytes
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        with storage_failures(self._shard.uri):
+            data = self._source.read(len(view))
+        if not data and self._shard.size not in (0, self._count):
+            raise OSError(
+                f"{self._shard.uri}: the storage gave {self._count} bytes where it had listed "
+                f"{self._shard.size}: a connection was cut, or the file has changed since"
+            )
+        view[: len(data)] = data
+        self._count += len(data)
+        if data and self._on_bytes is not None:
+            self._on_bytes(len(data))
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.close()
+        super().close()
+
+
+@contextmanager
+def open_shard(
+    shard: Shard,
+    storage_options: Mapping[str, Any] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Iterator[BinaryIO]:
+    """Open a shard as a stream of tar bytes; ``.gz`` and ``.tgz`` are decompressed on the way.
+
+    Args:
+        shard: the shard.
+        storage_options: passed to the fsspec file system.
+        on_bytes: called with the number of stored (compressed) bytes after each read.
+
+    Raises:
+        OSError: the storage failed, or gave fewer or more bytes than ``shard.size``.
+        gzip.BadGzipFile, zlib.error, EOFError: while reading, the compressed data are damaged.
+    """
+    source = with_retries(shard.uri, lambda: open_stream(shard.uri, storage_options))
+    stored = StoredBytes(source, shard, on_bytes)
+    with io.BufferedReader(stored, _BUFFER_BYTES) as buffered:
+        name = urlsplit(shard.uri).path if "://" in shard.uri else shard.uri
+        if name.lower().endswith((".gz", ".tgz")):
+            with gzip.GzipFile(fileobj=buffered, mode="rb") as plain:
+                yield cast(BinaryIO, plain)
+        else:
+            yield cast(BinaryIO, buffered)

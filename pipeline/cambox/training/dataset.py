@@ -1,0 +1,144 @@
+"""The boxes of an output and the images of its shards as a torch dataset, in any order.
+
+For up to some million images: it reads every footer and every tar header once, and keeps some
+hundred bytes an image. Beyond that, or where shards are far away, see ``box_stream.BoxStream``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from cambox.sources.retry import from_storage
+from cambox.sources.storage import locate
+from cambox.sources.tar_index import index_images
+from cambox.training.joined import changed
+from cambox.training.labelled import LabelledImage, LabelledImages
+from cambox.training.sample import DetectionSample, Transforms, detection_sample
+from cambox.training.selection import ClassList, Selection
+from cambox.training.shard_place import shards_now
+from cambox.training.training_set import TrainingSet
+
+_SHARDS_AT_ONCE = 8
+
+
+class BoxDataset(Dataset[DetectionSample]):
+    """Images and targets, each read from its place in its tar shard when it is asked for.
+
+    Args:
+        output: a recipe's folder, or an output that holds one recipe; a path or URL.
+        selection: which images and boxes; None: every box of every image that has one.
+        transforms: any of ``torchvision.transforms.v2``, called with an image and a target.
+        shards_at: the folder or URL that holds the shards now, if they were moved or copied.
+        storage_options: of the output, passed to fsspec.
+        shard_options: of the shards.
+
+    Attributes:
+        classes: the classes; label i + 1 is the i-th.
+        left_out: how many images were not taken, by status, and for want of a box.
+
+    Raises:
+        RequestError: nothing is published there, or a shard is gone or not the one annotated.
+        ShardError: a shard is compressed or does not hold the samples of its rows.
+        OSError: the storage failed.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        selection: Selection | None = None,
+        transforms: Transforms | None = None,
+        *,
+        shards_at: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        shard_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        training_set = TrainingSet.open(output, selection or Selection(), storage_options)
+        self.classes: ClassList = training_set.classes
+        self.transforms = transforms
+        self.max_pixels = training_set.max_pixels
+        self.shard_options = shard_options
+        self.shards = [
+            shard.uri for shard in shards_now(training_set.files, shards_at, shard_options)
+        ]
+        with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
+            files = pool.map(
+                lambda index: list(_parts(training_set, index, self.shards[index], shard_options)),
+                range(len(self.shards)),
+            )
+            self.parts = [part for file in files for part in file]
+        self.ends = np.cumsum([len(part.images) for part in self.parts])
+        self.left_out: Counter[str] = sum((part.images.left_out for part in self.parts), Counter())
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if self.parts else 0
+
+    def labelled(self, index: int) -> LabelledImage:
+        """What is known of an image without reading it.
+
+        Raises:
+            IndexError: there is no such image.
+        """
+        part, place = self._find(index)
+        return part.images[place]
+
+    def __getitem__(self, index: int) -> DetectionSample:
+        """One image and its target.
+
+        Raises:
+            IndexError: there is no such image.
+            ShardError: the image is not the one that was annotated.
+            OSError: the storage failed.
+        """
+        part, place = self._find(index)
+        start, end = map(int, (part.offsets[place], part.offsets[place] + part.sizes[place]))
+        # Found anew for each image: a connection must not cross a fork into a worker.
+        filesystem, path = locate(part.shard, self.shard_options)
+        data = from_storage(part.shard, lambda: filesystem.cat_file(path, start=start, end=end))
+        return detection_sample(part.images[place], data, self.max_pixels, self.transforms)
+
+    def _find(self, index: int) -> tuple[_Part, int]:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        index %= len(self)
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        part = self.parts[number]
+        return part, index - (int(self.ends[number]) - len(part.images))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Images of one shard, and where in it they are.
+
+    Attributes:
+        shard: where it is now.
+        offsets, sizes: (m,) int64, bytes.
+    """
+
+    shard: str
+    images: LabelledImages
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+
+def _parts(
+    training_set: TrainingSet, index: int, shard: str, shard_options: Mapping[str, Any] | None
+) -> Iterator[_Part]:
+    places = index_images(shard, shard_options)
+    file = training_set.files[index]
+    if len(places) != file.rows:
+        raise changed(shard, f"it has {len(places)} samples and had {file.rows}")
+    for images in training_set.read(index):
+        extents = [(key, places.get(key)) for key in images.keys.to_pylist()]
+        for key, extent in extents:
+            if extent is None:
+                raise changed(shard, f"the sample {key!r} has no image any more")
+        offsets = np.array([extent.offset for _, extent in extents if extent], np.int64)
+        sizes = np.array([extent.size for _, extent in extents if extent], np.int64)
+        yield _Part(shard, images, offsets, sizes)

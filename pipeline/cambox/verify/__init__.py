@@ -1,0 +1,1 @@
+"""``cambox verify``: whether an output keeps its promise."""

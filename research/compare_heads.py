@@ -1,0 +1,200 @@
+"""Frozen or derivative? Heads that are not affine, distilled from a real classifier, compared.
+
+There are no weights at hand of a network with such a head, so heads are made: behind the features
+of a MobileNet, a LayerNorm and a linear layer (as ConvNeXt has) and a hidden layer with hardswish
+(as MobileNetV3 has) learn the scores that the MobileNet's own head gives to crops of the
+photographs. The features, and so the best that any map can do, are those of the real network.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import nn
+from torchvision.ops import box_iou
+
+from cambox.cams import BoxRule, boxes_from_map, image_score_maps
+from cambox.config import ModelSettings
+from cambox.models.classifier import Classifier, load_classifier
+from cambox.models.grid import FeatureGrid, Layout
+from cambox.models.heads import AffineHead, NonlinearRule, PooledHead
+from cambox.sources.decode import decode_image
+
+CROPS = 8
+SIDE = 224
+THRESHOLDS = np.round(np.arange(0.10, 0.71, 0.02), 2)
+IOUS = (0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Pictures (N, S, S, 3) uint8, the class of each, and its true boxes as shares."""
+
+    images: NDArray[np.uint8]
+    class_ids: torch.Tensor
+    boxes: list[torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Shares of photographs whose largest box hits, each at its best threshold.
+
+    Attributes:
+        agreement: photographs whose best class is the real head's.
+        hits: by IoU.
+    """
+
+    head: str
+    weights: str
+    agreement: float
+    hits: dict[str, float]
+    best_thresholds: dict[str, float]
+
+
+def read_photographs(folder: Path) -> Photographs:
+    """The photographs of a folder with images.csv and boxes.csv, squashed to the input."""
+    boxes: dict[str, list[list[float]]] = defaultdict(list)
+    with (folder / "boxes.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            sides = [float(line[side]) for side in ("x_min", "y_min", "x_max", "y_max")]
+            boxes[line["image"]].append(sides)
+    images, class_ids, true_boxes = [], [], []
+    with (folder / "images.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            image = decode_image((folder / "images" / line["image"]).read_bytes(), 10**8)
+            size = torch.tensor([image.shape[1], image.shape[0]] * 2)
+            images.append(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+            class_ids.append(int(line["class_index"]))
+            true_boxes.append(torch.tensor(boxes[line["image"]]) / size)
+    return Photographs(np.stack(images), torch.tensor(class_ids), true_boxes)
+
+
+def features_of(classifier: Classifier, images: NDArray[np.uint8], title: str) -> torch.Tensor:
+    """Feature maps (N, C, h, w)."""
+    parts = np.array_split(images, max(1, len(images) // 32))
+    return torch.cat([classifier.scores(part).feature_map for part in track(parts, title)])
+
+
+def random_crops(images: NDArray[np.uint8], generator: np.random.Generator) -> NDArray[np.uint8]:
+    """One crop of each picture, a quarter to all of its area, flipped by chance."""
+    crops = np.empty_like(images)
+    for index, image in enumerate(images):
+        side = int(SIDE * generator.uniform(0.5, 1.0))
+        top, left = generator.integers(SIDE - side + 1, size=2)
+        crop = image[top : top + side, left : left + side]
+        crops[index] = cv2.resize(crop, (SIDE, SIDE))[:, :: generator.choice([-1, 1])]
+    return crops
+
+
+def distil(head: nn.Module, pooled: torch.Tensor, scores: torch.Tensor) -> nn.Module:
+    """Teach a head the scores (N, K) for pooled features (N, C)."""
+    torch.manual_seed(0)
+    epochs, batch = 30, 128
+    optimizer = torch.optim.AdamW(head.parameters(), 1e-3, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 2e-3, total_steps=epochs * (len(pooled) // batch)
+    )
+    target = scores.log_softmax(dim=1)
+    for _ in track(range(epochs), "distilling"):
+        order = torch.randperm(len(pooled))[: len(pooled) // batch * batch]
+        for chosen in order.view(-1, batch):
+            guess = head(pooled[chosen]).log_softmax(dim=1)
+            loss = F.kl_div(guess, target[chosen], log_target=True, reduction="batchmean")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return head.eval().requires_grad_(False)
+
+
+def measure(
+    title: str, weights: str, agreement: float, maps: torch.Tensor, photographs: Photographs
+) -> Result:
+    """The best threshold for all photographs, for each IoU."""
+    overlaps = np.zeros((len(THRESHOLDS), len(maps)))
+    for row, tau in enumerate(track(THRESHOLDS, f"{title}, {weights}")):
+        rule = BoxRule(float(tau), 100.0, max_boxes=1, min_area=0.0)
+        for index, score_map in enumerate(maps):
+            for box in boxes_from_map(score_map, (SIDE, SIDE), rule).boxes:
+                mine = torch.tensor([[box.x_min, box.y_min, box.x_max, box.y_max]])
+                overlaps[row, index] = float(box_iou(mine, photographs.boxes[index]).max())
+    rates = {iou: (overlaps >= iou).mean(axis=1) for iou in IOUS}
+    return Result(
+        title,
+        weights,
+        agreement,
+        {str(iou): float(rate.max()) for iou, rate in rates.items()},
+        {str(iou): float(THRESHOLDS[rate.argmax()]) for iou, rate in rates.items()},
+    )
+
+
+def main(
+    shared: Annotated[Path, typer.Argument(help="Folder with data/ and weights/")],
+    to: Annotated[Path, typer.Option(help="The figures, as JSON")] = Path("docs/heads.json"),
+) -> None:
+    """Compare the maps of distilled heads on real photographs with true boxes."""
+    torch.set_num_threads(2)
+    settings = ModelSettings(
+        name="mobilenetv2_100",
+        checkpoint=str(shared / "weights" / "mobilenetv2_100_coral_ptq.safetensors"),
+        kwargs={"pad_type": "same", "bn_eps": 1e-3},
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+    teacher = load_classifier(settings, torch.device("cpu"), "float32")
+    assert isinstance(teacher.head, AffineHead)
+    photographs = read_photographs(shared / "data" / "imagenet-val-650")
+    generator = np.random.default_rng(0)
+    features = features_of(teacher, photographs.images, "features")
+    pooled = [features.mean((2, 3))]
+    for crop in range(CROPS):
+        crops = random_crops(photographs.images, generator)
+        pooled.append(features_of(teacher, crops, f"crops {crop + 1}/{CROPS}").mean((2, 3)))
+    vectors = torch.cat(pooled)
+    scores = teacher.head.logits(vectors)
+    channels, classes = vectors.shape[1], scores.shape[1]
+    class_ids = photographs.class_ids[:, None]
+    own = image_score_maps(features, teacher.head.weight[class_ids])[:, 0]
+    results = [measure("the network's own", "affine", 1.0, own, photographs)]
+    heads = {
+        "LayerNorm, linear": nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, classes)),
+        "linear, hardswish, linear": nn.Sequential(
+            nn.Linear(channels, channels), nn.Hardswish(), nn.Linear(channels, classes)
+        ),
+    }
+    grid = FeatureGrid(Layout.channels_first, features.shape[2], features.shape[3])
+    rules: tuple[NonlinearRule, ...] = ("frozen", "derivative")
+    for title, head in heads.items():
+        distil(head, vectors, scores)
+        guess = head(pooled[0]).argmax(dim=1)
+        agreement = float((guess == scores[: len(guess)].argmax(dim=1)).float().mean())
+        flat = nn.Sequential(nn.Flatten(), head)
+        for rule in rules:
+            weights = PooledHead(grid, flat, rule).class_weights(pooled[0], class_ids)
+            maps = image_score_maps(features, weights)[:, 0]
+            results.append(measure(title, rule, agreement, maps, photographs))
+    table = Table("head", "weights", "agreement", *(f"IoU {iou}" for iou in IOUS))
+    for result in results:
+        hits = [f"{share:.1%}" for share in result.hits.values()]
+        table.add_row(result.head, result.weights, f"{result.agreement:.1%}", *hits)
+    Console().print(table)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,151 @@
+"""The maps of a trained network, made in several ways, on the demo's pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from cambox.cams.refine import affinity, propagate
+from cambox.config import CamSettings, ModelSettings
+from cambox.demo import network
+from cambox.demo.scenes import make_scene
+from cambox.maps import MapMaker
+from cambox.models.build import Network
+from cambox.models.classifier import Classifier, classifier_of
+from cambox.models.grid import possible_grids
+from cambox.models.heads import HeadKind, TailHead
+from research.candidates import SIDE, Candidate
+
+# Scenes that neither training nor the classification score has seen.
+FIRST_SEED = 0
+BATCH_SIZE = 40
+
+HeadRule = Literal["auto", "frozen", "derivative"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture and a class that it shows, with the class's true boxes, (n, 4), as shares."""
+
+    image: int
+    class_id: int
+    boxes: torch.Tensor
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Pictures (N, S, S, 3) uint8, and each with each class it shows."""
+
+    images: NDArray[np.uint8]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to make maps of a network.
+
+    Attributes:
+        rectified: cells that speak against the class count as zero before the min-max.
+        steps: of refinement along the affinity.
+    """
+
+    title: str
+    truncate: bool = False
+    rule: HeadRule = "auto"
+    rectified: bool = False
+    steps: int = 0
+
+
+VARIANTS = (
+    Variant("plain"),
+    Variant("truncate", truncate=True),
+    Variant("rectified", rectified=True),
+    Variant("derivative", rule="derivative"),
+    Variant("refined, 1 step", steps=1),
+    Variant("refined, 2 steps", steps=2),
+    Variant("truncate, 2 steps", truncate=True, steps=2),
+    Variant("rectified, 2 steps", rectified=True, steps=2),
+)
+
+
+def held_out_scenes(count: int, progress: Progress) -> HeldOut:
+    """The demo's own pictures, squashed to the input, with their true boxes as shares."""
+    images = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
+    pairs: list[Pair] = []
+    for index in progress.track(range(count), description="Scenes to compare on"):
+        scene = make_scene(FIRST_SEED + index)
+        height, width = scene.image.shape[:2]
+        images[index] = cv2.resize(scene.image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        size = torch.tensor([width, height, width, height])
+        for class_id in sorted({item.class_index for item in scene.objects}):
+            boxes = [item.box for item in scene.objects if item.class_index == class_id]
+            pairs.append(Pair(index, class_id, torch.tensor(boxes) / size))
+    return HeldOut(images, tuple(pairs))
+
+
+def classifier_from(candidate: Candidate, module: torch.nn.Module, rule: HeadRule) -> Classifier:
+    """The trained network as the pipeline takes it."""
+    settings = ModelSettings(
+        name=candidate.model,
+        kwargs=candidate.kwargs,
+        input_size=SIDE,
+        mean=network.MEAN,
+        std=network.STD,
+        activation="sigmoid",
+    )
+    module = module.eval().requires_grad_(False)
+    return classifier_of(Network(module, "timm"), settings, torch.device("cpu"), "float32", rule)
+
+
+def means_something(variant: Variant, classifier: Classifier) -> bool:
+    """Whether the classifier's kind of head has what the variant changes."""
+    if variant.truncate and isinstance(classifier.head, TailHead):
+        return False
+    return variant.rule != "derivative" or classifier.head.kind is HeadKind.derivative
+
+
+@contextmanager
+def recorded(module: torch.nn.Module, names: tuple[str, ...]) -> Iterator[list[torch.Tensor]]:
+    """The outputs of some modules as feature maps (B, C, H, W), filled by a forward pass."""
+    outputs: list[torch.Tensor] = []
+
+    def record(_: torch.nn.Module, args: object, output: torch.Tensor) -> None:
+        grids = possible_grids(tuple(output.shape), (SIDE, SIDE))
+        # The pictures are squares, so a grid that is not is none.
+        grid = next(grid for grid in grids if grid.height == grid.width)
+        outputs.append(grid.feature_map(output.detach()).float())
+
+    handles = [module.get_submodule(name).register_forward_hook(record) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def maps_of(
+    candidate: Candidate, classifier: Classifier, variant: Variant, images: NDArray[np.uint8]
+) -> torch.Tensor:
+    """Maps (N, K, h, w) of all classes of pictures (N, S, S, 3) uint8."""
+    maker = MapMaker(CamSettings(truncate=variant.truncate), classifier)
+    batches = []
+    for batch in np.array_split(images, -(-len(images) // BATCH_SIZE)):
+        with recorded(classifier.module, candidate.middle) as middle:
+            scores = classifier.scores(batch)
+        class_ids = torch.arange(classifier.class_count).expand(len(batch), -1)
+        maps = maker.maps(scores, class_ids)
+        if variant.rectified:
+            maps = maps.relu()
+        if variant.steps:
+            size = (maps.shape[2], maps.shape[3])
+            maps = propagate(maps, affinity(middle, size), variant.steps)
+        batches.append(maps)
+    return torch.cat(batches)

@@ -1,0 +1,84 @@
+"""How well a trained network classifies, and what its features and its maps are like."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from cambox.config import CamSettings
+from cambox.maps import MapMaker
+from cambox.models.heads import TailHead
+from cambox.models.inspect import completeness_error
+from research.candidates import Candidate
+from research.hit_rates import interval_of
+from research.map_variants import BATCH_SIZE, VARIANTS, HeldOut, classifier_from, maps_of
+from research.network_results import Traits
+from research.training import LabelledScenes, logits_of, mean_average_precision
+
+_TAP = CamSettings.model_validate({"pooling": {"kind": "thresholded", "threshold": 0.1}})
+
+
+def traits(
+    candidate: Candidate, module: torch.nn.Module, scenes: LabelledScenes, held_out: HeldOut
+) -> Traits:
+    """How well the network classifies held-out scenes, and what its features and maps are like."""
+    classifier = classifier_from(candidate, module, "auto")
+    batches = [
+        classifier.scores(batch)
+        for batch in np.array_split(scenes.images, -(-len(scenes.images) // BATCH_SIZE))
+    ]
+    labels = scenes.labels
+    own = torch.cat([batch.logits for batch in batches]).numpy()
+    change = change_interval = None
+    if not isinstance(classifier.head, TailHead):
+        maker = MapMaker(_TAP, classifier)
+        pooled = torch.cat([maker.logits(batch) for batch in batches]).numpy()
+
+        def change_for(chosen: np.ndarray) -> float:
+            return mean_average_precision(pooled[chosen], labels[chosen]) - mean_average_precision(
+                own[chosen], labels[chosen]
+            )
+
+        change = change_for(np.arange(len(labels)))
+        change_interval = interval_of(change_for, len(labels), resamples=1000)
+    maps = maps_of(candidate, classifier, VARIANTS[0], held_out.images)
+    shown = held_out.images[:8]
+    maker = MapMaker(CamSettings(), classifier)
+    scores = classifier.scores(shown)
+    class_ids = torch.arange(classifier.class_count).expand(len(shown), -1)
+    features = torch.cat([batch.feature_map for batch in batches])
+    return Traits(
+        candidate.name,
+        str(classifier.head.kind),
+        sum(parameter.numel() for parameter in module.parameters()),
+        mean_average_precision(own, labels),
+        change,
+        change_interval,
+        float((features < 0).float().mean()),
+        zero_level(maps, held_out),
+        map_share(maps, torch.from_numpy(logits_of(module, held_out.images))),
+        completeness_error(classifier, shown, scores, maker.maps(scores, class_ids), class_ids),
+    )
+
+
+def zero_level(maps: torch.Tensor, held_out: HeldOut) -> float:
+    """Where no evidence lies between the least and the largest cell of a map; the median."""
+    of_pairs = torch.stack([maps[pair.image, pair.class_id] for pair in held_out.pairs])
+    low, high = of_pairs.amin(dim=(1, 2)), of_pairs.amax(dim=(1, 2))
+    return float((-low / (high - low)).median())
+
+
+def map_share(maps: torch.Tensor, logits: torch.Tensor) -> float:
+    """How much of what tells pictures apart the maps tell, mean over the classes.
+
+    Args:
+        maps: (N, K, h, w).
+        logits: (N, K).
+
+    Returns:
+        The slope of the maps' means over the logits: 1 where the rest is the same for all
+        pictures, 0 where the maps' means have nothing to do with the logits.
+    """
+    means = maps.mean(dim=(2, 3))
+    means, logits = means - means.mean(dim=0), logits - logits.mean(dim=0)
+    return float(((means * logits).sum(dim=0) / logits.square().sum(dim=0)).mean())

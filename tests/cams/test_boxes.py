@@ -1,0 +1,153 @@
+"""Boxes of maps with known geometry, and against scipy's labelling of components."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cambox.cams import BoxRule, NoBoxReason, boxes_from_map
+
+PLAIN = BoxRule(threshold=0.5, percentile=100, max_boxes=9, min_area=0.0)
+
+
+def extents(score_map: np.ndarray, rule: BoxRule = PLAIN) -> list[tuple[float, ...]]:
+    """Boxes in cells, at the map's own size, so that nothing is interpolated."""
+    height, width = score_map.shape
+    found = boxes_from_map(torch.from_numpy(score_map), (height, width), rule)
+    return [
+        (box.x_min * width, box.y_min * height, box.x_max * width, box.y_max * height)
+        for box in found.boxes
+    ]
+
+
+def test_a_block_of_cells_gives_its_half_open_extent() -> None:
+    score_map = np.zeros((10, 12), np.float32)
+    score_map[2:5, 3:8] = 1
+    assert extents(score_map) == [(3, 2, 8, 5)]
+
+
+def test_diagonal_neighbours_are_one_component() -> None:
+    score_map = np.zeros((6, 6), np.float32)
+    score_map[1, 1] = score_map[2, 2] = 1
+    assert extents(score_map) == [(1, 1, 3, 3)]
+
+
+def test_the_largest_component_is_counted_in_cells_not_by_its_contour() -> None:
+    # A line of 12 cells encloses no contour area; a block of 9 does.
+    score_map = np.zeros((12, 14), np.float32)
+    score_map[1, 1:13] = 1
+    score_map[6:9, 4:7] = 1
+    assert extents(score_map) == [(1, 1, 13, 2), (4, 6, 7, 9)]
+
+
+def test_a_hole_is_no_box_of_its_own() -> None:
+    score_map = np.zeros((14, 14), np.float32)
+    score_map[2:12, 2:12] = 1
+    score_map[5:9, 5:9] = 0
+    assert extents(score_map) == [(2, 2, 12, 12)]
+
+
+def test_the_threshold_is_strict() -> None:
+    score_map = np.array([[0.0, 0.5, 1.0]], np.float32)
+    assert extents(score_map) == [(2, 0, 3, 1)]
+
+
+def test_the_percentile_is_the_standard_of_the_threshold() -> None:
+    # 90 % of the cells are at or below 0.5, so tau x percentile = 0.25 lets the plateau in.
+    score_map = np.zeros((10, 10), np.float32)
+    score_map[:, 2:9] = 0.5
+    score_map[:, 9] = 1
+    assert extents(score_map, BoxRule(0.5, 90.0, 3, 0.0)) == [(2, 0, 10, 10)]
+    assert extents(score_map, BoxRule(0.5, 100.0, 3, 0.0)) == [(9, 0, 10, 10)]
+
+
+def test_score_edge_and_component_of_the_boxes() -> None:
+    score_map = np.zeros((10, 10), np.float32)
+    score_map[0:3, 0:3] = 1
+    score_map[1, 1] = 0.25
+    score_map[5:7, 5:7] = 0.75
+    found = boxes_from_map(torch.from_numpy(score_map), (10, 10), PLAIN).boxes
+    assert [box.component for box in found] == [0, 1]
+    assert [box.touches_edge for box in found] == [True, False]
+    assert [box.score for box in found] == pytest.approx([(8 + 0.25) / 9, 0.75])
+
+
+def test_max_boxes_and_min_area() -> None:
+    score_map = np.zeros((20, 20), np.float32)
+    for number, size in enumerate((1, 2, 3, 4)):
+        score_map[2 : 2 + size, number * 5 : number * 5 + size] = 1
+    assert len(extents(score_map, BoxRule(0.5, 100, 2, 0.0))) == 2
+    assert len(extents(score_map, BoxRule(0.5, 100, 9, 9 / 400))) == 2
+    nothing = boxes_from_map(torch.from_numpy(score_map), (20, 20), BoxRule(0.5, 100, 9, 0.5))
+    assert nothing.boxes == ()
+    assert nothing.reason is NoBoxReason.too_small
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (torch.zeros(4, 4), NoBoxReason.constant_map),
+        (torch.full((4, 4), 0.3), NoBoxReason.constant_map),
+        (torch.full((1, 1), -2.0), NoBoxReason.constant_map),
+        (100 + 1e-5 * torch.rand(4, 4), NoBoxReason.constant_map),
+        (torch.tensor([[0.0, torch.nan]]), NoBoxReason.non_finite_map),
+        (torch.tensor([[0.0, torch.inf]]), NoBoxReason.non_finite_map),
+        (torch.full((2, 2), -torch.inf), NoBoxReason.non_finite_map),
+    ],
+)
+def test_maps_without_information_give_no_box_and_say_why(
+    values: torch.Tensor, reason: NoBoxReason
+) -> None:
+    found = boxes_from_map(values, (16, 16), BoxRule())
+    assert found.boxes == ()
+    assert found.reason is reason
+
+
+def test_a_batch_of_maps_is_refused_with_its_shape() -> None:
+    with pytest.raises(ValueError, match=r"\(h, w\), got \(1, 4, 4\)"):
+        boxes_from_map(torch.zeros(1, 4, 4), (8, 8), BoxRule())
+
+
+@given(
+    st.integers(2, 9),
+    st.integers(2, 9),
+    st.floats(0, 1),
+    st.floats(0, 100),
+    st.sampled_from(["bicubic", "bilinear"]),
+    st.integers(0, 10_000),
+)
+@settings(max_examples=150, deadline=None)
+def test_boxes_agree_with_scipys_components(
+    height: int, width: int, threshold: float, percentile: float, interpolation: str, seed: int
+) -> None:
+    score_map = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
+    # At the map's own size: upsampling is OpenCV's business, what follows is ours.
+    rule = BoxRule(threshold, percentile, 100, 0.0, interpolation)  # type: ignore[arg-type]
+    found = extents(score_map, rule)
+    values = (score_map - score_map.min()) / (score_map.max() - score_map.min())
+    foreground = values > threshold * np.percentile(values, percentile)
+    labels, count = scipy.ndimage.label(foreground, structure=np.ones((3, 3)))
+    slices = scipy.ndimage.find_objects(labels)
+    sizes = [int((labels == number + 1).sum()) for number in range(count)]
+    expected = [(cut[1].start, cut[0].start, cut[1].stop, cut[0].stop) for cut in slices]
+    assert sorted(map(tuple, np.round(found, 6).tolist())) == sorted(expected)
+    if found:
+        assert sizes[expected.index(tuple(round(side) for side in found[0]))] == max(sizes)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 10_000), st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_boxes_lie_in_the_image_and_have_an_area(
+    height: int, width: int, seed: int, threshold: float
+) -> None:
+    score_map = torch.randn(height, width, generator=torch.Generator().manual_seed(seed))
+    found = boxes_from_map(score_map, (61, 47), BoxRule(threshold, 90, 5, 0.0))
+    assert bool(found.boxes) != (found.reason is not None)
+    for box in found.boxes:
+        assert 0 <= box.x_min < box.x_max <= 1
+        assert 0 <= box.y_min < box.y_max <= 1
+        assert 0 <= box.score <= 1

@@ -1,0 +1,148 @@
+"""The compiled boxes are those of OpenCV and numpy, one plain step after the other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from bench.boxes import compare, reference_boxes, some_maps
+from cambox.cams import BoxRule, boxes_from_map, boxes_from_maps
+from cambox.cams.kernel import _components, _percentile
+from cambox.cams.upsample import taps, upsample
+
+MOST = 10_000
+
+
+def components(mask: np.ndarray, smallest: float) -> list[list[int]]:
+    """Left, top, right, bottom of each."""
+    height, width = mask.shape
+    padded = np.zeros((height, -(-width // 8) * 8), np.uint8)
+    padded[:, :width] = mask
+    extents = np.zeros((MOST, 4), np.int64)
+    count = _components(padded, width, smallest, extents)
+    found: list[list[int]] = extents[:count].tolist()
+    return found
+
+
+def masks(count: int, seed: int) -> list[np.ndarray]:
+    """Noise of any density, upsampled maps, and rough blobs with holes and bridges."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for number in range(count):
+        height, width = (int(side) for side in generator.integers(1, 40, 2))
+        if number % 3 == 0:
+            mask = generator.random((height, width)) < generator.random()
+        elif number % 3 == 1:
+            small = generator.normal(size=generator.integers(1, 8, 2)).astype(np.float32)
+            resized = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+            mask = resized > 0.5 * generator.normal()
+        else:
+            noise = generator.normal(size=(height, width)).astype(np.float32)
+            mask = cv2.GaussianBlur(noise, (0, 0), 1.0) > 0.2 * generator.normal()
+        made.append(mask.reshape(height, width))
+    return made
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.1])
+def test_components_are_opencvs_labels(share: float) -> None:
+    several = 0
+    for mask in masks(3000, seed=round(100 * share)):
+        count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+        rows = [row for row in stats[1:count].tolist() if row[4] >= share * mask.size]
+        rows.sort(key=lambda row: -row[4])  # stable, so in the order of labels
+        expected = [[row[0], row[1], row[0] + row[2], row[1] + row[3]] for row in rows]
+        assert components(mask, share * mask.size) == expected
+        several += len(expected) > 1
+    assert several > 300
+
+
+def test_a_hole_in_a_hole() -> None:
+    mask = np.zeros((15, 17), bool)
+    for inset in range(6):  # ring in ring: 8-connected components inside of holes
+        mask[inset : 15 - inset, inset : 17 - inset] = inset % 2 == 0
+    assert components(mask, 0) == [[0, 0, 17, 15], [2, 2, 15, 13], [4, 4, 13, 11]]
+    assert components(mask, 45) == [[0, 0, 17, 15]]
+
+
+def test_percentiles_are_numpys() -> None:
+    generator = np.random.default_rng(0)
+    for number in range(3000):
+        size = int(generator.integers(1, 400)) if number % 30 else 50176
+        values = generator.random(size).astype(np.float32)
+        if number % 7 == 0:  # ties, and values in an order that a sample falls into step with
+            values = np.sort(np.round(values * 4) / 4)
+        rank = float(generator.choice([0, 100, 90, 50, 95.5, 100 * generator.random()]))
+        assert _percentile(values, rank) == np.percentile(values, rank)
+
+
+def test_a_sample_that_misleads_costs_time_and_no_correctness() -> None:
+    values = np.zeros(50176, np.float32)
+    values[::49] = 1.0  # all of the sample, and 2 % of the values
+    for rank in (50.0, 90.0, 97.9, 98.5):
+        assert _percentile(values, rank) == np.percentile(values, rank)
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (14, 14), (7, 5), (1, 1), (1, 9), (28, 20)])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_taps_upsample_as_opencv_does(shape: tuple[int, int], interpolation: str) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    for size in ((224, 224), (112, 160), (5, 3), shape):
+        rows, columns = (taps(a, b, interpolation) for a, b in zip(shape, size, strict=True))  # type: ignore[arg-type]
+        down = np.zeros((size[0], shape[0]), np.float64)
+        across = np.zeros((size[1], shape[1]), np.float64)
+        for matrix, one in ((down, rows), (across, columns)):
+            for tap in range(4):
+                np.add.at(matrix, (np.arange(len(matrix)), one.cells[:, tap]), one.weights[:, tap])
+            assert matrix.sum(axis=1) == pytest.approx(1, abs=1e-6)
+        expected = upsample(values, size, interpolation).reshape(size)  # type: ignore[arg-type]
+        np.testing.assert_allclose(down @ values @ across.T, expected, atol=2e-6)
+
+
+def test_boxes_are_those_of_opencv_and_numpy() -> None:
+    result = compare(some_maps(1500, seed=0), seed=0)
+    assert result.boxes > 2000
+    assert result.different == 0
+    assert result.largest_score_difference < 1e-5
+
+
+def test_the_comparison_sees_a_difference() -> None:
+    (score_map,) = some_maps(1, seed=3)
+    rule = BoxRule(threshold=0.35)
+    found = boxes_from_map(torch.from_numpy(score_map), (224, 224), rule).boxes
+    assert [astuple(box)[:4] for box in found] == [
+        box[:4] for box in reference_boxes(score_map, (224, 224), rule)
+    ]
+    other = reference_boxes(score_map, (224, 224), BoxRule(threshold=0.7))
+    assert [box[:4] for box in other] != [astuple(box)[:4] for box in found]
+
+
+def test_a_map_does_not_depend_on_its_neighbours_nor_on_threads() -> None:
+    maps = torch.from_numpy(np.stack(some_maps(64, seed=1, shape=(7, 7))))
+    maps[5], maps[6, 2, 2] = 0.3, torch.nan
+    alone = [boxes_from_map(one, (112, 96), BoxRule()) for one in maps]
+    assert boxes_from_maps(maps, (112, 96), BoxRule()) == alone
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: boxes_from_maps(maps, (112, 96), BoxRule()), range(16)):
+            assert found == alone
+    assert boxes_from_maps(maps[:0], (112, 96), BoxRule()) == []
+
+
+def test_it_compiles_where_nothing_can_be_written(tmp_path: Path) -> None:
+    """As in a container with a read-only root and no home."""
+    script = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import torch\n"
+        "from cambox.cams import BoxRule, boxes_from_map\n"
+        "found = boxes_from_map(torch.eye(4), (8, 8), BoxRule(percentile=100))\n"
+        "assert found.boxes, found\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=200)

@@ -1,0 +1,160 @@
+"""The command: exit codes, one-line errors, and a local run that needs no Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.dataset
+import pytest
+import yaml
+
+from cambox.cli import main
+
+
+def cambox(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cambox", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def config_path(tmp_path: Path, shards: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    document = {
+        "input": {"shards": [str(shards / "*.tar")]},
+        "model": {"name": "test_resnet", "kwargs": {"num_classes": 10}, "input_size": 64},
+        "cam": {"top_k": 2},
+        "output": {"uri": "boxes"},
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_annotate_ends_with_where_the_output_is(config_path: Path) -> None:
+    result = cambox("annotate", str(config_path), "--set", "cam.top_k=1", cwd=config_path.parent)
+    assert result.returncode == 0, result.stderr
+    assert "shards 3/3 · 12 images" in result.stdout
+    assert "12 rows (ok 12)" in result.stdout
+    assert "the weights are random" in result.stdout
+    folder = result.stdout.split("output: ")[1].splitlines()[0]
+    assert pyarrow.dataset.dataset(folder).count_rows() == 12
+
+    planned = cambox("plan", str(config_path), "--set", "cam.top_k=1", cwd=config_path.parent)
+    assert planned.returncode == 0
+    assert "3 shards: 0 new, 0 changed, 3 done" in planned.stdout
+
+
+def test_a_bad_shard_is_named_and_the_exit_code_is_1(config_path: Path, shards: Path) -> None:
+    bad = config_path.parent / "cut.tar"
+    bad.write_bytes((shards / "shard-000001.tar").read_bytes()[:1000])
+    patterns = f"input.shards=[{bad}, {shards}/shard-000000.tar]"
+    result = cambox("annotate", str(config_path), "--set", patterns, cwd=config_path.parent)
+    assert result.returncode == 1
+    assert f"given up: {bad}" in result.stdout
+    assert "1 shards published" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["input.shards=nowhere-*.tar"], "nowhere-*.tar"),
+        (["input.shards=pipe:echo hello"], "pipe:"),
+        (["cam.topk=1"], "did you mean top_k"),
+        (["model.name=resnet81"], "did you mean"),
+        (["model.checkpoint=missing.safetensors"], "model.checkpoint: missing.safetensors"),
+        (["model.kwargs={num_classes: 0}"], "no classifier"),
+        (["model.class_names=run.yaml"], "the model has 10 classes"),
+        (["cam.top_k=11"], "more than the model's 10 classes"),
+        (["output.uri=pipe:cat"], "pipe:"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_2(
+    config_path: Path,
+    overrides: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # In this process, which has imported everything; the next test has one of its own.
+    flags = [part for override in overrides for part in ("--set", override)]
+    monkeypatch.chdir(config_path.parent)
+    monkeypatch.setattr(sys, "argv", ["cambox", "annotate", str(config_path), *flags])
+    with pytest.raises(SystemExit) as end:
+        main()
+    output = capsys.readouterr()
+    assert end.value.code == 2
+    assert_one_line(output.out, output.err, message)
+
+
+def test_a_wrong_request_says_so_to_the_shell(config_path: Path) -> None:
+    wrong = "cam.topk=1"
+    result = cambox("annotate", str(config_path), "--set", wrong, cwd=config_path.parent)
+    assert result.returncode == 2
+    assert_one_line(result.stdout, result.stderr, "did you mean top_k")
+
+
+def assert_one_line(output: str, errors: str, message: str) -> None:
+    assert message in errors
+    assert len(errors.strip().splitlines()) == 1
+    assert errors.startswith("cambox: ")
+    assert "Traceback" not in errors + output
+
+
+def test_a_local_run_does_not_import_ray(config_path: Path) -> None:
+    program = (
+        "import sys; sys.argv = ['cambox', 'annotate', 'run.yaml']\n"
+        "from cambox import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert 'cambox.annotate' in sys.modules\n"
+        "assert 'ray' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=config_path.parent, capture_output=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", ["annotate", "plan", "pack", "verify", "evaluate", "demo"])
+def test_help_teaches(command: str, tmp_path: Path) -> None:
+    result = cambox(command, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+    assert len(result.stdout.splitlines()) > 8
+
+
+def test_pack_then_annotate_an_own_folder(config_path: Path, pictures: Path) -> None:
+    folder = config_path.parent
+    packed = cambox(
+        "pack", str(pictures), "--to", "mine", "--labels", str(pictures / "labels.csv"), cwd=folder
+    )
+    assert packed.returncode == 0, packed.stderr
+    assert "12 images in 1 shards" in packed.stdout
+    result = cambox("annotate", str(config_path), "--set", "input.shards=mine/*.tar", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "12 rows (ok 12)" in result.stdout
+
+
+def test_models_lists_kind_map_and_cost(tmp_path: Path) -> None:
+    result = cambox("models", "test_vit*", "--json", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    listed = {entry["name"]: entry for entry in json.loads(result.stdout)}
+    assert {"test_vit", "test_vit2", "test_vit3", "test_vit4"} <= listed.keys()
+    assert listed["test_vit"]["kind"] == "attention"
+    assert listed["test_vit"]["completeness_error"] < 1e-4
+    assert 0 < listed["test_vit"]["map_cost"] < 5
+
+    table = cambox("models", "test_resnet", cwd=tmp_path)
+    assert "affine" in table.stdout
+    assert "5x5" in table.stdout
+
+    for pattern, says in (("no_such*", "none of"), ("resnet*", "narrow the pattern")):
+        refused = cambox("models", pattern, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert says in refused.stderr

@@ -1,0 +1,334 @@
+"""Ray and local give the same rows; what dies is tried again; pools fit their cluster."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset
+import pytest
+import torch
+from rich.console import Console
+
+from cambox.annotate import Annotator, Progress, ShardReport
+from cambox.config import Config, EngineSettings
+from cambox.engines.display import RunDisplay
+from cambox.engines.local import LocalEngine
+from cambox.engines.outcome import ShardFailure
+from cambox.engines.sizing import Pool, size_pool
+from cambox.models.classifier import Classifier, Scores
+from cambox.run import run
+from cambox.sources.shards import Shard, find_shards
+from conftest import ConfigMaker
+from faults import FaultTable, samples_in_tars
+
+QUIET = Console(file=io.StringIO())
+
+
+def published(folder: str) -> pyarrow.Table:
+    table = pyarrow.dataset.dataset(folder).to_table()
+    return table.sort_by([("shard", "ascending"), ("sample_index", "ascending")])
+
+
+@contextmanager
+def cluster(**settings: object) -> Iterator[None]:
+    import ray
+
+    ray.init(address="local", log_to_driver=False, include_dashboard=False, **settings)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def change_loading(folder: Path, body: str) -> dict[str, str]:
+    """The environment in which every Python process loads samples in another way."""
+    (folder / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "import cambox.sources.load as load\n"
+        "honest = load.load_sample\n"
+        "def changed(sample, rule):\n"
+        f"    {body}\n"
+        "    return honest(sample, rule)\n"
+        "load.load_sample = changed\n"
+    )
+    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])])}
+
+
+# Slow enough that the second worker is ready before the first has done everything.
+SLOW = "time.sleep(0.7)"
+
+
+def gpus_of_ready_workers(log: str) -> set[str]:
+    ready = [line for line in log.splitlines() if "worker ready" in line]
+    assert len(ready) == 2, log
+    assert all("computing on cpu" in line for line in ready)
+    return {gpu for line in ready for gpu in ("GPU 0", "GPU 1") if gpu in line}
+
+
+def published_by_prometheus(port: int, at_least: int) -> float:
+    """Rows with the status ok, over all workers; workers report every few seconds."""
+    deadline = time.monotonic() + 60
+    rows = 0.0
+    while rows < at_least and time.monotonic() < deadline:
+        time.sleep(1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        counts = [line for line in lines if line.startswith("ray_cambox_samples_total{")]
+        rows = sum(float(line.rsplit(" ", 1)[1]) for line in counts if 'status="ok"' in line)
+    return rows
+
+
+@pytest.mark.usefixtures("private_ray")
+def test_two_actors_give_the_rows_of_one_process(make_config: ConfigMaker, tmp_path: Path) -> None:
+    slowly = change_loading(tmp_path, SLOW)
+    local = run(make_config(f"output.uri={tmp_path}/local", "output.store_maps=true"), QUIET)
+    output = io.StringIO()
+    port = free_port()
+    with cluster(
+        num_cpus=2, num_gpus=2, runtime_env={"env_vars": slowly}, _metrics_export_port=port
+    ):
+        spread = run(
+            make_config(
+                f"output.uri={tmp_path}/ray",
+                "output.store_maps=true",
+                "engine.name=ray",
+                "engine.workers=2",
+            ),
+            Console(file=output, width=200),
+        )
+        assert published_by_prometheus(port, at_least=12) == 12
+    assert spread.complete
+    assert len(spread.reports) == 3
+    expected, actual = published(local.folder), published(spread.folder)
+    for name in expected.column_names:
+        assert actual[name].equals(expected[name]), name
+    assert gpus_of_ready_workers(output.getvalue()) == {"GPU 0", "GPU 1"}
+    assert "12 images" in output.getvalue()
+
+
+@pytest.mark.usefixtures("private_ray")
+def test_workers_that_cannot_start_end_the_run_with_the_reason(make_config: ConfigMaker) -> None:
+    config = make_config("engine.name=ray", "engine.max_attempts=2")
+    with cluster(num_cpus=1):
+        from cambox.engines.cluster import RayEngine
+
+        engine = RayEngine(config)
+        # The weights vanish between the driver's check and the workers' start.
+        model = engine.config.model.model_copy(update={"checkpoint": "/nowhere/weights.pth"})
+        engine.config = engine.config.model_copy(update={"model": model})
+        shards = tuple(find_shards(config.input.shards))
+        outcomes = engine.annotate(shards, RunDisplay(QUIET, 3, 1))
+    assert len(outcomes) == 3
+    for outcome in outcomes:
+        assert isinstance(outcome, ShardFailure)
+        assert "no worker could be started" in outcome.reason
+        assert "model.checkpoint" in outcome.reason
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.usefixtures("private_ray")
+def test_a_submitted_job_gives_the_same_rows(
+    make_config: ConfigMaker, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    local = run(make_config(f"output.uri={tmp_path}/local"), QUIET)
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    ray_command = str(Path(sys.executable).with_name("ray"))
+    dashboard = free_port()
+
+    def submit(*arguments: str, output: str) -> subprocess.CompletedProcess[str]:
+        submission = [ray_command, "job", "submit", f"--address=http://127.0.0.1:{dashboard}"]
+        script = Path(__file__).parents[2] / "jobs" / "annotate.py"
+        job = [sys.executable, str(script), str(tmp_path / "config.yaml")]
+        settings = ["--set", f"output.uri={output}", "--set", "engine.workers=2"]
+        deadline = time.monotonic() + 60
+        while True:
+            result = subprocess.run(
+                [*submission, *arguments, "--", *job, *settings],
+                env=environment,
+                text=True,
+                capture_output=True,
+                timeout=200,
+                check=False,
+            )
+            # The port is open before there is anybody to take a job.
+            if "No available agent" not in result.stderr or time.monotonic() > deadline:
+                return result
+            time.sleep(1)
+
+    ports = [f"--port={free_port()}", f"--ray-client-server-port={free_port()}"]
+    head = subprocess.Popen(
+        [
+            *(ray_command, "start", "--head", "--block", "--num-cpus=2", "--num-gpus=2"),
+            *(*ports, f"--dashboard-port={dashboard}", "--disable-usage-stats"),
+            # Its default may be held by what is left of a cluster that a test has killed.
+            f"--dashboard-agent-listen-port={free_port()}",
+            f"--temp-dir={tmp_path_factory.getbasetemp().parent / 'head'}",
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for_port(dashboard)
+        slowly = json.dumps({"env_vars": change_loading(tmp_path, SLOW)})
+        submitted = submit("--runtime-env-json", slowly, output=f"{tmp_path}/job")
+        configs = Path(__file__).parents[2] / "configs"
+        relative = submit("--working-dir", str(configs), output="boxes")
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(timeout=60)
+    log = submitted.stdout + submitted.stderr
+    assert submitted.returncode == 0, log
+    assert gpus_of_ready_workers(log) == {"GPU 0", "GPU 1"}
+    expected = published(local.folder)
+    actual = published(str(tmp_path / "job" / Path(local.folder).name))
+    for name in expected.column_names:
+        assert actual[name].equals(expected[name]), name
+    assert relative.returncode != 0
+    assert "output.uri: boxes is relative" in relative.stdout + relative.stderr
+
+
+def wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.3)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+def test_the_local_engine_tries_again_when_the_storage_fails(
+    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Annotator.annotate
+    calls: list[str] = []
+
+    def flaky(self: Annotator, shard: Shard, *rest: object) -> ShardReport:
+        calls.append(Path(shard.uri).name)
+        if calls.count("shard-000001.tar") <= 2 and calls[-1] == "shard-000001.tar":
+            raise ConnectionResetError(104, "Connection reset by peer")
+        if calls[-1] == "shard-000002.tar":
+            raise PermissionError(13, "Permission denied")
+        return honest(self, shard, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Annotator, "annotate", flaky)
+    summary = run(make_config("engine.max_attempts=3"), QUIET)
+    assert calls.count("shard-000001.tar") == 3
+    (failure,) = summary.failures
+    assert (Path(failure.shard.uri).name, failure.attempts) == ("shard-000002.tar", 3)
+    assert "PermissionError" in failure.reason
+    assert len(summary.reports) == 2
+
+
+def nodes(*resources: dict[str, float]) -> list[dict[str, object]]:
+    return [{"Alive": True, "Resources": node} for node in resources]
+
+
+@pytest.mark.parametrize(
+    ("settings", "cluster_nodes", "available", "expected"),
+    [
+        # Eight GPUs on two nodes: each worker has its share of the CPUs.
+        ({}, nodes(*[{"CPU": 32.0, "GPU": 4.0}] * 2), 63.0, Pool(8, 1.0, 7.0, 7)),
+        # A laptop: one worker for four CPUs.
+        ({}, nodes({"CPU": 2.0}), 2.0, Pool(1, 0.0, 2.0, 2)),
+        ({}, nodes({"CPU": 16.0}), 15.0, Pool(3, 0.0, 4.0, 4)),
+        # More workers than CPUs are still all placed.
+        ({"workers": 2}, nodes({"CPU": 2.0, "GPU": 2.0}), 1.0, Pool(2, 1.0, 0.5, 1)),
+        ({"gpus_per_worker": 0.5}, nodes({"CPU": 8.0, "GPU": 1.0}), 8.0, Pool(2, 0.5, 4.0, 4)),
+        ({"gpus_per_worker": 0}, nodes({"CPU": 8.0, "GPU": 1.0}), 8.0, Pool(2, 0.0, 4.0, 4)),
+        ({"cpus_per_worker": 3}, nodes({"CPU": 9.0}), 9.0, Pool(3, 0.0, 3.0, 3)),
+    ],
+)
+def test_the_pool_fits_the_cluster(
+    settings: dict[str, object],
+    cluster_nodes: list[dict[str, object]],
+    available: float,
+    expected: Pool,
+) -> None:
+    pool = size_pool(EngineSettings.model_validate(settings), cluster_nodes, {"CPU": available})
+    assert pool == expected
+
+
+def test_plain_lines_tell_rate_counts_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(second) for second in range(0, 1000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    output = io.StringIO()
+    with RunDisplay(Console(file=output, width=200), 4, 1000) as display:
+        display.advance(Progress(bytes_read=250, samples=50))
+        display.note("a remark with [brackets]")
+    text = output.getvalue()
+    assert "shards 0/4 · 50 images" in text
+    assert "images/s" in text
+    assert " left" in text
+    assert "[brackets]" in text
+
+
+def test_the_shards_are_taken_largest_first(make_config: ConfigMaker) -> None:
+    from cambox.output.ledger import plan
+
+    config: Config = make_config()
+    sizes = [5, 900, 40]
+    shards = [Shard(f"/data/{size}.tar", size, "x") for size in sizes]
+    work = plan(shards, LocalEngine(config).recipe, config.output)
+    assert [shard.size for shard in work.to_do] == [900, 40, 5]
+
+
+def test_out_of_memory_halves_the_batch_and_gives_the_same_rows(
+    make_config: ConfigMaker,
+    tmp_path: Path,
+    shards: Path,
+    fault_table: FaultTable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clean = run(make_config(f"output.uri={tmp_path}/clean", "engine.batch_size=2"), QUIET)
+    honest = Classifier.scores
+    sizes: list[int] = []
+
+    def small_memory(self: Classifier, images: np.ndarray) -> Scores:
+        sizes.append(len(images))
+        if len(images) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return honest(self, images)
+
+    monkeypatch.setattr(Classifier, "scores", small_memory)
+    output = io.StringIO()
+    summary = run(make_config("engine.batch_size=4"), Console(file=output, width=200))
+    assert summary.complete
+    # Four do not fit once; after that no more than two are tried, in later shards too.
+    assert sizes == [4, 2, 2, 2, 2, 2, 2]
+    assert output.getvalue().count("out of memory: 2 images at a time from now on") == 1
+    assert published(summary.folder).equals(published(clean.folder))
+    samples = samples_in_tars(list(shards.glob("*.tar")))
+    raised = sum(size > 2 for size in sizes)
+    assert fault_table.measure(16, "out of memory", raised, summary.folder, samples) == (0, 0)
+
+
+def test_a_single_image_that_does_not_fit_gives_its_shard_up(
+    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: Classifier, images: np.ndarray) -> Scores:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Classifier, "scores", no_memory)
+    summary = run(make_config("engine.max_attempts=2"), QUIET)
+    assert len(summary.failures) == 3
+    assert all("OutOfMemoryError" in failure.reason for failure in summary.failures)

@@ -1,0 +1,507 @@
+"""Every export, read back by its own consumer, has the boxes of the output."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tarfile
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import supervision
+import torchvision
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+
+from cambox.cli import main
+from cambox.errors import RequestError
+from cambox.export import export as export_run
+from cambox.export.coco import CocoWriter
+from cambox.export.export import ExportRequest, export
+from cambox.export.formats import Format
+from cambox.export.names import FileNames
+from cambox.export.writer import Exported
+from cambox.output.rows import Row
+from cambox.training.labelled import LabelledImage
+from cambox.training.selection import ClassList, Selection
+from training_data import CLASS_NAMES, Published, corners_of, publish_rows, stored_picture
+
+NAMES = ("striped", "crane (1)", "dotted", "crane (3)", "plain <&>")
+PIXELS = 0.01
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    return publish_rows(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def exported(published: Published, tmp_path: Path) -> Callable[..., Path]:
+    """The folder of an export, with images unless told."""
+
+    def write(kind: Format, *, with_images: bool = True, **options: Any) -> Path:
+        to = tmp_path / "export"
+        export(ExportRequest(str(published.output), kind, to, with_images=with_images, **options))
+        return to
+
+    return write
+
+
+def class_ids(row: Row) -> list[int]:
+    return [item.class_id for item in row.objects]
+
+
+def names_of(folder: Path) -> dict[tuple[str, str], str]:
+    """The name of each image by shard and key, as the export says."""
+    with (folder / "shards.csv").open(newline="", encoding="utf-8") as file:
+        return {(row["shard"], row["key"]): row["image"] for row in csv.DictReader(file)}
+
+
+def require_picture(row: Row, image: Image.Image) -> None:
+    """An exported picture is the row's, upright to a reader that knows nothing of EXIF."""
+    assert image.size == (row.width, row.height)
+    difference = np.asarray(image.convert("RGB"), int) - np.asarray(stored_picture(row), int)
+    # Small pictures with hard colours lose a little when the turned one is encoded anew.
+    assert np.abs(difference).mean() < 2
+
+
+def test_coco_by_its_own_tools(published: Published, exported: Callable[..., Path]) -> None:
+    folder = exported(Format.coco)
+    coco = COCO(str(folder / "annotations.json"))
+    assert {entry["id"]: entry["name"] for entry in coco.loadCats(coco.getCatIds())} == dict(
+        enumerate(NAMES, 1)
+    )
+    assert len(coco.getImgIds()) == len(published.with_boxes)
+    for image_id in coco.getImgIds():
+        row = published.rows[image_id]
+        (entry,) = coco.loadImgs(image_id)
+        assert (entry["shard"], entry["key"]) == (row.shard, row.key)
+        assert (entry["width"], entry["height"]) == (row.width, row.height)
+        found = coco.loadAnns(coco.getAnnIds(image_id))
+        boxes = np.array([item["bbox"] for item in found])
+        boxes[:, 2:] += boxes[:, :2]
+        assert np.abs(boxes - corners_of(row)).max() < PIXELS
+        assert [item["category_id"] - 1 for item in found] == class_ids(row)
+        scores = [item.box_score for item in row.objects]
+        assert np.allclose([item["score"] for item in found], scores, atol=1e-6)
+        sizes = corners_of(row)[:, 2:] - corners_of(row)[:, :2]
+        assert np.allclose([item["area"] for item in found], sizes.prod(axis=1), atol=0.1)
+    # Its own evaluation: the boxes are all found, if they are compared with themselves.
+    assert len(coco.loadRes(coco.dataset["annotations"]).getAnnIds()) == len(coco.getAnnIds())
+
+
+def test_coco_images_by_torchvision(published: Published, exported: Callable[..., Path]) -> None:
+    folder = exported(Format.coco)
+    loader = torchvision.datasets.CocoDetection(
+        str(folder / "images"), str(folder / "annotations.json")
+    )
+    assert len(loader) == len(published.with_boxes)
+    for (image, _), image_id in zip(
+        map(loader.__getitem__, range(len(loader))), loader.ids, strict=True
+    ):
+        require_picture(published.rows[image_id], image)
+
+
+def test_yolo_by_supervision(published: Published, exported: Callable[..., Path]) -> None:
+    folder = exported(Format.yolo)
+    images, labels = folder / "images" / "train", folder / "labels" / "train"
+    loaded = supervision.DetectionDataset.from_yolo(
+        str(images), str(labels), str(folder / "data.yaml")
+    )
+    assert tuple(loaded.classes) == NAMES
+    assert len(loaded) == len(published.with_boxes)
+    names = names_of(folder)
+    for row in published.with_boxes:
+        path = images / names[row.shard, row.key]
+        found = loaded.annotations[str(path)]
+        size = np.array([row.width, row.height] * 2)
+        # 1e-5 of the image's size, and the reader's own float32.
+        assert np.abs(found.xyxy / size - corners_of(row) / size).max() < 1e-5
+        assert found.class_id is not None
+        assert found.class_id.tolist() == class_ids(row)
+        require_picture(row, Image.open(path))
+
+
+def test_yolo_by_the_rules_of_ultralytics(
+    published: Published, exported: Callable[..., Path]
+) -> None:
+    folder = exported(Format.yolo, selection=Selection(keep_empty=True))
+    data = yaml.safe_load((folder / "data.yaml").read_text())
+    assert data["names"] == dict(enumerate(NAMES))
+    assert {"train", "val"} <= data.keys()
+    images = sorted((folder / data["train"]).rglob("*.*"))
+    assert len(images) == len(published.with_boxes) + 1
+    rows = {name: key for key, name in names_of(folder).items()}
+    of_key = {(row.shard, row.key): row for row in published.rows}
+    for image in images:
+        # Its rule to find a label: the last "/images/" of the path becomes "/labels/".
+        text = "/labels/".join(str(image).rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt"
+        lines = [line.split() for line in Path(text).read_text().splitlines()]
+        row = of_key[rows[image.name]]
+        assert len(lines) == len(row.objects)
+        assert all(len(line) == 5 for line in lines)
+        assert [int(line[0]) for line in lines] == class_ids(row)
+        shares = np.array([line[1:] for line in lines], np.float64).reshape(-1, 4)
+        assert ((shares >= 0) & (shares <= 1)).all()
+        corners = corners_of(row).astype(np.float64) / ([row.width, row.height] * 2)
+        low, high = corners[:, :2], corners[:, 2:]
+        assert np.allclose(shares[:, :2], (low + high) / 2, rtol=1e-5, atol=0)
+        assert np.allclose(shares[:, 2:], high - low, rtol=1e-5, atol=0)
+
+
+def voc_corners(box: Any) -> list[float]:
+    """Half-open from 0: VOC counts from 1 and names the last pixel inside."""
+    return [float(box["xmin"]) - 1, float(box["ymin"]) - 1, float(box["xmax"]), float(box["ymax"])]
+
+
+def voc_boxes(row: Row) -> np.ndarray:
+    """The boxes of a row; sides shorter than a pixel, which VOC cannot say, are one pixel."""
+    boxes = corners_of(row)
+    low = np.minimum(boxes[:, :2], np.array([row.width, row.height]) - 1)
+    short = boxes[:, 2:] - boxes[:, :2] < 1
+    low = np.where(short, low, boxes[:, :2])
+    return np.concatenate([low, np.where(short, low + 1, boxes[:, 2:])], axis=1)
+
+
+def test_voc_by_torchvision(published: Published, exported: Callable[..., Path]) -> None:
+    folder = exported(Format.voc)
+    # torchvision takes all images for .jpg; those that are not, it opens where they are so named.
+    for path in (folder / "VOCdevkit" / "VOC2012" / "JPEGImages").iterdir():
+        path.rename(path.with_suffix(".jpg"))
+    loader = torchvision.datasets.VOCDetection(str(folder), year="2012", image_set="train")
+    names = names_of(folder)
+    assert len(loader) == len(published.with_boxes)
+    for row, (image, found) in zip(
+        published.with_boxes, map(loader.__getitem__, range(len(loader))), strict=True
+    ):
+        annotation = found["annotation"]
+        assert annotation["filename"] == names[row.shard, row.key]
+        assert annotation["size"] == {
+            "width": str(row.width),
+            "height": str(row.height),
+            "depth": "3",
+        }
+        boxes = np.array([voc_corners(item["bndbox"]) for item in annotation["object"]])
+        assert np.abs(boxes - voc_boxes(row)).max() < PIXELS
+        assert [item["name"] for item in annotation["object"]] == [
+            NAMES[number] for number in class_ids(row)
+        ]
+        require_picture(row, image)
+
+
+def test_voc_by_supervision(published: Published, exported: Callable[..., Path]) -> None:
+    folder = exported(Format.voc)
+    root = folder / "VOCdevkit" / "VOC2012"
+    loaded = supervision.DetectionDataset.from_pascal_voc(
+        str(root / "JPEGImages"), str(root / "Annotations")
+    )
+    names = names_of(folder)
+    assert len(loaded) == len(published.with_boxes)
+    for row in published.with_boxes:
+        found = loaded.annotations[str(root / "JPEGImages" / names[row.shard, row.key])]
+        assert np.abs(found.xyxy - voc_boxes(row)).max() < PIXELS
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_parquet_by_hugging_face(
+    published: Published, exported: Callable[..., Path], tmp_path: Path, with_images: bool
+) -> None:
+    folder = exported(Format.hf, with_images=with_images)
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"), split="train")
+    assert isinstance(loaded, datasets.Dataset)
+    category = loaded.features["objects"]["category"].feature
+    assert isinstance(category, datasets.ClassLabel)
+    assert tuple(category.names) == NAMES
+    assert len(loaded) == len(published.with_boxes)
+    for row, found in zip(published.with_boxes, loaded, strict=True):
+        assert isinstance(found, dict)
+        assert published.rows[found["image_id"]] == row
+        assert (found["shard"], found["key"]) == (row.shard, row.key)
+        boxes = np.array(found["objects"]["bbox"])
+        boxes[:, 2:] += boxes[:, :2]
+        assert np.abs(boxes - corners_of(row)).max() < PIXELS
+        assert found["objects"]["category"] == class_ids(row)
+        assert np.allclose(found["objects"]["score"], [item.box_score for item in row.objects])
+        assert ("image" in found) == with_images
+        if with_images:
+            assert isinstance(loaded.features["image"], datasets.Image)
+            require_picture(row, found["image"])
+    numbers = [number for found in loaded["objects"] for number in found["id"]]
+    assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_images_are_left_in_their_shards_unless_asked_for(
+    published: Published, exported: Callable[..., Path], kind: Format
+) -> None:
+    folder = exported(kind, with_images=False)
+    assert not [path for path in folder.rglob("*") if path.suffix in (".jpg", ".png", ".webp")]
+    about = json.loads((folder / "cambox.json").read_text())
+    assert about["images"] == len(published.with_boxes)
+    assert about["left_out"] == {"no box": 1, "unreadable": 1, "no_label": 1}
+    assert about["class_ids"] == {name: number for number, name in enumerate(NAMES)}
+
+
+def test_only_what_has_to_be_turned_is_encoded_anew(
+    published: Published, exported: Callable[..., Path]
+) -> None:
+    folder = exported(Format.coco)
+    about = json.loads((folder / "cambox.json").read_text())
+    assert about["turned"] == 1
+    entries = json.loads((folder / "annotations.json").read_text())["images"]
+    same = 0
+    for entry in entries:
+        with tarfile.open(entry["shard"]) as archive:
+            suffix = Path(entry["file_name"]).suffix
+            file = archive.extractfile(entry["key"] + suffix)
+            assert file is not None
+            same += file.read() == (folder / "images" / entry["file_name"]).read_bytes()
+    assert same == len(entries) - 1
+
+
+def test_classes_can_be_chosen_and_numbered(
+    exported: Callable[..., Path], published: Published
+) -> None:
+    folder = exported(Format.coco, selection=Selection(classes=(3, 0)))
+    coco = COCO(str(folder / "annotations.json"))
+    assert [entry["name"] for entry in coco.loadCats([1, 2])] == ["crane (3)", "striped"]
+    wanted = [
+        item.class_id for row in published.rows for item in row.objects if item.class_id in (3, 0)
+    ]
+    assert [(3, 0)[item["category_id"] - 1] for item in coco.loadAnns(coco.getAnnIds())] == wanted
+
+
+def test_classes_without_a_box_can_be_left_out(
+    exported: Callable[..., Path], published: Published
+) -> None:
+    best = max(item.box_score for row in published.rows for item in row.objects)
+    (only,) = {
+        item.class_id for row in published.rows for item in row.objects if item.box_score >= best
+    }
+    folder = exported(
+        Format.yolo, selection=Selection(min_score=best), present_classes=True, with_images=False
+    )
+    assert yaml.safe_load((folder / "data.yaml").read_text())["names"] == {0: NAMES[only]}
+    (label,) = (folder / "labels" / "train").iterdir()
+    assert label.read_text().startswith("0 ")
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_a_failure_leaves_nothing_behind(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
+) -> None:
+    writer = export_run.WRITERS[kind]
+    add = writer.add
+    added = []
+
+    def fail(self: Any, exported: Exported) -> None:
+        added.append(exported)
+        if len(added) == 4:
+            raise OSError("no space left on device")
+        add(self, exported)
+
+    monkeypatch.setattr(writer, "add", fail)
+    (tmp_path / "here").mkdir()
+    request = ExportRequest(
+        str(published.output), kind, tmp_path / "here" / "export", with_images=True
+    )
+    with pytest.raises(RequestError, match="no space left"):
+        export(request)
+    assert len(added) == 4
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_folder_in_the_way_is_kept(published: Published, tmp_path: Path) -> None:
+    request = ExportRequest(str(published.output), Format.coco, tmp_path / "export")
+    assert export(request).images == len(published.with_boxes)
+    before = (tmp_path / "export" / "annotations.json").stat()
+    with pytest.raises(RequestError, match="is there already"):
+        export(request)
+    assert (tmp_path / "export" / "annotations.json").stat() == before
+
+
+def test_a_damaged_shard_leaves_no_export(tmp_path: Path) -> None:
+    own = publish_rows(tmp_path)
+    whole = own.shards[1].read_bytes()
+    stat = own.shards[1].stat()
+    # The header of a member in the middle, with nothing that a listing would show.
+    place = whole.index("ключ.webp".encode())
+    own.shards[1].write_bytes(whole[:place] + b"#" + whole[place + 1 :])
+    os.utime(own.shards[1], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    request = ExportRequest(str(own.output), Format.voc, tmp_path / "export", with_images=True)
+    with pytest.raises(RequestError, match=r"shard-1\.tar"):
+        export(request)
+    assert not (tmp_path / "export").exists()
+    assert export(ExportRequest(str(own.output), Format.voc, tmp_path / "export")).images > 0
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["cambox", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command(
+    published: Published,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    to = tmp_path / "made" / "export"
+    filters = "--images --min-score 0.2 --max-rank 1 --max-component 0 --classes 0,1,2 --keep-empty"
+    asked = [str(published.output), "--format", "coco", "--to", str(to), *filters.split()]
+    assert run(monkeypatch, "export", *asked) == 0
+    coco = json.loads((to / "annotations.json").read_text())
+    wanted = [
+        item
+        for row in published.rows
+        for item in row.objects
+        if item.box_score >= np.float32(0.2)
+        and item.rank <= 1
+        and item.component == 0
+        and item.class_id in (0, 1, 2)
+    ]
+    assert len(coco["annotations"]) == len(wanted) > 0
+    assert len(coco["images"]) == len([row for row in published.rows if row.status == "ok"])
+    said = capsys.readouterr().out
+    assert f"{len(coco['images'])} images with {len(wanted)} boxes, 3 classes" in said
+    assert "left out: 1 no_label, 1 unreadable" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--to", "{tmp}/x", "--classes", "one"], "no list of class ids"),
+        (["--to", "{tmp}/x", "--classes", "77"], "none of the recipe's classes"),
+        (["--to", "{tmp}/x", "--status", "fine"], "statuses"),
+        (["--to", "{tmp}/x", "--min-score", "1.0", "--only-labels"], "no image is left"),
+        (["--to", "{tmp}"], "is there already"),
+        (["--to", "{tmp}/file/x"], "nothing was exported"),
+        (["--to", "s3://bucket/x"], "is a URL"),
+        (["--to", "{tmp}/x", "--images", "--shards-at", "{tmp}"], "is not there"),
+    ],
+)
+def test_a_wrong_request_is_one_line(
+    published: Published,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    asked = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert run(monkeypatch, "export", str(published.output), "--format", "voc", *asked) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+KEYS = st.lists(
+    st.text(min_size=1, max_size=40)
+    | st.sampled_from(
+        [
+            "../../etc/passwd",
+            "/etc/passwd",
+            "a\0b",
+            "..",
+            ".",
+            "con",
+            "NUL",
+            "com1",
+            "-rf",
+            "a/b",
+            "a_b",
+            "A_B",
+            "a:b",
+            "x" * 5000,
+            "é" * 300,
+            "e\u0301",
+            "\u00e9",
+            "a\nb",
+            " ",
+            "~",
+            "%2e",
+        ]
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(KEYS)
+def test_no_name_leads_anywhere_and_no_two_meet(keys: list[str]) -> None:
+    samples = [(key, f"shard-{place % 3}") for place, key in enumerate(keys)]
+    samples = list(dict.fromkeys(samples))
+    file_names = FileNames.of_keys(key for key, _ in samples)
+    names = [file_names.name(key, shard) for key, shard in samples]
+    assert len({name.casefold() for name in names}) == len(samples)
+    for name in names:
+        assert Path("folder", f"{name}.jpg").resolve().parent == Path("folder").resolve()
+        assert not set(name) & set('/\\:*?"<>|\0.%~ \n')
+        assert not name.startswith("-")
+        assert 0 < len(f"{name}.jpeg".encode()) <= 255
+        assert name.casefold() not in ("con", "nul", "com1")
+    # A name does not depend on the order of the samples.
+    again = FileNames.of_keys(key for key, _ in reversed(samples))
+    assert [again.name(key, shard) for key, shard in samples] == names
+
+
+def test_plain_keys_keep_their_names() -> None:
+    names = FileNames.of_keys(["scene-000001", "dog/1", "ключ"])
+    assert [names.name(key, "s") for key in ("scene-000001", "dog/1", "ключ")] == [
+        "scene-000001",
+        "dog_1",
+        "ключ",
+    ]
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.tuples(*[st.floats(0, 1) for _ in range(4)]).map(sorted), min_size=1, max_size=4),
+    st.integers(1, 5000),
+    st.integers(1, 5000),
+)
+def test_coco_boxes_stay_inside_their_image(
+    shares: list[list[float]], width: int, height: int
+) -> None:
+    # a <= b <= c <= d: one box is (a, b)..(c, d).
+    corners = (np.array(shares) * [width, height, width, height]).astype(np.float32)
+    zeros = np.zeros(len(corners))
+    image = LabelledImage(7, "k", "s", width, height, zeros.astype(np.int64), zeros, corners)
+    rounded = np.array(Exported(image, "k", "jpg").corners())
+    assert np.abs(rounded - corners).max() < PIXELS
+    assert (rounded >= 0).all()
+    assert (rounded <= [width, height] * 2).all()
+
+
+def test_the_memory_of_coco_does_not_grow(tmp_path: Path) -> None:
+    boxes = np.tile(np.array([[1, 2, 30, 40]], np.float32), (5, 1))
+    zeros = np.zeros(5, np.int64)
+    peaks = []
+    for count in (200, 2000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        tracemalloc.start()
+        writer = CocoWriter(folder, ClassList.of(CLASS_NAMES, None), with_images=False)
+        for number in range(count):
+            image = LabelledImage(number, str(number), "s", 50, 50, zeros, zeros, boxes)
+            writer.add(Exported(image, str(number), "jpg"))
+        writer.close()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        written = json.loads((folder / "annotations.json").read_text())
+        assert (len(written["images"]), len(written["annotations"])) == (count, 5 * count)
+    assert peaks[1] < 1.5 * peaks[0] + 100_000

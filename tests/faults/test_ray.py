@@ -1,0 +1,193 @@
+"""Workers, nodes, drivers and the head of a Ray cluster die; every shard is there, once.
+
+The tests use up one cluster in their order: the last one loses its head.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cambox.sources.pack import pack
+from conftest import ConfigMaker
+from fault_driver import drive, driver, wait_until
+from fault_points import (
+    ANY_SHARD,
+    BEFORE_READ,
+    BEFORE_REPLY,
+    CONSTRUCTOR,
+    MID_SHARD,
+    TEMPORARY_WRITTEN,
+    Signal,
+    Slow,
+)
+from faults import FaultTable, LocalRuns, samples_in_rows, temporaries, visible
+
+DEADLY = {
+    "shard-000000.tar": BEFORE_READ,
+    "shard-000001.tar": MID_SHARD,
+    "shard-000002.tar": TEMPORARY_WRITTEN,
+    "shard-000003.tar": BEFORE_REPLY,
+}
+POISON = "shard-000004.tar"
+# Late, when those that die once are done; one of them would else end its worker.
+HANGS = "shard-000011.tar"
+ALWAYS = 99
+
+
+@pytest.fixture(scope="module")
+def cluster(private_ray: None) -> Iterator[Any]:
+    """Two nodes of one CPU and a head without any; ports and folders of their own."""
+    from ray.cluster_utils import Cluster
+
+    # Workers import the faults by their name.
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    )
+    # A driver that has lost its head waits so long for it to come back; by default a minute.
+    os.environ.update(RAY_gcs_rpc_server_reconnect_timeout_s="3")
+    small = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=1, **small)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+
+
+class OnRay:
+    """Runs on the cluster over twelve shards of one picture."""
+
+    def __init__(self, cluster: Any, make_config: ConfigMaker, shards: Path, folder: Path) -> None:
+        pattern = f"input.shards={shards}/*.tar"
+        self.local = LocalRuns(make_config(pattern))
+        self.clean = self.local.clean(folder / "clean")
+        self.published = self.local.folder(folder / "out")
+        self.log = folder / "log"
+        self.command = ["annotate", str(folder / "config.yaml"), "--engine", "ray"]
+        self.command += ["--set", pattern, "--set", "engine.workers=2"]
+        self.environment = {
+            name: value for name, value in os.environ.items() if name.startswith(("RAY", "PYTHON"))
+        } | {"RAY_ADDRESS": cluster.address}
+
+
+@pytest.fixture
+def on_ray(cluster: Any, make_config: ConfigMaker, pictures: Path, tmp_path: Path) -> OnRay:
+    pack(pictures, tmp_path / "shards", pictures / "labels.csv", samples_per_shard=1)
+    return OnRay(cluster, make_config, tmp_path / "shards", tmp_path)
+
+
+def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
+    on_ray: OnRay, fault_table: FaultTable, tmp_path: Path
+) -> None:
+    """In one run, as every new worker costs seconds; a poison shard kills its worker each time."""
+    marks = tmp_path / "marks"
+    kills = Kills(
+        Signal(DEADLY, marks / "points"),
+        Signal({ANY_SHARD: CONSTRUCTOR}, marks / "constructor"),
+        Signal({POISON: MID_SHARD}, marks / "poison", times=ALWAYS),
+        Signal({HANGS: MID_SHARD}, marks / "hangs", number=None),
+    )
+    points, constructor, poison, hung = kills.signals
+    command = [*on_ray.command, "--set", "engine.max_attempts=2"]
+    command += ["--set", "engine.stall_seconds=8"]
+    assert drive(command, kills, on_ray.log, on_ray.environment) == 1
+    log = on_ray.log.read_text()
+    (given_up,) = [line for line in log.splitlines() if line.startswith("given up: ")]
+    assert f"{POISON}: the worker died" in given_up
+    # A worker that dies with several shards is held against none of them.
+    beside = sum(f"{POISON}: the worker died" in line for line in tried_alone(log))
+    assert beside in (0, 1)
+    died = log.count(f"{POISON}: the worker died")
+    assert died == 3 + beside, "one retry; given up, and said at the end"
+    assert f"{HANGS}: no progress for 8 s; the worker was replaced; " in log
+    assert (points.sent, constructor.sent) == (len(DEADLY), 1)
+    # Where it was beside others, one of those may have been the one that killed.
+    assert poison.sent in (2, 2 + beside)
+    assert hung.sent == 1
+    # All the others are there, and right.
+    found = visible(on_ray.published)
+    assert found.items() <= on_ray.clean.files.items()
+    assert len(found) == len(on_ray.clean.files) - 1
+    missing = on_ray.clean.samples - samples_in_rows(on_ray.published)
+    assert {Path(shard).name for shard, _ in missing} == {POISON}
+    assert len(temporaries(on_ray.published)) == 1
+
+    # Mended, which here is a worker that it does not kill, the same command does the rest.
+    (report,) = on_ray.local.run().reports
+    assert Path(report.shard.uri).name == POISON
+    for line, fault, sent in (
+        (1, "kill -9 of a Ray worker, once at each point", points.sent),
+        (4, "poison shard, kill -9 of its worker each time", poison.sent),
+        (5, "kill -9 of a Ray worker in its constructor", constructor.sent),
+        (6, "a Ray worker hangs in the middle of a shard", hung.sent),
+    ):
+        fault_table.check(line, fault, sent, on_ray.published, on_ray.clean)
+
+
+def tried_alone(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.endswith("so tried alone")]
+
+
+class Kills:
+    """Several signals for one run."""
+
+    def __init__(self, *signals: Signal) -> None:
+        self.signals = signals
+
+    def __call__(self, point: str, shard: str) -> None:
+        for each in self.signals:
+            each(point, shard)
+
+
+def test_a_node_is_lost(
+    on_ray: OnRay, cluster: Any, fault_table: FaultTable, tmp_path: Path
+) -> None:
+    slow = Slow(0.15, tmp_path / "begun")
+    with driver(on_ray.command, slow, on_ray.log, on_ray.environment) as process:
+        wait_until(lambda: len(slow.processes) == 2, "both workers' start")
+        workers = slow.processes
+        # Without mercy: the machine is gone, its workers with it.
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        process.join(90)
+        assert process.exitcode == 0, on_ray.log.read_text()
+    log = on_ray.log.read_text()
+    assert "attempt 1 failed" in log or tried_alone(log)
+    lost = sum(not Path(f"/proc/{worker}").exists() for worker in workers)
+    fault_table.check(3, "node of a Ray cluster lost", lost, on_ray.published, on_ray.clean)
+
+
+def test_the_driver_and_then_the_head_are_lost(
+    on_ray: OnRay, cluster: Any, fault_table: FaultTable, tmp_path: Path
+) -> None:
+    slow = Slow(0.3, tmp_path / "begun")
+    with driver(on_ray.command, slow, on_ray.log, on_ray.environment) as process:
+        wait_until(lambda: visible(on_ray.published), "the first published shard")
+        process.kill()
+        process.join()
+        drivers_killed = int(process.exitcode == -signal.SIGKILL)
+    assert visible(on_ray.published).items() <= on_ray.clean.files.items()
+    assert len(visible(on_ray.published)) < len(on_ray.clean.files)
+
+    slow = Slow(0.3, tmp_path / "begun again")
+    with driver(on_ray.command, slow, on_ray.log, on_ray.environment) as process:
+        wait_until(lambda: slow.processes, "the next worker's start")
+        cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        process.join(60)
+        # It says so in its exit code, and does not wait for ever.
+        assert process.exitcode not in (0, None)
+        heads_lost = int(not cluster.head_node.any_processes_alive())
+    assert visible(on_ray.published).items() <= on_ray.clean.files.items()
+    assert len(visible(on_ray.published)) < len(on_ray.clean.files)
+
+    assert on_ray.local.run().complete
+    out, clean = on_ray.published, on_ray.clean
+    fault_table.check(2, "kill -9 of a driver of the Ray engine", drivers_killed, out, clean)
+    fault_table.check(3, "head of a Ray cluster lost", heads_lost, out, clean)

@@ -1,0 +1,111 @@
+"""Two drivers on one output at once, and one that was thought dead and publishes late."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conftest import ConfigMaker
+from fault_driver import drive, driver, wait_until
+from fault_points import (
+    AFTER_PUBLISH,
+    BEFORE_PUBLISH,
+    BEFORE_READ,
+    MID_SHARD,
+    TEMPORARY_WRITTEN,
+    Signal,
+)
+from faults import FaultTable, LocalRuns, temporaries, visible
+
+
+@dataclass(frozen=True)
+class _InStep:
+    """Notes what was published, and waits at the first shard until another driver is there."""
+
+    folder: Path
+    name: str
+    drivers: int = 2
+
+    def __call__(self, point: str, shard: str) -> None:
+        if point == BEFORE_READ:
+            (self.folder / f"there {self.name}").touch()
+            wait_until(lambda: len(list(self.folder.glob("there *"))) == self.drivers, "the other")
+        elif point == AFTER_PUBLISH:
+            (self.folder / f"published {shard} {self.name}").touch()
+
+
+def test_two_drivers_at_once_on_one_output(
+    local_runs: LocalRuns, fault_table: FaultTable, tmp_path: Path
+) -> None:
+    clean = local_runs.clean(tmp_path / "clean")
+    command = ["annotate", str(tmp_path / "config.yaml")]
+    with (
+        driver(command, _InStep(tmp_path, "one"), tmp_path / "one.log") as one,
+        driver(command, _InStep(tmp_path, "two"), tmp_path / "two.log") as two,
+    ):
+        for process in (one, two):
+            process.join(60)
+        assert (one.exitcode, two.exitcode) == (0, 0)
+    published = len(list(tmp_path.glob("published *")))
+    # They planned before either had published, so each did every shard.
+    twice = published - len(clean.files)
+    folder = local_runs.folder(tmp_path / "out")
+    fault_table.check(12, "shard published by two drivers at once", twice, folder, clean)
+    assert temporaries(folder) == []
+
+
+@pytest.mark.parametrize("point", [MID_SHARD, BEFORE_PUBLISH, TEMPORARY_WRITTEN])
+def test_a_driver_thought_dead_publishes_late(
+    local_runs: LocalRuns, fault_table: FaultTable, tmp_path: Path, point: str
+) -> None:
+    clean = local_runs.clean(tmp_path / "clean")
+    folder = local_runs.folder(tmp_path / "out")
+    command = ["annotate", str(tmp_path / "config.yaml")]
+    stop = Signal({"shard-000001.tar": point}, tmp_path / "marks", number=signal.SIGSTOP)
+    with driver(command, stop, tmp_path / "late.log") as late:
+        wait_until(lambda: stop.sent, "the stop")
+        assert drive(command, stop, tmp_path / "log") == 0
+        assert visible(folder) == clean.files
+        assert late.is_alive()
+        send(late.pid, signal.SIGCONT)
+        late.join(60)
+        assert late.exitcode == 0
+    fault_table.check(12, f"late publish, stopped {point}", stop.sent, folder, clean)
+    assert temporaries(folder) == []
+
+
+def test_a_late_publish_of_an_old_shard_is_seen_and_done_again(
+    make_config: ConfigMaker, shards: Path, fault_table: FaultTable, tmp_path: Path
+) -> None:
+    """The late file covers the newer one; its footer tells, so the next run mends it."""
+    path = tmp_path / "input" / "shard.tar"
+    path.parent.mkdir()
+    path.write_bytes((shards / "shard-000000.tar").read_bytes())
+    setting = f"input.shards={path}"
+    runs = LocalRuns(make_config(setting))
+    folder = runs.folder(tmp_path / "out")
+    command = ["annotate", str(tmp_path / "config.yaml"), "--set", setting]
+    stop = Signal({path.name: TEMPORARY_WRITTEN}, tmp_path / "marks", number=signal.SIGSTOP)
+    with driver(command, stop, tmp_path / "late.log") as late:
+        wait_until(lambda: stop.sent, "the stop")
+        path.write_bytes((shards / "shard-000001.tar").read_bytes())
+        clean = runs.clean(tmp_path / "clean")
+        assert runs.run().complete
+        assert visible(folder) == clean.files
+        send(late.pid, signal.SIGCONT)
+        late.join(60)
+    assert visible(folder) != clean.files
+    (report,) = runs.run().reports
+    assert report.shard.uri == str(path)
+    fault_table.check(
+        12, "late publish of a shard that has changed since", stop.sent, folder, clean
+    )
+
+
+def send(process: int | None, number: signal.Signals) -> None:
+    assert process is not None
+    os.kill(process, number)

@@ -1,0 +1,286 @@
+"""Probed heads: the map of a class adds up to its logit, or the model is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from cambox.cams import class_score_maps
+from cambox.config import ModelSettings
+from cambox.errors import RequestError
+from cambox.models.build import build_network
+from cambox.models.classifier import Classifier, classifier_of, load_classifier
+from cambox.models.grid import Layout
+from cambox.models.heads import AffineHead, PooledHead
+from cambox.models.inspect import inspect_model
+from cambox.models.probe import probe
+from cambox.models.split import Split
+
+CPU = torch.device("cpu")
+AFFINE = [
+    ("resnet18", {}, Layout.channels_first),
+    ("mobilenetv2_100", {}, Layout.channels_first),
+    ("efficientnet_b0", {}, Layout.channels_first),
+    ("densenet121", {}, Layout.channels_first),
+    ("regnetx_002", {}, Layout.channels_first),
+    ("swin_tiny_patch4_window7_224", {}, Layout.channels_last),
+    ("test_vit", {"class_token": False, "global_pool": "avg", "fc_norm": False}, Layout.tokens),
+    ("torchvision/squeezenet1_1", {}, Layout.channels_first),
+    ("torchvision/resnet18", {}, Layout.channels_first),
+    ("torchvision/densenet121", {}, Layout.channels_first),
+    ("torchvision/swin_t", {}, Layout.channels_first),
+    ("torchvision/shufflenet_v2_x0_5", {}, Layout.channels_first),
+]
+
+
+def load(name: str, **settings: object) -> Classifier:
+    return load_classifier(ModelSettings.model_validate({"name": name, **settings}), CPU, "float32")
+
+
+def noise(classifier: Classifier, batch: int = 2) -> np.ndarray:
+    """Images of different brightness, contrast and grain."""
+    size = classifier.preprocessing
+    generator = np.random.default_rng(1)
+    images = generator.integers(0, 256, (batch, size.height, size.width, 3), dtype=np.uint8)
+    images[0, : size.height // 2] //= 4
+    return images
+
+
+@pytest.mark.parametrize(("name", "kwargs", "layout"), AFFINE)
+def test_maps_add_up_to_the_logits_of_the_whole_network(
+    name: str, kwargs: dict[str, object], layout: Layout
+) -> None:
+    classifier = load(name, kwargs=kwargs)
+    images = noise(classifier)
+    scores = classifier.scores(images)
+    size = classifier.preprocessing
+    with torch.inference_mode():
+        # The network called as its library would have it, on images normalised by torchvision.
+        pixels = torchvision.transforms.functional.normalize(
+            torch.from_numpy(images).permute(0, 3, 1, 2) / 255, size.mean, size.std
+        )
+        logits = build_network(ModelSettings(name=name, kwargs=kwargs)).module(pixels)
+        class_ids = torch.arange(logits.shape[1]).expand(2, -1)
+        maps = class_score_maps(
+            scores.feature_map,
+            classifier.head.weight,
+            class_ids,
+            classifier.head.bias if classifier.head.rectified else None,
+        )
+    spread = float(logits.max() - logits.min())
+    assert classifier.head.grid.layout is layout
+    # The probe itself tolerates more than this, and half of a wrong guess would be near 1.
+    assert (scores.logits - logits).abs().max() < 1e-4 * spread
+    summed = maps.mean(dim=(2, 3)) + classifier.head.constant
+    assert (summed - logits).abs().max() < 1e-4 * spread
+    assert maps.shape[2] * maps.shape[3] > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "reason"),
+    [
+        ("resnet18", {"num_classes": 0}, "no classifier"),
+        ("mixer_s32_224", {}, "head of zeros"),
+        ("resnet18", {"no_such_argument": 1}, "model.kwargs"),
+        ("resnet81", {}, "did you mean resnet18"),
+        ("torchvision/resnet81", {}, "did you mean torchvision/resnet"),
+    ],
+)
+def test_other_models_are_refused_with_the_reason(
+    name: str, kwargs: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(RequestError, match=reason) as refusal:
+        load(name, kwargs=kwargs)
+    assert "\n" not in str(refusal.value)
+
+
+NOT_AFFINE = [
+    ("test_convnext", {}, "frozen", (5, 5)),
+    ("mobilenetv3_small_050", {}, "frozen", (7, 7)),
+    ("test_mambaout", {}, "frozen", (5, 5)),
+    ("torchvision/mobilenet_v3_small", {}, "frozen", (7, 7)),
+    ("torchvision/convnext_tiny", {}, "frozen", (7, 7)),
+    ("test_vit2", {"class_token": False, "global_pool": "avg"}, "frozen", (10, 10)),
+    ("naflexvit_base_patch16_parfac_gap", {"depth": 2}, "frozen", (24, 24)),
+    # An activation before the pooling: near zero it looks like none.
+    ("efficientvit_b0", {}, "cells", (7, 7)),
+    ("test_vit", {}, "attention", (10, 10)),
+    ("torchvision/vit_b_16", {}, "attention", (14, 14)),
+    ("deit_tiny_distilled_patch16_224", {"depth": 2}, "attention", (14, 14)),
+    ("eva02_tiny_patch14_224", {"depth": 2, "num_classes": 9}, "frozen", (16, 16)),
+    ("cait_xxs24_224", {"depth": 2}, "attention", (14, 14)),
+    ("xcit_nano_12_p16_224", {"depth": 2}, "attention", (14, 14)),
+    ("test_vit4", {"global_pool": "map", "class_token": False}, "attention", (10, 10)),
+    ("torchvision/vgg11", {}, "cells", (7, 7)),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs", "kind", "size"), NOT_AFFINE)
+def test_maps_of_other_heads_add_up_to_the_logits_but_for_a_constant(
+    name: str, kwargs: dict[str, object], kind: str, size: tuple[int, int]
+) -> None:
+    """The constant is computed apart from the map: what is left with no cell at all."""
+    facts = inspect_model(name, kwargs)
+    assert facts.kind == kind
+    assert (facts.map_height, facts.map_width) == size
+    assert facts.completeness_error is not None
+    assert facts.completeness_error < 1e-4
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "torchvision/mobilenet_v3_small"])
+def test_the_pipelines_own_scores_are_the_networks(name: str) -> None:
+    """Also for a network that is run with the graph of its tail, and on every batch anew."""
+    settings = ModelSettings(name=name)
+    network = build_network(settings)
+    expected = build_network(settings).module
+    if name == "test_vit":
+        for module in (network.module, expected):
+            module.head.weight.copy_(
+                torch.linspace(-1, 1, module.head.weight.numel()).view_as(module.head.weight)
+            )
+    classifier = classifier_of(network, settings, CPU, "float32")
+    for batch in (3, 1):
+        images = noise(classifier, batch)
+        with torch.inference_mode():
+            scores = classifier.scores(images)
+            logits = expected(classifier.normalised(images))
+        assert torch.allclose(scores.logits, logits, atol=1e-4)
+
+
+class FixedHead(nn.Module):
+    """Average pooling and a linear layer over given features, on any layout."""
+
+    def __init__(self, axes: tuple[int, ...], channels: int, power: float = 1.0) -> None:
+        super().__init__()
+        self.axes, self.power = axes, power
+        self.linear = nn.Linear(channels, 4)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        pooled = features.mean(dim=self.axes)
+        return self.linear(pooled.sign() * pooled.abs() ** self.power)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "layout", "size"),
+    [
+        ((2, 6, 3, 5), (2, 3), Layout.channels_first, (3, 5)),
+        ((2, 3, 5, 6), (1, 2), Layout.channels_last, (3, 5)),
+        ((2, 15, 6), (1,), Layout.tokens, (3, 5)),
+        # Square features of as many channels as cells a side: only the arithmetic can tell.
+        ((2, 6, 6, 6), (1, 2), Layout.channels_last, (6, 6)),
+    ],
+)
+def test_the_layout_and_the_weights_are_found_by_arithmetic(
+    shape: tuple[int, ...], axes: tuple[int, ...], layout: Layout, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    head = FixedHead(axes, 6)
+    features = torch.randn(shape)
+    split = Split(lambda images: features, head.requires_grad_(False))
+    with torch.inference_mode():
+        probed = probe(split, torch.zeros(2, 3, 30, 50), "x")
+    assert isinstance(probed, AffineHead)
+    assert probed.grid.layout is layout
+    assert (probed.grid.height, probed.grid.width) == size or shape == (2, 6, 6, 6)
+    assert torch.allclose(probed.weight, head.linear.weight, atol=1e-5)
+    assert torch.allclose(probed.bias, head.linear.bias, atol=1e-6)
+
+
+def test_what_no_holding_makes_affine_gives_its_derivative() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(2, 6, 3, 5)
+    head = FixedHead((2, 3), 6, 1.5).requires_grad_(False)
+    split, images = Split(lambda images: features, head), torch.zeros(2, 3, 9, 9)
+    with torch.inference_mode():
+        probed = probe(split, images, "x")
+    assert isinstance(probed, PooledHead)
+    assert probed.kind == "derivative"
+    pooled, classes = features.mean(dim=(2, 3)), torch.tensor([[0, 3], [1, 2]])
+    slope = 1.5 * pooled.abs() ** 0.5  # of sign(v) |v| ** 1.5
+    expected = head.linear.weight[classes] * slope[:, None]
+    assert torch.allclose(probed.class_weights(pooled, classes), expected, atol=1e-5)
+    with pytest.raises(RequestError, match="set derivative"), torch.inference_mode():
+        probe(split, images, "x", "frozen")
+
+
+def test_a_network_that_cannot_take_the_input_size_says_so() -> None:
+    with pytest.raises(RequestError, match=r"model.input_size: .* does not run at 320 x 320"):
+        load("levit_128s", input_size=320)
+
+
+def test_swin_at_another_size_with_its_own_argument() -> None:
+    classifier = load(
+        "swin_tiny_patch4_window7_224", kwargs={"img_size": 256, "window_size": 8}, input_size=256
+    )
+    assert classifier.scores(noise(classifier)).feature_map.shape == (2, 768, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "cells"),
+    [
+        ("swin_tiny_patch4_window7_224", 448, (14, 14)),
+        ("swin_tiny_patch4_window7_224", [256, 320], (8, 10)),
+        ("test_vit", 192, (12, 12)),
+    ],
+)
+def test_one_setting_makes_the_map_finer(
+    name: str, size: int | list[int], cells: tuple[int, int]
+) -> None:
+    kwargs = {"depth": 2} if name == "test_vit" else {}
+    settings = ModelSettings.model_validate({"name": name, "input_size": size, "kwargs": kwargs})
+    network = build_network(settings)
+    for parameter in network.module.parameters():
+        if not parameter.any():
+            parameter.normal_(std=0.02)
+    grid = classifier_of(network, settings, CPU, "float32").head.grid
+    assert (grid.height, grid.width) == cells
+
+
+def test_resampled_positions_of_a_torchvision_transformer_are_the_librarys() -> None:
+    settings = ModelSettings(name="torchvision/vit_b_16", input_size=256)
+    network = build_network(settings)
+    network.module.heads.head.weight.normal_(std=0.02)
+    state = {name: value.clone() for name, value in network.module.state_dict().items()}
+    classifier = classifier_of(network, settings, CPU, "float32")
+    expected = torchvision.models.vit_b_16(image_size=256).eval()
+    expected.load_state_dict(
+        torchvision.models.vision_transformer.interpolate_embeddings(256, 16, state)
+    )
+    images = noise(classifier)
+    with torch.inference_mode():
+        logits = expected(classifier.normalised(images))
+    assert torch.allclose(classifier.scores(images).logits, logits, atol=1e-5)
+    assert (classifier.head.grid.height, classifier.head.grid.width) == (16, 16)
+
+
+def test_a_size_that_would_cut_a_patch_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"model.input_size: test_vit .* 16 x 16 pixels"):
+        load("test_vit", input_size=100)
+
+
+def test_random_weights_are_the_same_in_every_process() -> None:
+    torch.manual_seed(5)
+    first = load("test_resnet")
+    torch.manual_seed(6)
+    second = load("test_resnet")
+    assert first.weights_digest == second.weights_digest
+
+
+def test_preprocessing_is_the_models_own_unless_given() -> None:
+    own = load("torchvision/inception_v3").preprocessing
+    assert (own.height, own.width) == (299, 299)
+    size = timm.data.resolve_model_data_config(timm.create_model("test_resnet"))["input_size"]
+    given = load("test_resnet", input_size=[64, 96], mean=[0.1, 0.2, 0.3]).preprocessing
+    assert (given.height, given.width) == (64, 96)
+    assert given.mean == (0.1, 0.2, 0.3)
+    assert load("test_resnet").preprocessing.height == size[1]
+
+
+def test_images_of_another_size_are_refused_with_both_shapes() -> None:
+    classifier = load("test_resnet", input_size=64)
+    with pytest.raises(ValueError, match=r"\(B, 64, 64, 3\).*\(1, 32, 64, 3\)"):
+        classifier.scores(np.zeros((1, 32, 64, 3), np.uint8))

@@ -1,0 +1,183 @@
+"""The Parquet file: its columns, its footer, and that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from cambox.config import OutputSettings
+from cambox.output.footer import Footer
+from cambox.output.ledger import plan
+from cambox.output.publish import file_name, publish
+from cambox.output.recipe import Recipe
+from cambox.output.rows import AnnotatedObject, ClassScore, Row, StoredMap, schema, table
+from cambox.output.serialise import to_parquet
+from cambox.sources.shards import Shard
+
+RECIPE = Recipe('{"cam": {"top_k": 5}}', ("cat", "dog"), "0123456789abcdef" * 4)
+SHARD = Shard("/data/shard-000000.tar", 2048, "2048-17")
+ROWS = [
+    Row(
+        key="a/b",
+        shard=SHARD.uri,
+        sample_index=0,
+        status="ok",
+        error=None,
+        width=40,
+        height=30,
+        labels=(1,),
+        classes=(ClassScore(1, 1, 0.75),),
+        objects=(AnnotatedObject(1, "dog", 0, 0.75, 0.5, 1.5, 2, 39.5, 30, 0, True),),
+        maps=(StoredMap(1, 0, 1, 2, -1.0, 1.0, b"\x00\xff"),),
+    ),
+    Row("c", SHARD.uri, 1, "unreadable", "zero bytes", None, None, None),
+]
+
+
+def test_columns_and_types_are_the_contracts() -> None:
+    written = table(ROWS, with_maps=True)
+    assert {field.name: str(field.type) for field in written.schema} == {
+        "key": "string",
+        "shard": "string",
+        "sample_index": "int32",
+        "status": "string",
+        "error": "string",
+        "width": "int32",
+        "height": "int32",
+        "labels": "list<item: int32>",
+        "classes": "list<item: struct<class_id: int32, rank: int32, probability: float>>",
+        "objects": "list<item: struct<class_id: int32, class_name: string, rank: int32, "
+        "class_score: float, box_score: float, x_min: float, y_min: float, x_max: float, "
+        "y_max: float, component: int32, touches_edge: bool>>",
+        "maps": "list<item: struct<class_id: int32, rank: int32, height: int32, width: int32, "
+        "low: float, high: float, values: binary>>",
+    }
+    first, second = written.to_pylist()
+    assert first["objects"][0]["x_max"] == 39.5
+    assert first["labels"] == [1]
+    assert second["labels"] is None
+    assert second["objects"] == []
+    assert second["width"] is None
+    assert "maps" not in table(ROWS, with_maps=False).column_names
+
+
+@pytest.mark.parametrize("rows", [ROWS, [], ROWS[1:], 3 * ROWS])
+def test_columns_built_one_by_one_are_arrows_own_reading_of_the_rows(rows: list[Row]) -> None:
+    for with_maps in (True, False):
+        expected = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(with_maps))
+        written = table(rows, with_maps)
+        written.validate(full=True)
+        assert written.equals(expected)
+        assert to_parquet(written) == to_parquet(expected)
+
+
+def test_a_published_file_says_what_made_it_and_any_reader_opens_the_folder(
+    tmp_path: Path,
+) -> None:
+    output = OutputSettings(uri=str(tmp_path / "out"))
+    uri = publish(ROWS, SHARD, RECIPE, output)
+    assert Path(uri).parent.name == RECIPE.digest[:16]
+    metadata = pq.read_metadata(uri).metadata
+    assert metadata[b"cambox.recipe_digest"].decode() == RECIPE.digest
+    assert metadata[b"cambox.recipe"].decode() == RECIPE.settings
+    footer = Footer.from_metadata(metadata)
+    assert footer.shard == SHARD
+    assert footer.classes == ("cat", "dog")
+    assert footer.versions["cambox"]
+    (Path(uri).parent / ".leftover.parquet").write_bytes(b"half a file")
+    assert pyarrow.dataset.dataset(Path(uri).parent).count_rows() == 2
+
+
+def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
+    files = [
+        Path(publish(ROWS, SHARD, RECIPE, OutputSettings(uri=str(tmp_path / name))))
+        for name in ("one", "two")
+    ]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@given(st.lists(st.text("ab/.", min_size=1), min_size=2, max_size=6, unique=True))
+@settings(max_examples=50)
+def test_different_shards_have_different_visible_names(paths: list[str]) -> None:
+    names = {file_name(f"s3://bucket/{path}.tar") for path in paths}
+    assert len(names) == len(paths)
+    assert all(name[0] not in "._" and "/" not in name for name in names)
+
+
+def test_a_failed_publish_leaves_nothing_and_the_old_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = OutputSettings(uri=str(tmp_path))
+    uri = Path(publish(ROWS, SHARD, RECIPE, output))
+    before = uri.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        publish(ROWS[:1], SHARD, RECIPE, output)
+    assert [path.name for path in uri.parent.iterdir()] == [uri.name]
+    assert uri.read_bytes() == before
+
+
+@pytest.mark.parametrize("store", ["local", "memory"])
+def test_the_plan_is_read_from_the_footers(tmp_path: Path, store: str) -> None:
+    root = str(tmp_path) if store == "local" else f"memory://{tmp_path.name}"
+    output = OutputSettings(uri=f"{root}/out")
+    others = [Shard(f"/data/shard-{number:06d}.tar", 100 * number, "x") for number in (1, 2)]
+    assert plan([SHARD, *others], RECIPE, output).new == (SHARD, *others)
+    for shard in (SHARD, others[0]):
+        publish(ROWS, shard, RECIPE, output)
+    grown = replace(others[0], size=5000, fingerprint="y")
+    work = plan([SHARD, grown, others[1]], RECIPE, output)
+    assert (work.done, work.changed, work.new) == ((SHARD,), (grown,), (others[1],))
+    assert work.to_do == (grown, others[1])
+    assert plan([SHARD], replace(RECIPE, digest="f" * 64), output).new == (SHARD,)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 but no footer", b"PAR1" + bytes(100) + b"PAR1"])
+def test_a_file_that_is_not_whole_or_not_ours_is_made_again(tmp_path: Path, damage: bytes) -> None:
+    output = OutputSettings(uri=str(tmp_path))
+    uri = Path(publish(ROWS, SHARD, RECIPE, output))
+    uri.write_bytes(damage)
+    assert plan([SHARD], RECIPE, output).changed == (SHARD,)
+    pq.write_table(pa.table({"key": ["a"]}), uri)
+    assert plan([SHARD], RECIPE, output).changed == (SHARD,)
+
+
+def test_an_object_store_gets_the_whole_object_at_once() -> None:
+    uri = publish(ROWS, SHARD, RECIPE, OutputSettings(uri="memory://published"))
+    with fsspec.open(uri, "rb") as file:
+        assert pq.read_table(file).num_rows == 2
+
+
+@given(
+    arrays.arrays(
+        np.float32,
+        arrays.array_shapes(min_dims=2, max_dims=2, max_side=9),
+        elements=st.floats(-1e3, 1e3, width=32),
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_stored_maps_come_back_to_half_a_step(score_map: np.ndarray) -> None:
+    stored = StoredMap.of(3, 1, score_map)
+    step = (stored.high - stored.low) / 255
+    assert np.abs(stored.restore() - score_map).max() <= step / 2 + 1e-3 * step + 1e-4
+    assert stored.restore().shape == score_map.shape
+
+
+def test_a_map_that_is_not_finite_is_stored_as_nothing() -> None:
+    stored = StoredMap.of(3, 1, np.array([[1, np.nan]], np.float32))
+    assert (stored.low, stored.high, stored.values) == (0, 0, b"\x00\x00")

@@ -1,0 +1,406 @@
+"""The gallery: what is counted, what is sampled, what the page holds, and what cannot get out."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import quickjs
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from cambox.cli import app
+from cambox.config import Config
+from cambox.errors import RequestError
+from cambox.output.columns import read_rows
+from cambox.output.reading import published_recipe
+from cambox.review.gallery.collect import GalleryRequest, collect
+from cambox.review.gallery.page import render_page, script_safe_json
+from cambox.review.sampling import FirstRows, ShardRows, choose_rows, choose_shards, row_turns
+from cambox.run import run
+from cambox.sources.shards import Shard
+
+BAD_NAME = "</script><script>window.hacked=1</script><b>"
+FILTERS = Path(__file__).parents[2] / "pipeline" / "cambox" / "review" / "gallery" / "filters.js"
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def picture(seed: int, height: int, width: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    _, encoded = cv2.imencode(".jpg", cv2.resize(pixels, (width, height)))
+    return encoded.tobytes()
+
+
+@pytest.fixture
+def hostile_shards(tmp_path: Path) -> Path:
+    """Two shards with a key that is HTML, an unreadable image, and a sample without an image."""
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    first: dict[str, bytes] = {}
+    for number in range(5):
+        first[f"one-{number}.jpg"] = picture(number, 60 + number, 90)
+        first[f"one-{number}.cls"] = str(number).encode()
+    first["<script>alert(1)<!-- &amp; .jpg"] = picture(9, 50, 50)
+    first["<script>alert(1)<!-- &amp; .cls"] = b"3"
+    write_tar(folder / "shard-0.tar", first)
+    second = {f"two-{number}.jpg": picture(20 + number, 40, 70) for number in range(3)}
+    second |= {"torn.jpg": picture(30, 40, 40)[:100], "text.txt": b"no image", "text.cls": b"1"}
+    write_tar(folder / "shard-1.tar", second)
+    return folder
+
+
+@pytest.fixture
+def hostile(
+    tmp_path: Path, make_config: Callable[..., Config], hostile_shards: Path
+) -> Callable[..., Path]:
+    """Annotate them; a class's name is HTML as well."""
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join([BAD_NAME, *(f"class {number}" for number in range(1, 10))]))
+
+    def annotate(*overrides: str) -> Path:
+        config = make_config(
+            f"input.shards=[{hostile_shards}/*.tar]",
+            f"model.class_names={names}",
+            "cam.classes=both",
+            "cam.top_k=10",
+            *overrides,
+        )
+        summary = run(config, Console(file=io.StringIO()))
+        assert summary.complete
+        return Path(summary.folder)
+
+    return annotate
+
+
+class Scripts(HTMLParser):
+    """The scripts of a page, as an HTML parser sees them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[dict[str, str | None], str]] = []
+        self.tags: Counter[str] = Counter()
+        self._attributes: dict[str, str | None] | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        if tag == "script":
+            self._attributes = dict(attrs)
+            self.found.append((self._attributes, ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "script":
+            self._attributes = None
+
+    def handle_data(self, data: str) -> None:
+        if self._attributes is not None:
+            attributes, text = self.found[-1]
+            self.found[-1] = attributes, text + data
+
+
+def page_data(page: str) -> dict:
+    (text,) = [text for attributes, text in Scripts(page).found if attributes.get("id") == "data"]
+    return json.loads(text)
+
+
+def all_rows(folder: Path) -> list[dict]:
+    return [
+        row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+def test_the_figures_are_those_of_all_rows(hostile: Callable[..., Path]) -> None:
+    folder = hostile()
+    rows = all_rows(folder)
+    counts = collect(GalleryRequest(str(folder), sample=2)).distributions
+    assert counts.statuses == Counter(row["status"] for row in rows)
+    assert {"ok", "unreadable", "no_image", "no_label"} >= set(counts.statuses)
+    boxes = [(row, box) for row in rows for box in row["objects"]]
+    assert counts.boxes == len(boxes) > 20
+    per_image = Counter(min(len(row["objects"]), 20) for row in rows if row["status"] == "ok")
+    assert counts.boxes_per_image.tolist() == [per_image[count] for count in range(21)]
+    assert counts.class_boxes.tolist() == [
+        sum(box["class_id"] == class_id for _, box in boxes) for class_id in range(10)
+    ]
+    assert counts.at_edge == sum(box["touches_edge"] for _, box in boxes)
+    edges = np.linspace(0, 1, 21)
+    scores = [box["box_score"] for _, box in boxes]
+    assert counts.box_scores.tolist() == np.histogram(scores, edges)[0].tolist()
+    areas = [
+        (box["x_max"] - box["x_min"]) * (box["y_max"] - box["y_min"]) / row["width"] / row["height"]
+        for row, box in boxes
+    ]
+    assert counts.areas.sum() == len(boxes)
+    # Areas lie on the edge of a step often enough: 0.25 of the image, for one.
+    near = np.abs(np.cumsum(counts.areas) - np.cumsum(np.histogram(areas, edges)[0]))
+    assert near.max() <= sum(min(abs(area - edge) for edge in edges) < 1e-6 for area in areas)
+    reasons = {(reason.status, reason.rows) for reason in counts.reasons}
+    assert {("unreadable", 1), ("no_image", 1)} <= reasons
+
+
+def test_the_page_holds_boxes_maps_and_pictures_of_the_rows(hostile: Callable[..., Path]) -> None:
+    folder = hostile("output.store_maps=true")
+    page = render_page(collect(GalleryRequest(str(folder), sample=100)))
+    data = page_data(page)
+    rows = {row["key"]: row for row in all_rows(folder)}
+    assert {item["key"] for item in data["items"]} == set(rows)
+    pictures = {
+        attributes["id"]: text
+        for attributes, text in Scripts(page).found
+        if attributes.get("type") == "text/plain"
+    }
+    for place, item in enumerate(data["items"]):
+        row = rows[item["key"]]
+        assert (item["status"], item["error"]) == (row["status"], row["error"])
+        for box, true in zip(item["boxes"], row["objects"], strict=True):
+            scale = [row["width"], row["height"]] * 2
+            sides = [true[side] for side in ("x_min", "y_min", "x_max", "y_max")]
+            assert np.multiply(box["corners"], scale) == pytest.approx(sides, abs=0.01)
+            assert data["classes"][str(box["class_id"])] == true["class_name"]
+        for shown, stored in zip(item["maps"], row["maps"], strict=True):
+            assert base64.b64decode(shown["values"]) == stored["values"]
+            assert (shown["height"], shown["width"]) == (stored["height"], stored["width"])
+        if row["status"] in ("unreadable", "no_image"):
+            assert f"picture-{place}" not in pictures
+        else:
+            image = cv2.imdecode(
+                np.frombuffer(base64.b64decode(pictures[f"picture-{place}"]), np.uint8), 1
+            )
+            assert image.shape[:2] == (row["height"], row["width"])
+
+
+def test_no_text_of_the_data_becomes_part_of_the_page(hostile: Callable[..., Path]) -> None:
+    folder = hostile("output.store_maps=true")
+    gallery = collect(GalleryRequest(str(folder), sample=100))
+    page = render_page(gallery)
+    scripts = Scripts(page)
+    types = Counter(attributes.get("type") for attributes, _ in scripts.found)
+    assert types == {"application/json": 1, "text/plain": 9, None: 1}
+    assert "<script>alert" not in page
+    assert "<b>" not in page
+    assert BAD_NAME in page_data(page)["classes"].values()
+    assert "<script>alert(1)<!-- &amp; " in {item["key"] for item in page_data(page)["items"]}
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy.startswith("default-src &#39;none&#39;; img-src data:; script-src &#39;sha256-")
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+
+
+@given(st.text() | st.dictionaries(st.text(), st.lists(st.text())))
+def test_json_in_a_script_is_the_value_and_nothing_else(value: object) -> None:
+    text = str(script_safe_json(value))
+    assert json.loads(text) == value
+    assert not re.search("[<>&\u2028\u2029]", text)
+
+
+def test_without_maps_the_page_says_how_to_get_them(hostile: Callable[..., Path]) -> None:
+    page = render_page(collect(GalleryRequest(str(hostile()), sample=3)))
+    assert "output.store_maps=true" in page
+    assert re.search(r'id="heat"[^>]* disabled', page)
+    assert all(not item["maps"] for item in page_data(page)["items"])
+
+
+def test_where_shards_are_gone_or_changed_the_frames_say_so(
+    hostile: Callable[..., Path], hostile_shards: Path
+) -> None:
+    folder = hostile()
+    (hostile_shards / "shard-0.tar").unlink()
+    other = {f"two-{number}.jpg": picture(20 + number, 41, 70) for number in range(2)}
+    other["padding.txt"] = bytes(9000)  # of the same length in whole records
+    write_tar(hostile_shards / "shard-1.tar", other)
+    gallery = collect(GalleryRequest(str(folder), sample=100))
+    problems = {item.key: item.problem or "" for item in gallery.items}
+    assert "cannot be read" in problems["one-0"]
+    assert "70 x 41 pixels here, and the row is of one of 70 x 40" in problems["two-0"]
+    assert "no sample of this key" in problems["two-2"]
+    assert not any(gallery.thumbnails)
+    assert gallery.tiles == []
+    assert gallery.changed_shards == [str(hostile_shards / "shard-1.tar")]
+    page = render_page(gallery)
+    assert "1 of these shards are not as they were" in page
+    assert "cannot be read" in page_data(page)["items"][0]["problem"]
+
+
+def test_a_failed_row_is_shown_even_where_the_sample_misses_it(
+    hostile: Callable[..., Path],
+) -> None:
+    gallery = collect(GalleryRequest(str(hostile()), sample=10, seed=4, most_shards=1))
+    assert gallery.sampled_shards == 1
+    failed = [item for item in gallery.items if item.status in ("unreadable", "no_image")]
+    assert failed
+    assert all(item.error for item in failed)
+
+
+def files(*rows: int) -> list[ShardRows]:
+    return [
+        ShardRows(f"file-{at}", Shard(f"shard-{at}.tar", 1, ""), count)
+        for at, count in enumerate(rows)
+    ]
+
+
+def test_a_sample_is_the_same_in_any_order_and_grows_without_forgetting() -> None:
+    shards = files(50, 70, 1, 0, 30)
+    ten = choose_rows(shards, 10, seed=3)
+    twenty = choose_rows(shards[::-1], 20, seed=3)
+    assert sum(map(len, ten.values())) == 10
+    assert sum(map(len, twenty.values())) == 20
+    assert all(set(places) <= set(twenty[path]) for path, places in ten.items())
+    assert choose_rows(shards, 10, seed=4) != ten
+    assert choose_rows(shards, 1000, seed=3) == {
+        file.path: list(range(file.rows)) for file in shards if file.rows
+    }
+
+
+def test_rows_and_shards_are_drawn_evenly() -> None:
+    hits = np.zeros(40)
+    for seed in range(500):
+        (places,) = choose_rows(files(40), 10, seed).values()
+        hits[places] += 1
+    # Binomial: 500 draws at 1/4 have a standard deviation of 9.7.
+    assert np.abs(hits - 125).max() < 5 * 9.7
+    chosen = [choose_shards(files(100, 300), 1, seed)[0].rows for seed in range(500)]
+    assert abs(chosen.count(300) - 375) < 5 * 9.7
+    assert len({file.path for file in choose_shards(files(5, 5, 5, 0), 3, 0)}) == 3
+
+
+@given(st.lists(st.integers(0, 60), max_size=8), st.integers(1, 50), st.integers(0, 9))
+def test_the_first_rows_are_those_with_the_smallest_turns(
+    rows: list[int], count: int, seed: int
+) -> None:
+    first = FirstRows(count)
+    every = []
+    for file in files(*rows):
+        turns = row_turns(seed, file.shard.uri, file.rows)
+        first.offer(file.path, np.arange(file.rows), turns)
+        every += [(turn, file.path, place) for place, turn in enumerate(turns.tolist())]
+    expected = {(path, place) for _, path, place in sorted(every)[:count]}
+    assert {(path, at) for path, places in first.places().items() for at in places} == expected
+
+
+def test_single_rows_are_read_across_row_groups(hostile: Callable[..., Path]) -> None:
+    folder = hostile("output.store_maps=true")
+    path = sorted(folder.glob("*.parquet"))[0]
+    table = pq.read_table(path)
+    pq.write_table(table, path, row_group_size=2)
+    filesystem, found = published_recipe(str(folder))
+    rows = list(read_rows(filesystem, found, str(path), [5, 0, 3]))
+    assert rows == table.take([0, 3, 5]).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def filters() -> Callable[[list[dict], dict], list[int]]:
+    """The page's own choice of what it shows, run by a JavaScript engine without a page."""
+    context = quickjs.Context()
+    context.eval(FILTERS.read_text().replace("const Filters =", "var Filters ="))
+    call = context.eval(
+        "(items, query) => JSON.stringify(Filters.ordered(JSON.parse(items), JSON.parse(query)))"
+    )
+    return lambda items, query: json.loads(call(json.dumps(items), json.dumps(query)))
+
+
+def box(class_id: int, score: float, side: float) -> dict:
+    corners = [0.0, 0.0, side, side]
+    return {"class_id": class_id, "box_score": score, "class_score": 1 - score, "corners": corners}
+
+
+def item(key: str, *boxes: dict, status: str = "ok", labels: tuple[int, ...] = ()) -> dict:
+    maps = [{"class_id": label} for label in labels]
+    return {"key": key, "status": status, "labels": labels, "boxes": boxes, "maps": maps}
+
+
+ITEMS = [
+    item("Apple", box(1, 0.9, 0.5), box(2, 0.2, 0.1), labels=(1, 2)),
+    item("bread", box(1, 0.5, 1.0)),
+    item("cheese", labels=(2,)),
+    item("torn", status="unreadable"),
+    item("date", box(2, 0.7, 0.3)),
+]
+ANY = {
+    "text": "",
+    "class": None,
+    "status": "",
+    "boxes": "",
+    "score": [0, 1],
+    "area": [0, 1],
+    "sort": "place",
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, [0, 1, 2, 3, 4]),
+        ({"text": "ea"}, [1]),
+        ({"text": "appl"}, [0]),
+        ({"status": "unreadable"}, [3]),
+        ({"class": 1}, [0, 1]),
+        ({"class": 2}, [0, 2, 4]),
+        ({"class": 2, "boxes": "with"}, [0, 4]),
+        ({"class": 2, "boxes": "without"}, [2]),
+        ({"boxes": "without"}, [2, 3]),
+        ({"score": [0.6, 1]}, [0, 4]),
+        ({"class": 1, "score": [0.6, 1]}, [0]),
+        ({"area": [0, 0.02]}, [0]),
+        ({"area": [0.9, 1], "boxes": "without"}, [0, 2, 3, 4]),
+        ({"sort": "low"}, [0, 1, 4, 2, 3]),
+        ({"sort": "high"}, [0, 4, 1, 2, 3]),
+        ({"sort": "low", "class": 1}, [1, 0]),
+        ({"sort": "class-low", "boxes": "with"}, [0, 4, 1]),
+        ({"sort": "small", "boxes": "with"}, [0, 4, 1]),
+        ({"sort": "large", "boxes": "with"}, [1, 0, 4]),
+        ({"sort": "many"}, [0, 1, 4, 2, 3]),
+        ({"sort": "made up"}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_the_page_shows_what_is_asked_for(
+    filters: Callable[[list[dict], dict], list[int]], query: dict, expected: list[int]
+) -> None:
+    assert filters(ITEMS, ANY | query) == expected
+
+
+def test_the_command_writes_the_page_and_a_contact_sheet(
+    hostile: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = hostile("output.store_maps=true")
+    result = CliRunner().invoke(app, ["gallery", str(folder), "--to", str(tmp_path / "look")])
+    assert result.exit_code == 0, result.output
+    assert str(tmp_path / "look" / "gallery.html") in result.output
+    sheet = cv2.imread(str(tmp_path / "look" / "sheet.png"))
+    assert sheet.shape[1] > 3 * 500
+    shutil.rmtree(tmp_path / "hostile")
+    result = CliRunner().invoke(app, ["gallery", str(folder), "--to", str(tmp_path / "look")])
+    assert result.exit_code == 0
+    assert not (tmp_path / "look" / "sheet.png").exists(), "a sheet of other pictures stays behind"
+
+
+def test_an_output_that_is_not_there_is_a_request_error(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="does not exist"):
+        collect(GalleryRequest(str(tmp_path / "nowhere")))
+
+
+def test_a_damaged_file_is_named(hostile: Callable[..., Path]) -> None:
+    folder = hostile()
+    path = sorted(folder.glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RequestError, match=f"{path.name} cannot be read .* run cambox verify"):
+        collect(GalleryRequest(str(folder)))

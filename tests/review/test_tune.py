@@ -1,0 +1,291 @@
+"""Settings chosen where the best are known, where there is nothing to gain, and by chance."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+from sklearn.metrics import roc_auc_score
+
+from cambox.cams import BoxCalibration, PseudoBox
+from cambox.cli import main
+from cambox.config import BoxSettings, Config, OutputSettings
+from cambox.config_file import load_config
+from cambox.errors import RequestError
+from cambox.output.publish import publish
+from cambox.output.recipe import Recipe, recipe_digest
+from cambox.output.rows import AnnotatedObject, ClassScore, Row, StoredMap
+from cambox.review.evaluate.report import Unmeasured
+from cambox.review.tune import tune as tune_run
+from cambox.review.tune.calibrate import (
+    ScoreQuality,
+    fit,
+    held_out_probabilities,
+    right_of,
+    traits_of,
+)
+from cambox.review.tune.choose import Folds
+from cambox.review.tune.found import FoundBox
+from cambox.review.tune.report import Tuning
+from cambox.review.tune.settings import space
+from cambox.review.tune.tune import TuneRequest, tune
+from cambox.review.tune.write import recipe_text
+from cambox.sources.shards import Shard
+
+SIDE = 16
+IMAGES = 80
+GIVEN = 0.2
+QUIET = Console(file=io.StringIO())
+
+
+def cone(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A map that falls off in square steps from its top, and the distance of each cell from it."""
+    top = generator.integers(5, SIDE - 5, 2)
+    down, across = np.mgrid[:SIDE, :SIDE]
+    distance = np.maximum(abs(down - top[0]), abs(across - top[1]))
+    return np.maximum(0, 1 - distance / 6).astype(np.float32), distance
+
+
+def extent(distance: np.ndarray, radius: int) -> list[int]:
+    """x_min, y_min, x_max, y_max of the square of cells within a distance."""
+    down, across = np.nonzero(distance <= radius)
+    return [int(across.min()), int(down.min()), int(across.max()) + 1, int(down.max()) + 1]
+
+
+class Pass:
+    """An output with stored maps, made here, in place of one that a network made."""
+
+    def __init__(self, folder: Path, radius_of: Callable[[int], int]) -> None:
+        generator = np.random.default_rng(0)
+        rows, lines = [], []
+        for number in range(IMAGES):
+            score_map, distance = cone(generator)
+            stored = StoredMap.of(number % 3, 0, score_map)
+            box = AnnotatedObject(number % 3, "x", 0, 0.5, 0.5, 0, 0, 1, 1, 0, True)
+            classes = (ClassScore(0, 1, 0.5),)
+            rows.append(
+                Row(
+                    f"image-{number:03d}", "a.tar", number, "ok", None, SIDE, SIDE,
+                    (number % 3,), classes, (box,), (stored,),
+                )
+            )  # fmt: skip
+            lines.append([f"image-{number:03d}.jpg", *extent(distance, radius_of(number))])
+        settings = {"model": {"input_size": [SIDE, SIDE]}, "output": {"store_maps": True}}
+        text = json.dumps(settings)
+        recipe = Recipe(text, ("a", "b", "c"), recipe_digest(text, ("a", "b", "c")))
+        output = OutputSettings(uri=str(folder), store_maps=True)
+        publish(rows, Shard("a.tar", 1, "x"), recipe, output)
+        self.folder = str(folder / recipe.folder)
+        self.truth = folder.parent / f"{folder.name}.csv"
+        with self.truth.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "x_min", "y_min", "x_max", "y_max"])
+            writer.writerows(lines)
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Config, Tuning]]:
+    def run(radius_of: Callable[[int], int], **request: object) -> tuple[Config, Tuning]:
+        made = Pass(tmp_path / "pass", radius_of)
+        monkeypatch.setattr(tune_run, "_annotate", lambda *_: made.folder)
+        config = Config.model_validate(
+            {
+                "input": {"shards": "a.tar"},
+                "model": {"name": "resnet18"},
+                "cam": {"classes": "label"},
+                "boxes": {"threshold": GIVEN, "percentile": 100, "interpolation": "bilinear"},
+                "output": {"uri": "out"},
+            }
+        )
+        wanted = TuneRequest(config=config, truth=str(made.truth), work=str(tmp_path))
+        return tune(replace(wanted, **request), QUIET)  # type: ignore[arg-type]
+
+    return run
+
+
+def test_the_best_threshold_is_found_where_it_is_known(
+    tuned: Callable[..., tuple[Config, Tuning]],
+) -> None:
+    # Cells within 1 of the top hold 1 and 5/6, the next 4/6: a threshold from 4/6 to 5/6 gives
+    # the true square of 3 x 3; the next larger one, 5 x 5, has an IoU of 9 / 25 with it.
+    config, tuning = tuned(lambda number: 1)
+    assert tuning.given.value == 0
+    assert tuning.tuned.value == 1
+    assert (tuning.gain.value, tuning.above_noise, tuning.taken) == (1, True, True)
+    assert 4 / 6 <= config.boxes.threshold < 5 / 6
+    assert config.boxes.percentile == 100
+    # All boxes are right with it, so there is nothing that a score could tell.
+    assert isinstance(tuning.calibration, Unmeasured)
+    assert "80 of 80 boxes are right" in tuning.calibration.reason
+
+
+def test_where_the_given_settings_are_best_nothing_is_changed(
+    tuned: Callable[..., tuple[Config, Tuning]],
+) -> None:
+    # Cells above 0.2 are those within 4 of the top.
+    config, tuning = tuned(lambda number: 4, force=True)
+    assert tuning.given.value == 1
+    assert (tuning.gain.value, tuning.above_noise, tuning.taken) == (0, False, False)
+    assert tuning.chosen == {}
+    assert (config.boxes.threshold, config.boxes.percentile) == (GIVEN, 100)
+
+
+def test_a_gain_by_chance_alone_is_not_reported(
+    tuned: Callable[..., tuple[Config, Tuning]],
+) -> None:
+    # Which square is the true one is drawn for each image, so the squares of the given threshold
+    # and of another one are right equally often elsewhere; on any sample one of them is ahead.
+    coins = np.random.default_rng(3).permutation(np.arange(IMAGES) < 0.55 * IMAGES)
+    config, tuning = tuned(lambda number: 1 if coins[number] else 4)
+    assert tuning.chosen["boxes.threshold"] > GIVEN
+    assert not tuning.above_noise
+    assert not tuning.taken
+    assert config.boxes.threshold == GIVEN
+    assert isinstance(tuning.gain.low, float)
+    assert tuning.gain.low <= 0
+    assert "not above noise" in recipe_text(config, tuning)
+    forced, _ = tuned(lambda number: 1 if coins[number] else 4, force=True)
+    assert forced.boxes.threshold == tuning.chosen["boxes.threshold"]
+
+
+def test_the_written_recipe_loads_as_it_was_and_is_the_same_each_time(
+    tuned: Callable[..., tuple[Config, Tuning]], tmp_path: Path
+) -> None:
+    def mixed(number: int) -> int:
+        return 1 if number % 5 < 3 else 4
+
+    config, tuning = tuned(mixed, objective=None)
+    again = tuned(mixed, objective=None)
+    assert recipe_text(config, tuning) == recipe_text(*again)
+    assert not isinstance(tuning.calibration, Unmeasured)
+    assert tuning.calibration.boxes == IMAGES
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe_text(config, tuning))
+    assert load_config(path) == config
+    assert load_config(path).boxes.calibration == tuning.calibration.fitted
+    assert set(yaml.safe_load(path.read_text())) == set(Config.model_fields)
+
+
+def box(place: int, generator: np.random.Generator) -> FoundBox:
+    x_min, y_min = generator.random(2) * 0.5
+    x_max, y_max = generator.random(2) * 0.5 + [x_min, y_min]
+    inside, outside = generator.random(2)
+    pseudo = PseudoBox(x_min, y_min, x_max, y_max, inside, int(place % 3 == 0), False, outside)
+    return FoundBox(place, 0, 1, float(generator.random()), pseudo, (0, 0, 1, 1), 0.0)
+
+
+def test_a_calibration_recovers_probabilities_that_are_known() -> None:
+    generator = np.random.default_rng(0)
+    known = BoxCalibration(-1.0, class_logit=0.5, contrast=2.0, area=4.0, later=-1.0)
+    boxes = [box(place, generator) for place in range(6000)]
+    truth = np.array([known.probability(found.traits) for found in boxes])
+    right = generator.random(len(boxes)) < truth
+    boxes = [replace(found, overlap=float(hit)) for found, hit in zip(boxes, right, strict=True)]
+    assert (right_of(boxes) == right).all()
+    fitted = fit(traits_of(boxes), right)
+    assert fitted.class_logit == pytest.approx(0.5, abs=0.15)
+    assert fitted.contrast == pytest.approx(2.0, abs=0.4)
+    assert fitted.later == pytest.approx(-1.0, abs=0.3)
+    # The folds' own predictions, against the probabilities that the boxes were drawn with.
+    scores = held_out_probabilities(boxes, Folds.draw(len(boxes), 5, 0))
+    assert np.abs(scores - truth).mean() < 0.03
+    quality = ScoreQuality.of(scores, right)
+    assert quality.error < 0.04
+    assert quality.auc == pytest.approx(roc_auc_score(right, truth), abs=0.01)
+
+
+def test_a_held_out_score_knows_nothing_of_its_own_boxes() -> None:
+    generator = np.random.default_rng(0)
+    boxes = [
+        replace(box(place, generator), overlap=float(generator.random() < 0.5))
+        for place in range(400)
+    ]
+    scores = held_out_probabilities(boxes, Folds.draw(len(boxes), 5, 0))
+    assert roc_auc_score(right_of(boxes), scores) == pytest.approx(0.5, abs=0.08)
+
+
+def test_what_may_be_tried(tmp_path: Path) -> None:
+    config = Config.model_validate(
+        {"input": {"shards": "a"}, "model": {"name": "m"}, "output": {"uri": "o"}}
+    )
+    tried = space(config, ["cam.refine.steps=[0, 2]", "boxes.resolution=[28]"], every_box=False)
+    assert tried.passes == ({}, {"cam.refine.steps": 0}, {"cam.refine.steps": 2})
+    assert tried.boxes[0] == {}
+    assert all(choice["boxes.resolution"] == 28 for choice in tried.boxes[1:])
+    for wrong, message in (
+        ("cam.refine.steps=2", r"expected section\.key=\[value"),
+        ("cam.refine.stepz=[2]", "did you mean steps"),
+        ("boxes.threshold=[2]", r"--try boxes\.threshold: .*less than or equal to 1"),
+        ("output.uri=[a]", "changes no box"),
+        ("boxes.min_score=[0.5]", "see cambox evaluate"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            space(config, [wrong], every_box=False)
+
+
+def test_the_command_annotates_once_and_asks_for_enough_boxes(
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tune_run, "LEAST_PAIRS", 12)
+    monkeypatch.chdir(tmp_path)
+    document = {
+        "input": {"shards": "elsewhere/*.tar"},
+        "model": {"name": "test_resnet", "kwargs": {"num_classes": 10}, "input_size": 64},
+        "cam": {"classes": "label", "top_k": 3},
+        "output": {"uri": "out"},
+        "engine": {"cpus_per_worker": 1},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(document))
+    lines = [f"picture-{number:02d},0,0,20,20\n" for number in range(12)]
+    Path("truth.csv").write_text("image,x_min,y_min,x_max,y_max\n" + "".join(lines))
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        command = ["cambox", "tune", "config.yaml", "--truth", "truth.csv", "--to", "tuned.yaml"]
+        monkeypatch.setattr(sys, "argv", [*command, *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    where = ["--shards", str(shards / "*.tar")]
+    code, text, _ = call(*where, "--try", "cam.truncate=[true]")
+    assert code == 0
+    assert "3 shards published" not in text
+    assert "pass: cam.truncate=True" in text
+    assert "written: tuned.yaml" in text
+    written = load_config("tuned.yaml")
+    assert written.input.shards == ["elsewhere/*.tar"]
+    assert written.output.uri == "out"
+    assert len(list(Path("tuning").glob("*/*.parquet"))) == 6
+    before = Path("tuned.yaml").read_bytes()
+    code, text, _ = call(*where, "--try", "cam.truncate=[true]", "--set", "boxes.threshold=0.35")
+    assert code == 0
+    assert len(list(Path("tuning").glob("*/*.parquet"))) == 6
+    assert Path("tuned.yaml").read_bytes() == before
+
+    monkeypatch.setattr(tune_run, "LEAST_PAIRS", 50)
+    for arguments, message in (
+        (where, "12 (image, class) pairs in the shards, too few"),
+        ([*where, "--objective", "best"], "--objective: 'best' is not one of gt-known, v2, ap"),
+        (
+            [*where, "--set", "cam.classes=predicted", "--objective", "v2"],
+            "--objective v2: cam.classes is predicted",
+        ),
+        ([*where, "--to", "nowhere/tuned.yaml"], "--to: the folder nowhere does not exist"),
+    ):
+        code, text, error = call(*arguments)
+        assert code == 2
+        assert message in error
+        assert len(error.splitlines()) == 1
+    assert BoxSettings().min_score == 0

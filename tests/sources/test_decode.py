@@ -1,0 +1,285 @@
+"""Pixels agree with Pillow's, and a damaged image never becomes pixels."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from cambox.sources.decode import DecodeError, SampleStatus, decode_image
+from cambox.sources.images import IMAGE_SUFFIXES, image_member
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos-300" / "images"
+LIMIT = 100_000_000
+LOSSLESS = ("PNG", "BMP", "TIFF", "PPM")
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (37, 23)) -> Image.Image:
+    """Smooth, unlike in all four corners, so that a flip or a turn shows."""
+    x, y = np.meshgrid(np.linspace(0, 200, size[0]), np.linspace(0, 250, size[1]))
+    pixels = np.stack([x, y, (x + y) / 2], axis=-1).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def pixels_or_error(data: bytes, limit: int = LIMIT) -> npt.NDArray[np.uint8] | DecodeError:
+    try:
+        return decode_image(data, limit)
+    except DecodeError as error:
+        return error
+
+
+def furthest(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> int:
+    assert one.shape == other.shape
+    assert one.dtype == other.dtype == np.uint8
+    return int(np.abs(one.astype(int) - other).max())
+
+
+KINDS = {
+    "PNG": ("RGB", "L", "P", "1", "RGBA", "LA"),
+    "JPEG": ("RGB", "L", "CMYK"),
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("RGB", "L", "P", "1", "RGBA"),
+    "TIFF": ("RGB", "L", "P", "1", "RGBA", "CMYK"),
+    "GIF": ("RGB", "L", "P", "1", "RGBA"),
+    "PPM": ("RGB", "L", "1"),
+    "JPEG2000": ("RGB", "L", "RGBA"),
+    "AVIF": ("RGB", "RGBA"),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [(kind, mode) for kind, modes in KINDS.items() for mode in modes]
+)
+def test_pixels_are_pillows(kind: str, mode: str) -> None:
+    image = picture(mode)
+    if mode == "RGBA":
+        image.putalpha(picture("L").point(lambda value: value + 5))
+    data = encode(image, kind)
+    # CMYK to RGB is a matter of taste; lossy formats may be decoded with another rounding.
+    tolerance = 12 if mode == "CMYK" else 0 if kind in LOSSLESS else 3
+    assert furthest(decode_image(data, LIMIT), by_pillow(data)) <= tolerance
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture(), kind, exif=exif)
+    pixels = decode_image(data, LIMIT)
+    assert pixels.shape == ((37, 23, 3) if orientation > 4 else (23, 37, 3))
+    assert furthest(pixels, by_pillow(data)) <= 3
+
+
+def test_sixteen_bits_keep_the_upper_eight() -> None:
+    wide = np.arange(0, 65536, 257, dtype=np.uint16).reshape(16, 16)
+    data = encode(Image.fromarray(wide), "PNG")
+    assert furthest(decode_image(data, LIMIT)[..., 0], (wide >> 8).astype(np.uint8)) <= 1
+    ok, colour = cv2.imencode(".png", np.dstack([wide, wide // 2, wide // 4]))
+    assert ok
+    expected = (np.dstack([wide // 4, wide // 2, wide]) >> 8).astype(np.uint8)
+    assert furthest(decode_image(colour.tobytes(), LIMIT), expected) <= 1
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_the_first_of_several_frames_is_taken(kind: str) -> None:
+    frames = [picture(), ImageOps.invert(picture())]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert furthest(decode_image(data, LIMIT), by_pillow(data)) <= 3
+
+
+def test_photographs_are_pillows() -> None:
+    if not PHOTOS.is_dir():
+        pytest.skip(f"{PHOTOS} is not here")
+    for path in sorted(PHOTOS.iterdir())[::12]:
+        data = path.read_bytes()
+        assert furthest(decode_image(data, LIMIT), by_pillow(data)) <= 3
+
+
+def photographs() -> list[bytes]:
+    """Baseline and progressive JPEG, of real photographs where they are at hand."""
+    paths = sorted(PHOTOS.iterdir())[::30] if PHOTOS.is_dir() else []
+    data = [path.read_bytes() for path in paths] or [encode(picture(size=(400, 300)), "JPEG")]
+    again = [Image.open(io.BytesIO(d)).convert("RGB") for d in data]
+    return [
+        *data,
+        *(encode(image, "JPEG", progressive=True) for image in again),
+        *(encode(image, "JPEG", restart_marker_blocks=4) for image in again[:3]),
+        *(encode(image, "JPEG", progressive=True, subsampling=0) for image in again[:3]),
+    ]
+
+
+def test_a_cut_jpeg_never_loses_pixels() -> None:
+    chance = random.Random(0)
+    refused = 0
+    for data in photographs():
+        whole = decode_image(data, LIMIT)
+        cuts = [len(data) - tail for tail in (1, 2, 3, 4, 5, 8, 16, 64, 512)]
+        for cut in cuts + chance.sample(range(len(data)), 20):
+            pixels = pixels_or_error(data[:cut])
+            if isinstance(pixels, DecodeError):
+                assert pixels.status is SampleStatus.unreadable
+                refused += 1
+            else:
+                # Without its last two bytes, the end marker, all the pixels can still be there.
+                assert cut >= len(data) - 2
+                assert furthest(pixels, whole) == 0
+    assert refused > 100
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"])
+def test_other_cut_images_never_lose_pixels(kind: str) -> None:
+    data = encode(picture(size=(64, 48)), kind)
+    whole = decode_image(data, LIMIT)
+    for cut in range(0, len(data), max(1, len(data) // 60)):
+        pixels = pixels_or_error(data[:cut])
+        if isinstance(pixels, DecodeError):
+            assert pixels.status is SampleStatus.unreadable
+        else:
+            assert furthest(pixels, whole) == 0
+    with pytest.raises(DecodeError, match=r"cut, damaged|cut or damaged"):
+        decode_image(data[: len(data) * 3 // 4], LIMIT)
+
+
+def test_reasons_are_told_apart() -> None:
+    jpeg = encode(picture(size=(64, 48)), "JPEG")
+    reasons = {}
+    for name, data in {
+        "empty": b"",
+        "text": b"<html>not found</html>",
+        "header": jpeg[:40],
+        "cut": jpeg[: len(jpeg) * 3 // 4],
+        "zeros": bytes(5000),
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    }.items():
+        with pytest.raises(DecodeError) as caught:
+            decode_image(data, LIMIT)
+        assert caught.value.status is SampleStatus.unreadable
+        reasons[name] = str(caught.value)
+    assert reasons["empty"] == "the file is empty (zero bytes)"
+    assert reasons["text"] == reasons["zeros"] == reasons["postscript"]
+    assert reasons["text"] == "not an image of a known format"
+    assert (
+        reasons["cut"]
+        == "JPEG of 64 x 48 pixels can not be decoded: cut, damaged or of a rare kind"
+    )
+    assert len(set(reasons.values())) == 4
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A few bytes that declare an image of any size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    start = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + start + pixels + chunk(b"IEND", b"")
+
+
+def test_too_large_is_told_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(picture(), "PNG")
+    assert decode_image(data, 37 * 23).shape == (23, 37, 3)
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(DecodeError, match="37 x 23 pixels, the limit is 850") as caught:
+        decode_image(data, 37 * 23 - 1)
+    assert caught.value.status is SampleStatus.too_large
+    for width, height in ((40_000, 40_000), (10_000, 9_000), (2**31 - 1, 2**31 - 1)):
+        with pytest.raises(DecodeError) as caught:
+            decode_image(png_of(width, height), 1_000_000)
+        assert caught.value.status is SampleStatus.too_large
+
+
+def test_an_error_of_opencv_is_unreadable_and_lack_of_memory_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failure = cv2.error("assertion")
+
+    def fails(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(cv2, "imdecode", fails)
+    failure.code = cv2.Error.StsAssert
+    with pytest.raises(DecodeError, match="cut, damaged"):
+        decode_image(encode(picture(), "PNG"), LIMIT)
+    failure.code = cv2.Error.StsNoMem
+    with pytest.raises(MemoryError):
+        decode_image(encode(picture(), "PNG"), LIMIT)
+
+
+@given(st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP"]), st.data())
+@settings(max_examples=150, deadline=None)
+def test_noise_gives_an_image_or_a_decode_error(kind: str, draw: st.DataObject) -> None:
+    data = bytearray(encode(picture(), kind))
+    for _ in range(draw.draw(st.integers(1, 6))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    pixels = pixels_or_error(bytes(data), 1_000_000)
+    if isinstance(pixels, DecodeError):
+        assert str(pixels)
+    else:
+        assert pixels.ndim == 3
+        assert pixels.shape[2] == 3
+        assert pixels.dtype == np.uint8
+
+
+def test_a_bad_jpeg_leaves_the_terminal_alone() -> None:
+    program = (
+        "import sys; from cambox.sources.decode import *\n"
+        "for data in (bytes.fromhex(line) for line in sys.stdin.read().split()):\n"
+        "    try: decode_image(data, 10**9)\n"
+        "    except DecodeError: pass\n"
+    )
+    jpeg = encode(picture(), "JPEG")
+    data = [jpeg[: len(jpeg) // 2], png_of(9500, 9500)[:60], b"GIF89a", jpeg[:-2]]
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input="\n".join(item.hex() for item in data),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stderr == ""
+    assert done.stdout == ""
+
+
+def test_errors_travel_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(DecodeError(SampleStatus.too_large, "why")))
+    assert (error.status, str(error)) == (SampleStatus.too_large, "why")
+    assert f"{SampleStatus.no_image}" == "no_image"
+
+
+def test_which_member_is_the_image() -> None:
+    assert image_member({"json": b"0", "png": b"1", "jpg": b"2", "a.jpg": b"3"}) == b"2"
+    assert image_member({"left.png": b"1", "right.jpg": b"2", "left.jpg": b"3"}) == b"3"
+    assert image_member({"png": b"1", "left.jpg": b"2"}) == b"1"
+    assert image_member({"jpg": b""}) == b""
+    assert image_member({"cls": b"0", "jpgx": b"1", "jpg.txt": b"2"}) is None
+    assert all(image_member({suffix: b"1"}) == b"1" for suffix in IMAGE_SUFFIXES)

@@ -1,0 +1,259 @@
+"""A folder of images becomes shards that read back as the same images and classes."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+from PIL import Image
+
+from cambox.errors import RequestError
+from cambox.sources.labels import read_labels
+from cambox.sources.pack import PackReport, pack
+from cambox.sources.samples import Sample, read_samples
+from cambox.sources.shards import find_shards
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos-300"
+
+
+def folder_of(root: Path, *names: str) -> Path:
+    for index, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in (".txt", ""):
+            path.write_bytes(b"no image")
+        else:
+            Image.new("RGB", (8, 8), (index, 0, 0)).save(path)
+    return root
+
+
+def read_back(destination: Path) -> list[Sample]:
+    shards = find_shards([f"{destination}/shard-*.tar"])
+    return [sample for shard in shards for sample in read_samples(shard)]
+
+
+def digests(destination: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(destination.iterdir())
+    }
+
+
+def test_a_flat_folder(tmp_path: Path) -> None:
+    images = folder_of(
+        tmp_path / "in", "b.JPG", "a.b.png", "é x.Jpeg", "note.txt", ".h.png", "._a.jpg"
+    )
+    calls: list[int] = []
+    report = pack(images, tmp_path / "out" / "deep", on_sample=lambda: calls.append(1))
+    assert report == PackReport(shards=1, samples=3, unlabelled=3, skipped=3)
+    assert len(calls) == 3
+    samples = read_back(tmp_path / "out" / "deep")
+    assert [(sample.key, sorted(sample.members)) for sample in samples] == [
+        ("a_b", ["png"]),
+        ("b", ["jpg"]),
+        ("é x", ["jpeg"]),
+    ]
+    assert samples[1].members["jpg"] == (images / "b.JPG").read_bytes()
+    assert list(digests(tmp_path / "out" / "deep")) == ["shard-000000.tar"]
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    images = folder_of(
+        tmp_path / "in", "dog/1.png", "cat/1.png", "dog/v1.2/../2.png", "ant.eater/x.png"
+    )
+    (images / "dog" / "v1.2").rmdir()
+    report = pack(images, tmp_path / "out", samples_per_shard=3)
+    assert report == PackReport(shards=2, samples=4, unlabelled=0, skipped=0)
+    labels = {sample.key: sample.members["cls"] for sample in read_back(tmp_path / "out")}
+    assert labels == {"ant_eater/x": b"0", "cat/1": b"1", "dog/1": b"2", "dog/2": b"2"}
+    names = (tmp_path / "out" / "class_names.txt").read_text().splitlines()
+    assert names == ["ant.eater", "cat", "dog"]
+
+
+@pytest.mark.parametrize("names", [("a.png", "dog/1.png"), ("x/dog/1.png", "x/cat/1.png")])
+def test_other_layouts_have_no_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    report = pack(folder_of(tmp_path / "in", *names), tmp_path / "out")
+    assert report.unlabelled == report.samples == len(names)
+    assert not (tmp_path / "out" / "class_names.txt").exists()
+
+
+def test_a_class_without_images_would_shift_the_others(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", "ant/a.png", "cat/note.txt", "dog/d.png")
+    with pytest.raises(RequestError, match="cat: a class folder without images"):
+        pack(images, tmp_path / "out")
+    (tmp_path / "labels.csv").write_text("image,class_index\nant/a,7\n")
+    assert pack(images, tmp_path / "out", tmp_path / "labels.csv").unlabelled == 1
+
+
+def test_the_destination_may_be_inside(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", "ant/a.png", "dog/d.png")
+    folder_of(images / "packed", "left-over.png")
+    assert pack(images, images / "packed").samples == 2
+    assert (images / "packed" / "class_names.txt").read_text() == "ant\ndog\n"
+
+
+def test_csv_labels(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", "a/x.1.png", "b.png", "c.png", "d.png")
+    csv = tmp_path / "labels.csv"
+    csv.write_text(
+        "\ufeffwidth, class_index,image\r\n1,5,a/x.1\r\n\r\n1,2,./a/x.1.png\r\n1,5,a/x.1.png\r\n"
+        '1, 0 ,b.png\r\n1,12,"c.png"\r\n'
+    )
+    report = pack(images, tmp_path / "out", csv)
+    assert report == PackReport(shards=1, samples=4, unlabelled=1, skipped=0)
+    labels = {
+        sample.key: read_labels(sample.members, "cls") for sample in read_back(tmp_path / "out")
+    }
+    assert labels == {"a/x_1": (5, 2), "b": (0,), "c": (12,), "d": None}
+    assert not (tmp_path / "out" / "class_names.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,label\na,1\n", "line 1: no column 'class_index'"),
+        ("", "line 1: no column 'image'"),
+        ("image,class_index\na,1\nz.png,1\n", "line 3: there is no image 'z.png'"),
+        ("image,class_index\na.png,cat\n", "line 2: 'cat' is no class index"),
+        ("image,class_index\na.png,-1\n", "line 2: '-1' is no class index"),
+        ("image,class_index\na.png,1.0\n", "line 2: '1.0' is no class index"),
+        ("image,class_index\na.png\n", "line 2: '' is no class index"),
+        ("image,class_index\na.png,2147483648\n", "line 2: class 2147483648 is too large"),
+        ("image,class_index\n,1\n", "line 2: there is no image ''"),
+    ],
+)
+def test_csv_mistakes_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    images = folder_of(tmp_path / "in", "a.png")
+    csv = tmp_path / "labels.csv"
+    csv.write_text(text)
+    with pytest.raises(RequestError) as caught:
+        pack(images, tmp_path / "out", csv)
+    assert f"--labels: {csv}, {message}" in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_csv_that_is_none(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", "a.png")
+    with pytest.raises(RequestError, match=r"--labels: .*none\.csv does not exist"):
+        pack(images, tmp_path / "out", tmp_path / "none.csv")
+    for bad in (images, images / "a.png"):
+        with pytest.raises(RequestError, match=r"is no UTF-8 CSV file"):
+            pack(images, tmp_path / "out", bad)
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jpg", "a.png"), ("a.b.png", "a_b.png"), ("x.y/1.png", "x_y/1.png")]
+)
+def test_two_images_with_one_key(tmp_path: Path, names: tuple[str, str]) -> None:
+    images = folder_of(tmp_path / "in", *names)
+    with pytest.raises(RequestError, match="would both have the key") as caught:
+        pack(images, tmp_path / "out")
+    assert all(str(images / name) in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize("name", ["__meta__.png", "__a__/1.png", "caf\udce9.png"])
+def test_names_that_make_no_key(tmp_path: Path, name: str) -> None:
+    images = folder_of(tmp_path / "in", "ok/a.png")
+    (images / name).parent.mkdir(exist_ok=True)
+    (images / name).write_bytes((images / "ok/a.png").read_bytes())
+    with pytest.raises(RequestError, match="rename it") as caught:
+        pack(images, tmp_path / "out")
+    assert name.rpartition("/")[2].encode("ascii", "backslashreplace").decode() in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_requests_that_can_not_be_met(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", "a.png")
+    empty = folder_of(tmp_path / "empty", "note.txt")
+    with pytest.raises(RequestError, match="empty: no images"):
+        pack(empty, tmp_path / "out")
+    with pytest.raises(RequestError, match="not a folder"):
+        pack(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(RequestError, match="samples-per-shard: 0"):
+        pack(images, tmp_path / "out", samples_per_shard=0)
+    with pytest.raises(RequestError, match="is a file; name a folder"):
+        pack(images, empty / "note.txt")
+    pack(images, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    with pytest.raises(RequestError, match="already holds shards; choose another folder or remove"):
+        pack(images, tmp_path / "out")
+    assert digests(tmp_path / "out") == before
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    other = folder_of(tmp_path / "other", "1.png")
+    images = folder_of(tmp_path / "in", "dog/1.png")
+    (images / "cat").symlink_to(other)
+    assert pack(images, tmp_path / "out").samples == 2
+    (images / "gone.png").symlink_to("nowhere")
+    with pytest.raises(RequestError, match=r"gone\.png: a broken link"):
+        pack(images, tmp_path / "out2")
+    (images / "gone.png").unlink()
+    (images / "dog" / "loop").symlink_to(images)
+    with pytest.raises(RequestError, match="loop: a link to a folder that it is in"):
+        pack(images, tmp_path / "out2")
+
+
+def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
+    names = ("b/1.png", "a/2.png", f"a/{'long ' * 30}é.png", "c/3.png")
+    one = folder_of(tmp_path / "one", *names)
+    other = folder_of(tmp_path / "other", *reversed(names))
+    for name in names:
+        (other / name).write_bytes((one / name).read_bytes())
+    pack(one, tmp_path / "out1", samples_per_shard=2)
+    pack(other, tmp_path / "out2", samples_per_shard=2)
+    assert digests(tmp_path / "out1") == digests(tmp_path / "out2")
+    assert len(read_back(tmp_path / "out1")) == 4
+    with tarfile.open(tmp_path / "out1" / "shard-000000.tar") as archive:
+        headers = [(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in archive.getmembers()]
+    assert set(headers) == {(0, 0, 0, "", 0o644)}
+
+
+def test_nothing_is_visible_until_everything_is_written(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", *(f"{index}.png" for index in range(6)))
+    out = tmp_path / "out"
+    seen: list[list[Path]] = []
+
+    def stop_at_the_fifth() -> None:
+        seen.append(list(out.glob("[!.]*")))
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(images, out, samples_per_shard=2, on_sample=stop_at_the_fifth)
+    assert seen == [[]] * 5
+    assert list(out.iterdir()) == []
+    (out / ".shard-000007.tar.tmp").write_bytes(b"left by a run that was killed")
+    assert pack(images, out, samples_per_shard=2).shards == 3
+    assert len(list(out.iterdir())) == 3
+
+
+def test_webdataset_itself_reads_the_shards(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", *(f"k{index % 3}/{index}.png" for index in range(7)))
+    pack(images, tmp_path / "out", samples_per_shard=3)
+    urls = [str(path) for path in sorted((tmp_path / "out").glob("*.tar"))]
+    read = {
+        s["__key__"]: (s["png"], s["cls"]) for s in webdataset.WebDataset(urls, shardshuffle=False)
+    }
+    assert read == {
+        f"k{index % 3}/{index}": (
+            (images / f"k{index % 3}/{index}.png").read_bytes(),
+            str(index % 3).encode(),
+        )
+        for index in range(7)
+    }
+
+
+def test_real_photographs(tmp_path: Path) -> None:
+    if not PHOTOS.is_dir():
+        pytest.skip(f"{PHOTOS} is not here")
+    report = pack(PHOTOS / "images", tmp_path, PHOTOS / "images.csv", samples_per_shard=128)
+    assert report == PackReport(shards=3, samples=300, unlabelled=0, skipped=0)
+    samples = read_back(tmp_path)
+    assert samples[0].key == "n01443537_goldfish"
+    assert read_labels(samples[0].members, "cls") == (1,)
+    expected = {path.read_bytes() for path in (PHOTOS / "images").iterdir()}
+    assert {sample.members["jpeg"] for sample in samples} == expected
