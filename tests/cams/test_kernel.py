@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple
 from pathlib import Path
 
 import cv2
@@ -13,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench.boxes import compare, reference_boxes, some_maps
 from cambox.cams import BoxRule, boxes_from_map, boxes_from_maps
 from cambox.cams.kernel import _components, _percentile
-from cambox.cams.upsample import taps, upsample
+from cambox.cams.upsample import taps
+from reference import compare, compiled_boxes, reference_boxes, same_boxes, some_maps, upsample
 
 MOST = 10_000
 
@@ -102,7 +101,7 @@ def test_taps_upsample_as_opencv_does(shape: tuple[int, int], interpolation: str
             for tap in range(4):
                 np.add.at(matrix, (np.arange(len(matrix)), one.cells[:, tap]), one.weights[:, tap])
             assert matrix.sum(axis=1) == pytest.approx(1, abs=1e-6)
-        expected = upsample(values, size, interpolation).reshape(size)  # type: ignore[arg-type]
+        expected = upsample(values, size, interpolation)
         np.testing.assert_allclose(down @ values @ across.T, expected, atol=2e-6)
 
 
@@ -116,12 +115,10 @@ def test_boxes_are_those_of_opencv_and_numpy() -> None:
 def test_the_comparison_sees_a_difference() -> None:
     (score_map,) = some_maps(1, seed=3)
     rule = BoxRule(threshold=0.35)
-    found = boxes_from_map(torch.from_numpy(score_map), (224, 224), rule).boxes
-    assert [astuple(box)[:4] for box in found] == [
-        box[:4] for box in reference_boxes(score_map, (224, 224), rule)
-    ]
+    found = compiled_boxes(score_map, (224, 224), rule)
+    assert same_boxes(found, reference_boxes(score_map, (224, 224), rule))
     other = reference_boxes(score_map, (224, 224), BoxRule(threshold=0.7))
-    assert [box[:4] for box in other] != [astuple(box)[:4] for box in found]
+    assert not same_boxes(found, other)
 
 
 def test_a_map_does_not_depend_on_its_neighbours_nor_on_threads() -> None:

@@ -1,0 +1,150 @@
+"""The boxes of a map as anyone would write them, with OpenCV and numpy: what compiled ones equal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from cambox.boxes import Boxes
+from cambox.cams import BoxRule, boxes_from_maps
+
+SIZES = ((224, 224), (112, 112))
+_INTERPOLATIONS = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of comparing.
+
+    Attributes:
+        boxes: that the reference found.
+        different: maps of which any box has another extent, component or edge.
+        largest_score_difference: of the means inside and outside.
+    """
+
+    maps: int
+    boxes: int
+    different: int
+    largest_score_difference: float
+
+
+def upsample(
+    score_map: np.ndarray, size: tuple[int, int], interpolation: str = "bicubic"
+) -> np.ndarray:
+    """A map (h, w) float32 at the size (height, width)."""
+    # Where OpenCV hands a bicubic resize of floats to Intel's library it rounds otherwise, and other
+    # machines have no such library. The switch is of this thread alone.
+    handed_over = cv2.ipp.useIPP()
+    cv2.ipp.setUseIPP(False)
+    try:
+        resized = cv2.resize(
+            score_map, (size[1], size[0]), interpolation=_INTERPOLATIONS[interpolation]
+        )
+    finally:
+        cv2.ipp.setUseIPP(handed_over)
+    return resized.reshape(size)
+
+
+def normalise(score_map: np.ndarray) -> np.ndarray:
+    """A map that varies, min-max normalised to 0..1; after the upsampling, as a bicubic overshoots."""
+    low, high = score_map.min(), score_map.max()
+    normalised: np.ndarray = (score_map - low) / (high - low)
+    return normalised
+
+
+def reference_boxes(score_map: np.ndarray, size: tuple[int, int], rule: BoxRule) -> Boxes:
+    """The boxes of a map (h, w) that varies, one plain step after the other."""
+    height, width = size
+    values = normalise(upsample(score_map, size, rule.interpolation))
+    cut = np.float32(rule.threshold) * np.percentile(values, rule.percentile)
+    mask = (values > cut).astype(np.uint8)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    large = [row for row in stats[1:count].tolist() if row[4] >= rule.min_area * values.size]
+    large.sort(key=lambda row: -row[4])
+    corners, scores, means_outside = [], [], []
+    for left, top, across, down, _ in large[: rule.max_boxes]:
+        inside = np.zeros(size, bool)
+        inside[top : top + down, left : left + across] = True
+        corners.append([left, top, left + across, top + down])
+        scores.append(values[inside].mean(dtype=np.float64))
+        means_outside.append(0.0 if inside.all() else values[~inside].mean(dtype=np.float64))
+    cells = Boxes.of(corners)
+    reached = (cells.corners[:, :2] == 0).any(axis=1)
+    reached |= (cells.corners[:, 2:] == [width, height]).any(axis=1)
+    return Boxes.of(
+        cells.corners / [width, height, width, height],
+        component=np.arange(len(corners)),
+        score=scores,
+        outside=means_outside,
+        touches_edge=reached,
+    )
+
+
+def some_maps(count: int, seed: int, shape: tuple[int, int] | None = None) -> list[np.ndarray]:
+    """Maps that vary: noise, rectified noise, and noise in steps, of several shapes."""
+    generator = np.random.default_rng(seed)
+    made: list[np.ndarray] = []
+    while len(made) < count:
+        size = shape or tuple(generator.choice([(7, 7), (7, 7), (14, 14), (28, 28), (5, 9)]))
+        values = generator.normal(size=size).astype(np.float32)
+        kind = len(made) % 4
+        if kind == 1:
+            values = np.maximum(values, 0)
+        elif kind == 2:
+            values = np.round(2 * values)
+        elif kind == 3:
+            values = cv2.GaussianBlur(values, (0, 0), 1.0)
+        if np.ptp(values) > 1e-3:
+            made.append(values)
+    return made
+
+
+def compiled_boxes(score_map: np.ndarray, size: tuple[int, int], rule: BoxRule) -> Boxes:
+    """The boxes of a map (h, w) that the pipeline finds."""
+    (found,) = boxes_from_maps(torch.from_numpy(score_map)[None], size, rule)
+    boxes = found.boxes
+    return Boxes.of(
+        [[box.x_min, box.y_min, box.x_max, box.y_max] for box in boxes],
+        component=[box.component for box in boxes],
+        score=[box.score for box in boxes],
+        outside=[box.outside for box in boxes],
+        touches_edge=[box.touches_edge for box in boxes],
+    )
+
+
+def same_boxes(first: Boxes, second: Boxes) -> bool:
+    """Whether extents, components and edges are equal; scores may round otherwise."""
+    return all(
+        np.array_equal(getattr(first, column), getattr(second, column))
+        for column in ("corners", "component", "touches_edge")
+    )
+
+
+def compare(maps: Iterable[np.ndarray], seed: int) -> Comparison:
+    """Compare both ways on each map, under a rule of its own."""
+    generator = np.random.default_rng(seed)
+    count = boxes = different = 0
+    worst = 0.0
+    for score_map in maps:
+        size = SIZES[count % len(SIZES)]
+        rule = BoxRule(
+            threshold=float(generator.uniform(0.05, 0.95)),
+            percentile=float(generator.choice([90, 90, 100, generator.uniform(50, 100)])),
+            max_boxes=int(generator.choice([1, 3, 100])),
+            min_area=float(generator.choice([0, 0.01])),
+        )
+        expected = reference_boxes(score_map, size, rule)
+        found = compiled_boxes(score_map, size, rule)
+        count += 1
+        boxes += len(expected)
+        if not same_boxes(found, expected):
+            different += 1
+            continue
+        for column in ("score", "outside"):
+            apart = np.abs(getattr(found, column) - getattr(expected, column))
+            worst = max(worst, apart.max(initial=0))
+    return Comparison(count, boxes, different, worst)
