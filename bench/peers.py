@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from cambox.sources.squash import squash
+from cambox.sources.load import squash
 
 Peer = Literal["grad-cam", "torchcam", "paper", "script"]
 PEERS: tuple[Peer, ...] = ("grad-cam", "torchcam", "paper", "script")

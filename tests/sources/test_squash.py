@@ -13,7 +13,7 @@ from torchvision.transforms.functional import to_tensor
 
 from cambox.config import ModelSettings
 from cambox.models.classifier import load_classifier
-from cambox.sources.squash import squash
+from cambox.sources.load import squash
 
 
 def photograph(height: int, width: int) -> np.ndarray:
