@@ -13,12 +13,14 @@ from types import TracebackType
 import torch
 
 from cambox.batch import AnnotatedBatch, BatchAnnotator
+from cambox.boxes import Boxes
 from cambox.config import Config
 from cambox.in_order import grouped, in_order
 from cambox.models.classifier import Classifier
 from cambox.models.lanes import lane_count, lanes
+from cambox.output.footer import Recipe
 from cambox.output.publish import publish
-from cambox.output.recipe import Recipe
+from cambox.output.rows import table
 from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from cambox.sources.retry import with_retries
 from cambox.sources.samples import Sample, read_samples
@@ -99,7 +101,7 @@ class Annotator:
         self._together = together
         box_pool = None if self.alone else self.box_pool
         self.lanes = [
-            BatchAnnotator(config, lane, recipe, box_pool, batch_size if self.alone else together)
+            BatchAnnotator(config, lane, box_pool, batch_size if self.alone else together)
             for lane in lanes(classifier, count)
         ]
         self._free_lanes = SimpleQueue[BatchAnnotator]()
@@ -160,14 +162,16 @@ class Annotator:
         whole = with_retries(
             shard.uri, lambda: self._annotated(shard, watch, on_progress, on_read), READINGS
         )
-        rows = whole.rows
         with watch.measure("write"):
-            uri = publish(rows, shard, self.recipe, self.config.output)
+            boxes = Boxes.joined(whole.boxes)
+            names, output = self.recipe.class_names, self.config.output
+            rows = table(whole.rows, boxes, names, output.store_maps)
+            uri = publish(rows, shard, self.recipe, output)
         return ShardReport(
             shard=shard,
             uri=uri,
-            statuses=Counter(row.status for row in rows),
-            objects=sum(len(row.objects) for row in rows),
+            statuses=Counter(row.status for row in whole.rows),
+            objects=len(boxes),
             no_box=whole.no_box,
             seconds=time.monotonic() - start,
             stage_seconds=watch.seconds,

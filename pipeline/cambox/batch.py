@@ -6,19 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from itertools import chain, islice
 
 import numpy as np
 import torch
 
-from cambox.boxing import Boxing
-from cambox.cams import MapBoxes, WantedClass, wanted_classes
+from cambox.boxes import Boxes
+from cambox.cams.boxes import FoundBoxes, find_boxes, upsampled_size
+from cambox.cams.score import MapClasses, choose_boxes
+from cambox.cams.topk import WantedClass, wanted_classes
 from cambox.config import Config
 from cambox.in_order import grouped
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier, Scores
-from cambox.output.recipe import Recipe
-from cambox.output.rows import AnnotatedObject, ClassScore, Row, StoredMap
+from cambox.output.rows import ClassScore, Row, StoredMap
 from cambox.sources.load import LoadedSample
 from cambox.stopwatch import Stopwatch
 
@@ -31,17 +31,22 @@ class AnnotatedBatch:
 
     Attributes:
         rows: in the samples' order.
+        boxes: in pixels of the upright images, ``image`` being the place of their row; in parts,
+            so that a shard's are joined once.
         no_box: maps that gave no box, by reason.
         halved_to: images per forward pass after memory ran out; None if it did not.
     """
 
     rows: list[Row] = field(default_factory=list)
+    boxes: list[Boxes] = field(default_factory=list)
     no_box: Counter[str] = field(default_factory=Counter)
     halved_to: int | None = None
 
     def add(self, following: AnnotatedBatch) -> None:
         """Append the batch that follows."""
+        before = len(self.rows)
         self.rows += following.rows
+        self.boxes += [part.with_columns(image=part.image + before) for part in following.boxes]
         self.no_box.update(following.no_box)
         self.halved_to = min(
             (size for size in (self.halved_to, following.halved_to) if size is not None),
@@ -67,7 +72,7 @@ class ImageScores:
 
 
 class BatchAnnotator:
-    """Turns loaded samples into rows.
+    """Turns loaded samples into rows and boxes.
 
     Args:
         pool: threads for the boxes; None: they are found in the caller's.
@@ -78,23 +83,18 @@ class BatchAnnotator:
     """
 
     def __init__(
-        self,
-        config: Config,
-        classifier: Classifier,
-        recipe: Recipe,
-        pool: Executor | None,
-        together: int,
+        self, config: Config, classifier: Classifier, pool: Executor | None, together: int
     ) -> None:
         self.cam = config.cam
         self.activation = config.model.activation
         self.store_maps = config.output.store_maps
         self.classifier = classifier
-        self.class_names = recipe.class_names
         self.pool = pool
         self.together = together
         self.map_maker = MapMaker(config.cam, classifier)
         preprocessing = classifier.preprocessing
-        self.boxing = Boxing.of(config.boxes, (preprocessing.height, preprocessing.width))
+        self.box_settings = config.boxes
+        self.map_size = upsampled_size(config.boxes, (preprocessing.height, preprocessing.width))
         self.forward_size = NO_LIMIT
         self._buffer = classifier.image_buffer(0)
 
@@ -110,34 +110,43 @@ class BatchAnnotator:
             torch.OutOfMemoryError: not even a single image fits.
         """
 
-        def find_boxes(images: list[ImageScores]) -> list[list[MapBoxes]]:
+        def boxes_of(images: list[ImageScores]) -> FoundBoxes:
             with watch.measure("boxes"):
-                found = iter(self.boxing.boxes(torch.cat([image.maps for image in images])))
-                return [
-                    self.boxing.of_image(
-                        image.wanted, image.class_scores, list(islice(found, len(image.wanted)))
-                    )
-                    for image in images
-                ]
+                return self._boxes(images)
 
-        pictured = [sample for sample in batch if sample.pixels is not None]
+        places = [place for place, sample in enumerate(batch) if sample.pixels is not None]
         before = self.forward_size
         with watch.measure("forward"):
-            scored = self._score_what_fits(pictured)
-        each = map if self.pool is None else self.pool.map
-        boxes_of_all = chain.from_iterable(each(find_boxes, grouped(scored, self.together)))
-        images = iter(list(zip(scored, boxes_of_all, strict=True)))
+            scored = self._score_what_fits([batch[place] for place in places])
         annotated = AnnotatedBatch(
             halved_to=self.forward_size if self.forward_size < before else None
         )
+        each = map if self.pool is None else self.pool.map
+        first = 0
+        for found in each(boxes_of, grouped(scored, self.together)):
+            mine = np.array(places[first : first + self.together])
+            first += self.together
+            annotated.no_box.update(str(reason) for reason in found.reasons if reason is not None)
+            if len(found.boxes):
+                annotated.boxes.append(_in_pixels(found.boxes, mine, batch))
+        images = iter(scored)
         for sample in batch:
-            if sample.pixels is None:
-                annotated.rows.append(self._row(shard_uri, sample, None, []))
-                continue
-            image, boxes = next(images)
-            annotated.no_box.update(str(none.reason) for none in boxes if none.reason is not None)
-            annotated.rows.append(self._row(shard_uri, sample, image, boxes))
+            image = None if sample.pixels is None else next(images)
+            annotated.rows.append(self._row(shard_uri, sample, image))
         return annotated
+
+    def _boxes(self, images: Sequence[ImageScores]) -> FoundBoxes:
+        """The boxes of some images, ``image`` being their place among them."""
+        wanted = [choice for image in images for choice in image.wanted]
+        classes = MapClasses(
+            image=np.repeat(np.arange(len(images)), [len(image.wanted) for image in images]),
+            class_id=np.array([choice.class_id for choice in wanted], np.int64),
+            rank=np.array([choice.rank for choice in wanted], np.int64),
+            score=np.array([score for image in images for score in image.class_scores]),
+        )
+        maps = torch.cat([image.maps for image in images])
+        found = find_boxes(maps, self.map_size, self.box_settings)
+        return choose_boxes(found, classes, self.box_settings)
 
     def _score_what_fits(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
         scored: list[ImageScores] = []
@@ -204,13 +213,7 @@ class BatchAnnotator:
         logits = self.map_maker.logits(scores)
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
 
-    def _row(
-        self,
-        shard_uri: str,
-        sample: LoadedSample,
-        image: ImageScores | None,
-        boxes: Sequence[MapBoxes],
-    ) -> Row:
+    def _row(self, shard_uri: str, sample: LoadedSample, image: ImageScores | None) -> Row:
         return Row(
             key=sample.key,
             shard=shard_uri,
@@ -221,31 +224,15 @@ class BatchAnnotator:
             height=sample.height,
             labels=sample.labels,
             classes=() if image is None else image.classes,
-            objects=() if image is None else tuple(self._objects(sample, image, boxes)),
             maps=() if image is None or not self.store_maps else tuple(_stored_maps(image)),
         )
 
-    def _objects(
-        self, sample: LoadedSample, image: ImageScores, boxes: Sequence[MapBoxes]
-    ) -> Iterator[AnnotatedObject]:
-        """The boxes in pixels of the upright original."""
-        assert sample.width is not None
-        assert sample.height is not None
-        for choice, class_score, found in zip(image.wanted, image.class_scores, boxes, strict=True):
-            for box in found.boxes:
-                yield AnnotatedObject(
-                    class_id=choice.class_id,
-                    class_name=self.class_names[choice.class_id],
-                    rank=choice.rank,
-                    class_score=class_score,
-                    box_score=box.score,
-                    x_min=box.x_min * sample.width,
-                    y_min=box.y_min * sample.height,
-                    x_max=box.x_max * sample.width,
-                    y_max=box.y_max * sample.height,
-                    component=box.component,
-                    touches_edge=box.touches_edge,
-                )
+
+def _in_pixels(boxes: Boxes, places: np.ndarray, batch: Sequence[LoadedSample]) -> Boxes:
+    """Boxes of the images at these places of a batch, from shares to pixels."""
+    sizes = np.array([(batch[place].width, batch[place].height) for place in places.tolist()])
+    width, height = sizes[boxes.image].T
+    return boxes.scaled(width, height).with_columns(image=places[boxes.image])
 
 
 def _stored_maps(image: ImageScores) -> Iterator[StoredMap]:

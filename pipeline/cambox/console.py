@@ -1,4 +1,8 @@
-"""How far a command is that counts: a bar on a terminal, plain lines elsewhere."""
+"""What commands print: lines, errors in one line, and how far they are.
+
+Text of others (keys, names of classes, messages of libraries) goes through ``say``, which takes
+none of it for markup.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Callable
 from threading import Lock
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,8 +27,23 @@ Advance = Callable[[int], None]
 """Called with the total after each one that is done, from any thread."""
 
 
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are, however long, without markup or colours of their own."""
+    for line in lines:
+        console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def one_line(error: BaseException, most: int | None = None) -> str:
+    """What an error says, in one line; its kind where it says nothing.
+
+    Args:
+        most: characters; None: all.
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 class Steps(Progress):
-    """The steps of a command, one after the other."""
+    """The steps of a command, one after the other: a bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(
@@ -55,9 +75,7 @@ class Steps(Progress):
                     return
                 self._last_line = now
                 left = (now - start) / done * (total - done)
-                self.console.print(
-                    f"{name} {done} of {total} · {done / (now - start):.1f}/s · {left:.0f} s left",
-                    highlight=False,
-                )
+                rate = done / (now - start)
+                say(self.console, f"{name} {done} of {total} · {rate:.1f}/s · {left:.0f} s left")
 
         return advance

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cambox.cams import class_score_maps, class_weights, image_score_maps, thresholded_average
-from cambox.cams.prior import towards_centre
-from cambox.cams.refine import affinity, propagate
+from cambox.cams.refine import affinity, propagate, towards_centre
 from cambox.config import CamSettings
 from cambox.errors import RequestError
 from cambox.models.classifier import Classifier, Scores

@@ -1,46 +1,52 @@
-"""The method, in tensors: pooling, score maps, top-k classes, boxes. No files, no models.
+"""The method: pooling, score maps, top-k classes, boxes. Arrays and tensors; no files, no models.
 
 Bae, Noh, Kim: *Rethinking Class Activation Mapping for Weakly Supervised Object
-Localization*, ECCV 2020.
+Localization*, ECCV 2020. The names below are imported when they are first used, because boxes from
+stored maps need no torch and the paper's functions no compiler.
 """
 
-from cambox.cams.boxes import (
-    BoxRule,
-    MapBoxes,
-    NoBoxReason,
-    PseudoBox,
-    boxes_from_map,
-    boxes_from_maps,
-)
-from cambox.cams.paper import batched_index_select, cam
-from cambox.cams.pooling import ThresholdedAvgPool2d, thresholded_average
-from cambox.cams.score import BoxCalibration, BoxTraits, ScoreRule
-from cambox.cams.score_maps import class_score_maps, image_score_maps
-from cambox.cams.suppress import without_overlapping_classes
-from cambox.cams.topk import WantedClass, wanted_classes
-from cambox.cams.upsample import normalise, upsample
-from cambox.cams.weights import class_weights
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cambox.cams.boxes import find_boxes
+    from cambox.cams.paper import batched_index_select, cam
+    from cambox.cams.pooling import ThresholdedAvgPool2d, thresholded_average
+    from cambox.cams.refine import affinity, propagate
+    from cambox.cams.score import choose_boxes
+    from cambox.cams.score_maps import class_score_maps, class_weights, image_score_maps
+    from cambox.cams.topk import wanted_classes
 
 __all__ = [
-    "BoxCalibration",
-    "BoxRule",
-    "BoxTraits",
-    "MapBoxes",
-    "NoBoxReason",
-    "PseudoBox",
-    "ScoreRule",
     "ThresholdedAvgPool2d",
-    "WantedClass",
+    "affinity",
     "batched_index_select",
-    "boxes_from_map",
-    "boxes_from_maps",
     "cam",
+    "choose_boxes",
     "class_score_maps",
     "class_weights",
+    "find_boxes",
     "image_score_maps",
-    "normalise",
+    "propagate",
     "thresholded_average",
-    "upsample",
     "wanted_classes",
-    "without_overlapping_classes",
 ]
+
+_MODULES = {
+    "boxes": ("find_boxes",),
+    "paper": ("batched_index_select", "cam"),
+    "pooling": ("ThresholdedAvgPool2d", "thresholded_average"),
+    "refine": ("affinity", "propagate"),
+    "score": ("choose_boxes",),
+    "score_maps": ("class_score_maps", "class_weights", "image_score_maps"),
+    "topk": ("wanted_classes",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"cambox.cams.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
+from cambox.boxes import Boxes
 from cambox.cams.kernel import CONSTANT, FOUND, NON_FINITE, find_components
-from cambox.cams.upsample import taps
+from cambox.config import BoxSettings
+
+# How much a bicubic interpolation overshoots; OpenCV's choice.
+SHARPNESS = np.float32(-0.75)
 
 
 class NoBoxReason(enum.StrEnum):
@@ -23,54 +27,6 @@ class NoBoxReason(enum.StrEnum):
     overlapping_class = "overlapping_class"
 
 
-@dataclass(frozen=True, slots=True)
-class BoxRule:
-    """How a map becomes boxes.
-
-    Attributes:
-        threshold: tau, 0 to 1.
-        percentile: 0 to 100; the value that tau refers to (PaS). 100 is the maximum.
-        max_boxes: the most boxes of one map, largest component first.
-        min_area: smallest component, as a share of the map's area, 0 to 1.
-        interpolation: how the map is upsampled.
-    """
-
-    threshold: float = 0.35
-    percentile: float = 90.0
-    max_boxes: int = 3
-    min_area: float = 0.01
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-
-
-@dataclass(frozen=True, slots=True)
-class PseudoBox:
-    """A box as shares of the image's width and height, half-open, 0 <= x_min < x_max <= 1.
-
-    Attributes:
-        score: mean of the normalised map inside the box, 0 to 1; or what ``box_score`` makes of it.
-        component: 0 for the largest connected component of its map, then 1, 2, ...
-        touches_edge: whether the box reaches the image's border.
-        outside: mean of the normalised map outside the box, 0 to 1; 0 where nothing is outside.
-    """
-
-    x_min: float
-    y_min: float
-    x_max: float
-    y_max: float
-    score: float
-    component: int
-    touches_edge: bool
-    outside: float
-
-
-@dataclass(frozen=True, slots=True)
-class MapBoxes:
-    """The boxes of one map, or why there are none."""
-
-    boxes: tuple[PseudoBox, ...]
-    reason: NoBoxReason | None = None
-
-
 _REASONS = {
     NON_FINITE: NoBoxReason.non_finite_map,
     CONSTANT: NoBoxReason.constant_map,
@@ -78,85 +34,130 @@ _REASONS = {
 }
 
 
-def boxes_from_map(score_map: torch.Tensor, size: tuple[int, int], rule: BoxRule) -> MapBoxes:
-    """Turn one score map (h, w) into boxes, see ``boxes_from_maps``.
+@dataclass(frozen=True)
+class FoundBoxes:
+    """The boxes of m maps, and of each map without any why.
 
-    Raises:
-        ValueError: the map is not (h, w).
+    Attributes:
+        boxes: corners as shares of the image; ascending by map, and by ``component`` within it.
+        of_map: (n,) the map that each box is of.
+        reasons: (m,) None for a map with a box.
     """
-    if score_map.ndim != 2:
-        raise ValueError(f"expected a map of shape (h, w), got {tuple(score_map.shape)}")
-    (found,) = boxes_from_maps(score_map[None], size, rule)
-    return found
+
+    boxes: Boxes
+    of_map: np.ndarray
+    reasons: tuple[NoBoxReason | None, ...]
+
+    def only(self, kept: np.ndarray, reason: NoBoxReason) -> FoundBoxes:
+        """Some of the boxes, (n,) bool, counted from component 0 again.
+
+        Args:
+            reason: of the maps that lose their last box.
+        """
+        if kept.all():
+            return self
+        of_map = self.of_map[kept]
+        left = np.bincount(of_map, minlength=len(self.reasons))
+        starts = np.cumsum(left) - left
+        boxes = self.boxes[kept].with_columns(component=np.arange(len(of_map)) - starts[of_map])
+        return FoundBoxes(
+            boxes,
+            of_map,
+            tuple(
+                reason if before is None and not count else before
+                for before, count in zip(self.reasons, left.tolist(), strict=True)
+            ),
+        )
 
 
-def boxes_from_maps(
-    score_maps: torch.Tensor, size: tuple[int, int], rule: BoxRule
-) -> list[MapBoxes]:
+def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) -> FoundBoxes:
     """Turn score maps into boxes.
 
-    Each map is upsampled to ``size``, min-max normalised, and cut at ``tau x percentile``
+    Each map is upsampled to ``size``, min-max normalised, and cut at ``threshold x percentile``
     (strictly above; paper, section 3.3). The 8-connected components that are left, largest
-    first, give one box each. The boxes are those of OpenCV's and numpy's functions one after the
-    other; it is one compiled pass here, which other threads need not wait for.
+    first, give one box each, with the mean of the map inside it as its score. The boxes are those
+    of OpenCV's and numpy's functions one after the other; it is one compiled pass here, which
+    other threads need not wait for.
 
     Args:
-        score_maps: (n, h, w), any range, on the CPU.
-        size: (height, width) to upsample to; more is finer and slower.
-        rule: the threshold and what follows it.
-
-    Returns:
-        Of each map its boxes, or the reason why a constant or non-finite map, or one whose
-        components are all too small, has none.
+        score_maps: (m, h, w), any range: an array, or a tensor on the CPU.
+        size: (height, width) to upsample to; more is finer and slower. See ``upsampled_size``.
+        settings: threshold, percentile, max_boxes, min_area and interpolation are read.
 
     Raises:
-        ValueError: the maps are not (n, h, w).
+        ValueError: the maps are not (m, h, w).
     """
-    if score_maps.ndim != 3 or 0 in score_maps.shape[1:]:
-        raise ValueError(f"expected maps of shape (n, h, w), got {tuple(score_maps.shape)}")
+    maps = np.ascontiguousarray(score_maps, np.float32)
+    if maps.ndim != 3 or 0 in maps.shape[1:]:
+        raise ValueError(f"expected maps of shape (m, h, w), got {maps.shape}")
     height, width = size
-    rows = taps(score_maps.shape[1], height, rule.interpolation)
-    columns = taps(score_maps.shape[2], width, rule.interpolation)
+    row_cells, row_weights = taps(maps.shape[1], height, settings.interpolation)
+    column_cells, column_weights = taps(maps.shape[2], width, settings.interpolation)
+    # No two components share a block of two by two cells.
+    most = min(settings.max_boxes, -(-height // 2) * -(-width // 2))
     outcomes, counts, extents, sums, totals = find_components(
-        np.ascontiguousarray(score_maps.float().numpy()),
-        rows.cells,
-        rows.weights,
-        columns.cells,
-        columns.weights,
-        np.float32(rule.threshold),
-        float(rule.percentile),
-        rule.min_area * (height * width),
-        # No two components share a block of two by two cells.
-        min(rule.max_boxes, -(-height // 2) * -(-width // 2)),
+        maps,
+        *(row_cells, row_weights, column_cells, column_weights),
+        np.float32(settings.threshold),
+        float(settings.percentile),
+        settings.min_area * (height * width),
+        most,
     )
-    found = []
-    for outcome, count, places, inside, total in zip(
-        outcomes.tolist(), counts.tolist(), extents, sums, totals.tolist(), strict=True
-    ):
-        reached = zip(places[:count].tolist(), inside[:count].tolist(), strict=True)
-        boxes = tuple(
-            _box(component, extent, total_inside, total, size)
-            for component, (extent, total_inside) in enumerate(reached)
-        )
-        found.append(MapBoxes(boxes, None if boxes else _REASONS[outcome]))
-    return found
-
-
-def _box(
-    component: int, extent: list[int], inside: float, total: float, size: tuple[int, int]
-) -> PseudoBox:
-    """A box of half-open (left, top, right, bottom), with the values' sums in it and over all."""
-    height, width = size
-    left, top, right, bottom = extent
+    of_map, component = np.nonzero(np.arange(most) < counts[:, None])
+    left, top, right, bottom = extents[of_map, component].T
+    inside, total = sums[of_map, component], totals[of_map]
     cells = (right - left) * (bottom - top)
     around = height * width - cells
-    return PseudoBox(
-        x_min=left / width,
-        y_min=top / height,
-        x_max=right / width,
-        y_max=bottom / height,
-        score=inside / cells,
+    boxes = Boxes.of(
+        np.stack([left / width, top / height, right / width, bottom / height], axis=1),
+        image=of_map,
         component=component,
-        touches_edge=left == 0 or top == 0 or right == width or bottom == height,
-        outside=max(0.0, total - inside) / around if around else 0.0,
+        score=inside / cells,
+        outside=np.maximum(0.0, total - inside) / np.maximum(around, 1) * (around > 0),
+        touches_edge=(left == 0) | (top == 0) | (right == width) | (bottom == height),
     )
+    reasons = [
+        None if count else _REASONS[outcome]
+        for outcome, count in zip(outcomes.tolist(), counts.tolist(), strict=True)
+    ]
+    return FoundBoxes(boxes, of_map, tuple(reasons))
+
+
+def upsampled_size(settings: BoxSettings, input_size: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) that maps of a network with this input, in pixels, are upsampled to."""
+    height, width = input_size
+    scale = (settings.resolution or max(height, width)) / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+@lru_cache(maxsize=64)
+def taps(
+    coarse: int, fine: int, interpolation: Literal["bicubic", "bilinear"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which cells of a line of ``coarse`` each cell of one of ``fine`` is made of, and how much.
+
+    Computed in float32, as OpenCV does it; beyond the ends the last cell goes on.
+
+    Returns:
+        (fine, 4) int32 cells, and (fine, 4) float32 weights, of which each row adds up to 1.
+    """
+    one = np.float32(1)
+    position = ((np.arange(fine) + 0.5) * (1 / (fine / coarse)) - 0.5).astype(np.float32)
+    cell = np.floor(position).astype(np.int32)
+    if interpolation == "bilinear":
+        beyond = (cell < 0) | (cell >= coarse - 1)
+        share = np.where(beyond, np.float32(0), position - cell.astype(np.float32))
+        nothing = np.zeros_like(share)
+        weights, reach = [one - share, share, nothing, nothing], np.array([0, 1, 0, 0])
+    else:
+        share = position - cell.astype(np.float32)
+        two, three, four = SHARPNESS + np.float32(2), SHARPNESS + np.float32(3), 4 * SHARPNESS
+        far = ((SHARPNESS * (share + one) - 5 * SHARPNESS) * (share + one) + 2 * four) * (
+            share + one
+        ) - four
+        near = (two * share - three) * share * share + one
+        rest = one - share
+        next_near = (two * rest - three) * rest * rest + one
+        weights, reach = [far, near, next_near, one - far - near - next_near], np.arange(-1, 3)
+    cells = np.clip(cell[:, None] + reach, 0, coarse - 1).astype(np.int32)
+    return cells, np.ascontiguousarray(np.stack(weights, axis=1), dtype=np.float32)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cambox.cams.pooling import ThresholdedAvgPool2d
-from cambox.cams.weights import Shift
+from cambox.cams.score_maps import Shift
 
 
 class PaperModel(Protocol):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cambox.cams.weights import Shift, class_weights
+from cambox.cams.score_maps import Shift, class_weights
 
 
 def thresholded_average(feature_map: torch.Tensor, threshold: float = 0.0) -> torch.Tensor:

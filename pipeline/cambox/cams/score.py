@@ -1,123 +1,121 @@
-"""How likely a box is right, from what is known of the box, its map and its class."""
+"""Which of the found boxes are kept: how likely each is right, and whose object it is."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from cambox.cams.boxes import MapBoxes, NoBoxReason, PseudoBox
+import numpy as np
+
+from cambox.boxes import Boxes, iou
+from cambox.cams.boxes import FoundBoxes, NoBoxReason
+from cambox.config import BoxSettings, CalibrationSettings
 
 # Probabilities beyond are the same to the score: their differences are rounding, and a bfloat16
 # network's are not a float32 network's.
 LEAST_CLASS_SCORE = 0.001
+TRAITS = tuple(name for name in CalibrationSettings.model_fields if name != "intercept")
+"""What the score of a box is made of; their meaning is with the settings."""
 
 
-@dataclass(frozen=True, slots=True)
-class BoxTraits:
-    """What the score of a box is made of. All can be had again from a stored map and its row.
-
-    Attributes:
-        class_logit: log(p / (1 - p)) of the class's probability p, held within 0.001 to 0.999;
-            -6.9 to 6.9.
-        class_logit_squared: networks are sure of themselves in other measure than they are right.
-        given: 1 where the class came with the sample, 0 where it was predicted.
-        contrast: mean of the normalised map inside the box minus that outside, -1 to 1.
-        area: of the box, as a share of the image, 0 to 1.
-        area_squared: so that boxes of middling size may be the best.
-        off_centre: distance of the box's centre from the image's, 1 in the corner.
-        later: 1 for all boxes of a map but the first.
-    """
-
-    class_logit: float
-    class_logit_squared: float
-    given: float
-    contrast: float
-    area: float
-    area_squared: float
-    off_centre: float
-    later: float
-
-    @classmethod
-    def of(cls, box: PseudoBox, class_score: float, given: bool) -> BoxTraits:
-        """The traits of a box whose class has the probability ``class_score``, 0 to 1."""
-        probability = min(max(class_score, LEAST_CLASS_SCORE), 1 - LEAST_CLASS_SCORE)
-        area = (box.x_max - box.x_min) * (box.y_max - box.y_min)
-        logit = math.log(probability / (1 - probability))
-        aside = (box.x_min + box.x_max) - 1, (box.y_min + box.y_max) - 1
-        return cls(
-            class_logit=logit,
-            class_logit_squared=logit * logit,
-            given=float(given),
-            contrast=box.score - box.outside,
-            area=area,
-            area_squared=area * area,
-            off_centre=math.hypot(*aside) / math.sqrt(2),
-            later=float(box.component > 0),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class BoxCalibration:
-    """A logistic regression over the traits: an intercept, and a weight for each of them."""
-
-    intercept: float
-    class_logit: float = 0.0
-    class_logit_squared: float = 0.0
-    given: float = 0.0
-    contrast: float = 0.0
-    area: float = 0.0
-    area_squared: float = 0.0
-    off_centre: float = 0.0
-    later: float = 0.0
-
-    def probability(self, traits: BoxTraits) -> float:
-        """1 / (1 + exp(-(intercept + sum of weight x trait))), within 0 to 1."""
-        total = (
-            self.intercept
-            + self.class_logit * traits.class_logit
-            + self.class_logit_squared * traits.class_logit_squared
-            + self.given * traits.given
-            + self.contrast * traits.contrast
-            + self.area * traits.area
-            + self.area_squared * traits.area_squared
-            + self.off_centre * traits.off_centre
-            + self.later * traits.later
-        )
-        # Of the two forms, the one whose exponential cannot overflow.
-        odds = math.exp(-abs(total))
-        return (1.0 if total >= 0 else odds) / (1 + odds)
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRule:
-    """How boxes are scored, and which are kept.
+@dataclass(frozen=True)
+class MapClasses:
+    """Whose maps they are: of each of m maps, ascending by image and within it the best first.
 
     Attributes:
-        calibration: None leaves the mean of the map inside the box.
-        min_score: boxes below it are dropped, 0 to 1.
+        image: (m,) the number of the image.
+        class_id, rank: (m,) of the class; rank 0 for a given label.
+        score: (m,) the class's probability, 0 to 1.
     """
 
-    calibration: BoxCalibration | None = None
-    min_score: float = 0.0
+    image: np.ndarray
+    class_id: np.ndarray
+    rank: np.ndarray
+    score: np.ndarray
 
-    def apply(self, found: MapBoxes, class_score: float, given: bool) -> MapBoxes:
-        """Score the boxes of one map and drop the doubtful ones; the rest are counted from 0 again.
 
-        Args:
-            class_score: the probability of the map's class, 0 to 1.
-            given: whether that class came with the sample.
-        """
-        boxes = found.boxes
-        if self.calibration is not None:
-            boxes = tuple(
-                replace(
-                    box,
-                    score=self.calibration.probability(BoxTraits.of(box, class_score, given)),
-                )
-                for box in boxes
-            )
-        kept = [box for box in boxes if box.score >= self.min_score]
-        if len(kept) == len(found.boxes):
-            return MapBoxes(boxes, found.reason)
-        numbered = tuple(replace(box, component=place) for place, box in enumerate(kept))
-        return MapBoxes(numbered, None if numbered else NoBoxReason.low_score)
+def of_classes(found: FoundBoxes, classes: MapClasses) -> FoundBoxes:
+    """The boxes with what is known of their maps: image, class, rank and class_score."""
+    boxes = found.boxes.with_columns(
+        image=classes.image[found.of_map],
+        class_id=classes.class_id[found.of_map],
+        rank=classes.rank[found.of_map],
+        class_score=classes.score[found.of_map],
+    )
+    return replace(found, boxes=boxes)
+
+
+def choose_boxes(found: FoundBoxes, classes: MapClasses, settings: BoxSettings) -> FoundBoxes:
+    """Score boxes and drop those that the settings drop.
+
+    Args:
+        found: what ``find_boxes`` gave for the maps.
+        settings: calibration, min_score and suppress_overlap are read.
+    """
+    found = of_classes(found, classes)
+    if settings.calibration is not None:
+        score = probability(settings.calibration, traits(found.boxes))
+        found = replace(found, boxes=found.boxes.with_columns(score=score))
+    found = found.only(found.boxes.score >= settings.min_score, NoBoxReason.low_score)
+    if settings.suppress_overlap is not None:
+        found = without_overlapping_classes(found, settings.suppress_overlap)
+    return found
+
+
+def traits(boxes: Boxes) -> np.ndarray:
+    """(n, traits) float64 of boxes with corners as shares, whose score is the mean of the map.
+
+    In the order of ``TRAITS``. All can be had again from a stored map and its row.
+    """
+    probability = np.clip(boxes.class_score, LEAST_CLASS_SCORE, 1 - LEAST_CLASS_SCORE)
+    logit = np.log(probability / (1 - probability))
+    aside = boxes.corners[:, :2] + boxes.corners[:, 2:] - 1
+    columns = {
+        "class_logit": logit,
+        "class_logit_squared": logit * logit,
+        "given": boxes.rank == 0,
+        "contrast": boxes.score - boxes.outside,
+        "area": boxes.area,
+        "area_squared": boxes.area * boxes.area,
+        "off_centre": np.hypot(aside[:, 0], aside[:, 1]) / np.sqrt(2),
+        "later": boxes.component > 0,
+    }
+    return np.stack([columns[name].astype(np.float64) for name in TRAITS], axis=1)
+
+
+def probability(calibration: CalibrationSettings, traits: np.ndarray) -> np.ndarray:
+    """(n,) 1 / (1 + exp(-(intercept + sum of weight x trait))), 0 to 1, of traits (n, traits)."""
+    total = np.full(len(traits), calibration.intercept)
+    # One after the other, so that the sum does not depend on how many boxes there are.
+    for place, name in enumerate(TRAITS):
+        total = total + getattr(calibration, name) * traits[:, place]
+    # Of the two forms, the one whose exponential cannot overflow.
+    odds = np.exp(-np.abs(total))
+    result: np.ndarray = np.where(total >= 0, 1.0, odds) / (1 + odds)
+    return result
+
+
+def without_overlapping_classes(found: FoundBoxes, limit: float) -> FoundBoxes:
+    """Drop boxes that overlap a box of a better class of the image: one object, several classes.
+
+    Non-maximum suppression between classes only: boxes of one class are the components of its
+    map, and stay. What was dropped drops nothing.
+
+    Args:
+        found: of maps ascending by image and within it the best class first.
+        limit: an IoU, 0 to 1; boxes that overlap by more are of one object.
+    """
+    kept = np.ones(len(found.boxes), bool)
+    image = found.boxes.image
+    starts = np.flatnonzero(np.diff(image, prepend=-1, append=-1))
+    for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        of_map = found.of_map[start:end]
+        if of_map[0] == of_map[-1]:
+            continue
+        corners = found.boxes.corners[start:end].astype(np.float32)
+        covers = iou(corners[:, None], corners[None]) > limit
+        stays = np.zeros(end - start, bool)
+        for number in dict.fromkeys(of_map.tolist()):
+            mine = of_map == number
+            stays[mine] = ~covers[mine][:, stays].any(axis=1)
+        kept[start:end] = stays
+    return found.only(kept, NoBoxReason.overlapping_class)

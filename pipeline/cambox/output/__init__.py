@@ -1,0 +1,1 @@
+"""What is published: one Parquet file for each shard, written whole, and read back."""

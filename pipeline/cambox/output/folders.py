@@ -1,17 +1,20 @@
-"""The recipe folders of an output, and what lies in them that readers should not meet."""
+"""The recipes' folders of an output, and the files in them."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
+from cambox.errors import RequestError
 from cambox.output.publish import is_temporary
 from cambox.sources.listing import list_folder
-from cambox.verify.findings import Check, Problem
+from cambox.sources.storage import canonical_uri, locate, storage_failures
 
 _RECIPE_FOLDER = re.compile(r"[0-9a-f]{16}")
 _OURS = re.compile(r".+-[0-9a-f]{16}\.parquet(\..+)?")
@@ -22,43 +25,84 @@ class Folder:
     """A recipe's folder.
 
     Attributes:
-        visible: paths below it that readers read, sorted.
-        hidden: the other paths.
+        uri: of the folder itself, also where a link leads to it.
+        visible: names below it that readers read, sorted.
+        hidden: the other names below it, such as temporary files.
+        storage_options: of the output, passed to fsspec.
     """
 
     uri: str
-    path: str
     visible: tuple[str, ...]
     hidden: tuple[str, ...]
+    storage_options: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return self.path.rsplit("/", 1)[-1]
+        return self.uri.rsplit("/", 1)[-1]
 
     @property
     def parquet(self) -> tuple[str, ...]:
-        """The visible Parquet files."""
-        return tuple(path for path in self.visible if path.endswith(".parquet"))
+        """The visible Parquet files, by name."""
+        return tuple(name for name in self.visible if name.endswith(".parquet"))
 
-    def below(self, path: str) -> str:
-        """A path as seen from the folder."""
-        return path.removeprefix(self.path).lstrip("/")
+    @property
+    def temporary(self) -> tuple[str, ...]:
+        """The hidden files that publishing writes under before they are whole."""
+        return tuple(name for name in self.hidden if is_temporary(name.rsplit("/", 1)[-1]))
 
-    def uri_of(self, path: str) -> str:
-        """The URI of a path below the folder."""
-        return f"{self.uri}/{self.below(path)}"
+    def uri_of(self, name: str) -> str:
+        """The URI of a file below the folder."""
+        return f"{self.uri}/{name}"
 
 
-def recipe_folders(filesystem: AbstractFileSystem, path: str, uri: str) -> list[Folder]:
-    """The recipe folders of an output's root, or the one that the path is; none of others.
+def recipe_folders(uri: str, storage_options: Mapping[str, Any] | None = None) -> list[Folder]:
+    """The recipes' folders of an output, or the one that the URI names.
 
     Files of ours that lie in a root beside the recipes' folders count as a folder of their own.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: the path is not there, or is a file.
-        OSError: a folder cannot be listed.
+        RequestError: there is no such output, or it cannot be listed.
     """
+    filesystem, path = locate(uri, storage_options)
+    filesystem.invalidate_cache()
+    root = canonical_uri(uri).rstrip("/")
+    if isinstance(filesystem, LocalFileSystem):
+        # `latest` is a link; the folder's own name says which recipe should be in it.
+        root = path = os.path.realpath(path)
+    try:
+        with storage_failures(uri):
+            folders = list(_folders(filesystem, path.rstrip("/"), root, storage_options))
+    except FileNotFoundError as error:
+        raise RequestError(f"{uri} does not exist; name an output, or a recipe's folder") from error
+    except NotADirectoryError as error:
+        raise RequestError(f"{uri} is a file; name the folder that holds it") from error
+    except OSError as error:
+        raise RequestError(f"{uri} cannot be listed: {error}") from error
+    found = [folder for folder in folders if folder.parquet or folder.temporary]
+    if not found:
+        raise RequestError(f"{uri} holds nothing of cambox; name an output, or a recipe's folder")
+    return found
+
+
+def recipe_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> Folder:
+    """The one recipe's folder that a URI names, or that its output holds.
+
+    Raises:
+        RequestError: as ``recipe_folders``; or the output holds several recipes, or no rows.
+    """
+    full = [folder for folder in recipe_folders(uri, storage_options) if folder.parquet]
+    if not full:
+        raise RequestError(f"{uri} holds no published file; run cambox annotate first")
+    if len(full) > 1:
+        names = ", ".join(folder.uri for folder in full)
+        raise RequestError(f"{uri} holds {len(full)} recipes; name one of them: {names}")
+    return full[0]
+
+
+def _folders(
+    filesystem: AbstractFileSystem, path: str, uri: str, options: Mapping[str, Any] | None
+) -> Iterator[Folder]:
     entries = list_folder(filesystem, path)
     if [entry["name"].rstrip("/") for entry in entries if entry["type"] != "directory"] == [path]:
         raise NotADirectoryError(path)
@@ -70,13 +114,13 @@ def recipe_folders(filesystem: AbstractFileSystem, path: str, uri: str) -> list[
     is_recipe = _RECIPE_FOLDER.fullmatch(path.rsplit("/", 1)[-1]) is not None
     holds_ours = any(_OURS.fullmatch(_last(entry)) for entry in entries)
     if is_recipe and (holds_ours or not below):
-        folders = [_folder(filesystem, path, uri)]
-    else:
-        folders = [_folder(filesystem, f"{path}/{name}", f"{uri}/{name}") for name in below]
-        # Whatever else lies in a root may be large: it is looked into only where our files are.
-        if holds_ours:
-            folders.append(_folder(filesystem, path, uri, leave_out=below))
-    return [folder for folder in folders if folder.parquet or any(leftovers(folder))]
+        yield _folder(filesystem, path, uri, options)
+        return
+    for name in below:
+        yield _folder(filesystem, f"{path}/{name}", f"{uri}/{name}", options)
+    # Whatever else lies in a root may be large: it is looked into only where our files are.
+    if holds_ours:
+        yield _folder(filesystem, path, uri, options, leave_out=below)
 
 
 def _last(entry: Mapping[str, Any]) -> str:
@@ -85,15 +129,20 @@ def _last(entry: Mapping[str, Any]) -> str:
 
 
 def _folder(
-    filesystem: AbstractFileSystem, path: str, uri: str, leave_out: Sequence[str] = ()
+    filesystem: AbstractFileSystem,
+    path: str,
+    uri: str,
+    options: Mapping[str, Any] | None,
+    leave_out: Sequence[str] = (),
 ) -> Folder:
     visible: list[str] = []
     hidden: list[str] = []
     for file in sorted(_files_below(filesystem, path)):
-        parts = file.removeprefix(path).lstrip("/").split("/")
+        name = file.removeprefix(path).lstrip("/")
+        parts = name.split("/")
         if parts[0] not in leave_out:
-            (hidden if any(part[0] in "._" for part in parts) else visible).append(file)
-    return Folder(uri, path, tuple(visible), tuple(hidden))
+            (hidden if any(part[0] in "._" for part in parts) else visible).append(name)
+    return Folder(uri, tuple(visible), tuple(hidden), options)
 
 
 def _files_below(filesystem: AbstractFileSystem, folder: str) -> Iterator[str]:
@@ -107,25 +156,3 @@ def _files_below(filesystem: AbstractFileSystem, folder: str) -> Iterator[str]:
             yield from _files_below(filesystem, name)
         else:
             yield name
-
-
-def leftovers(folder: Folder) -> Iterator[Problem]:
-    """Temporary files of our own publishing."""
-    for path in folder.hidden:
-        if is_temporary(path.rsplit("/", 1)[-1]):
-            yield Problem.of(
-                folder.uri_of(path),
-                Check.leftover,
-                "a temporary file of a run that was ended; delete it once no run is writing here",
-            )
-
-
-def foreign(folder: Folder) -> Iterator[Problem]:
-    """Files that a reader of the folder would take for Parquet."""
-    for path in folder.visible:
-        if not path.endswith(".parquet"):
-            yield Problem.of(
-                folder.uri_of(path),
-                Check.foreign,
-                "not a Parquet file, and readers of the folder trip over it; move it away",
-            )

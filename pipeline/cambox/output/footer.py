@@ -1,19 +1,70 @@
-"""What a published file says of itself: which shard and which recipe made it."""
+"""What a published file says of itself: which recipe made it, and from which shard.
+
+The recipe is all that shapes the rows of a shard, and nothing else. Batch size, workers and engine
+are left out on purpose: they change no row.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cambox import __version__
-from cambox.output.recipe import SCHEMA_VERSION, Recipe
+from cambox.errors import RequestError
+from cambox.sources.retry import from_storage
 from cambox.sources.shards import Shard
+from cambox.sources.storage import locate
 
+SCHEMA_VERSION = 1
 PREFIX = "cambox."
+DIGEST_KEY = f"{PREFIX}data".encode()
+"""The entry that says what the bytes before the footer were."""
+SOURCE_KEY = f"{PREFIX}source".encode()
+"""The entry of a reboxed file that says which bytes its maps came from."""
+# More than most footers have, so that most take one read.
+TAIL_BYTES = 1 << 16
 LIBRARIES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The resolved settings that shape the rows.
+
+    Attributes:
+        settings: as JSON, keys sorted.
+        class_names: one for each class of the model.
+        digest: SHA-256 of settings and class names, in hexadecimal.
+    """
+
+    settings: str
+    class_names: tuple[str, ...]
+    digest: str
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that holds this recipe's files."""
+        return folder_name(self.digest)
+
+
+def folder_name(digest: str) -> str:
+    """The name of the folder that holds the files of a recipe with this digest."""
+    return digest[:16]
+
+
+def recipe_digest(settings: str, class_names: Sequence[str]) -> str:
+    """SHA-256 of a recipe's settings (JSON) and class names, in hexadecimal."""
+    return hashlib.sha256("\n".join([settings, *class_names]).encode()).hexdigest()
 
 
 @functools.cache
@@ -81,3 +132,54 @@ class Footer:
             tuple(json.loads(entry("classes"))),
             json.loads(entry("versions")),
         )
+
+
+class NotOursError(RequestError):
+    """A file of an output is damaged, or cambox did not make it; the message says what to do."""
+
+
+def read_metadata(uri: str, storage_options: Mapping[str, Any] | None = None) -> pq.FileMetaData:
+    """What the end of a Parquet file says; only that is read.
+
+    Raises:
+        NotOursError: the file is damaged.
+        OSError: the storage failed, or has no such file.
+    """
+    filesystem, path = locate(uri, storage_options)
+    # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
+    tail = from_storage(uri, lambda: _tail(filesystem.open(path, "rb")))
+    with parsed(uri):
+        return pq.read_metadata(pa.BufferReader(tail))
+
+
+def _tail(stream: io.BufferedIOBase) -> bytes:
+    with stream as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        tail = file.read()
+        # The file ends with the footer, its length, and a magic number.
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if len(tail) < length <= size:
+            file.seek(size - length)
+            tail = file.read()
+    return tail
+
+
+@contextmanager
+def parsed(uri: str) -> Iterator[None]:
+    """What goes wrong with bytes that are there, in the one text for it.
+
+    Raises:
+        NotOursError: in place of Arrow's errors, and of a footer's that lacks an entry.
+    """
+    try:
+        yield
+    except RequestError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())
+        raise NotOursError(
+            f"{uri} is damaged ({text}); delete it and run cambox annotate again"
+        ) from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise NotOursError(f"{uri} is not of this cambox; move it out of the folder") from error

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
 from packaging.version import Version
 
 from cambox.config import OutputSettings
-from cambox.output.footer import Footer
+from cambox.output.footer import Recipe
 from cambox.output.publish import file_name, recipe_uri
-from cambox.output.recipe import Recipe
-from cambox.sources.retry import from_storage
+from cambox.output.published_file import PublishedFile
+from cambox.output.reading import files_in
 from cambox.sources.shards import Shard
-from cambox.sources.storage import locate
-
-FOOTERS_AT_ONCE = 16
-# More than most footers have, so that most take one read.
-TAIL_BYTES = 1 << 16
 
 State = Literal["new", "changed", "outdated", "done"]
 
@@ -90,14 +80,14 @@ def plan(
     Raises:
         OSError: the output cannot be listed, or a footer cannot be read.
     """
-    footers = _published(recipe_uri(output, recipe), output)
+    published = files_in(recipe_uri(output, recipe), output.storage_options)
     groups: dict[State, list[Shard]] = {"new": [], "changed": [], "outdated": [], "done": []}
     for shard in shards:
         name = file_name(shard.uri)
-        if name not in footers:
+        if name not in published:
             groups["new"].append(shard)
         else:
-            groups[_state(shard, footers[name], redo_older_than)].append(shard)
+            groups[_state(shard, published[name], redo_older_than)].append(shard)
     expected = {file_name(shard.uri) for shard in shards}
     return Plan(
         new=tuple(groups["new"]),
@@ -105,74 +95,19 @@ def plan(
         outdated=tuple(groups["outdated"]),
         done=tuple(groups["done"]),
         orphaned=tuple(
-            footer.shard.uri
-            for name, footer in sorted(footers.items())
-            if footer is not None and name not in expected
+            file.shard.uri
+            for name, file in sorted(published.items())
+            if file is not None and name not in expected
         ),
         versions=Counter(
-            pair for footer in footers.values() if footer for pair in footer.versions.items()
+            pair for file in published.values() if file for pair in file.versions.items()
         ),
     )
 
 
-def _state(shard: Shard, footer: Footer | None, redo_older_than: Version | None) -> State:
-    if footer is None or footer.shard != shard:
+def _state(shard: Shard, file: PublishedFile | None, redo_older_than: Version | None) -> State:
+    if file is None or file.shard != shard:
         return "changed"
-    if redo_older_than is not None and Version(footer.versions["cambox"]) < redo_older_than:
+    if redo_older_than is not None and Version(file.versions["cambox"]) < redo_older_than:
         return "outdated"
     return "done"
-
-
-def _published(folder_uri: str, output: OutputSettings) -> dict[str, Footer | None]:
-    """The footers of a folder's visible files, by name; None where a file is not whole or ours."""
-    filesystem, folder = locate(folder_uri, output.storage_options)
-    # Another process may have published since this one looked.
-    filesystem.invalidate_cache()
-    try:
-        paths = from_storage(folder_uri, lambda: filesystem.ls(folder, detail=False))
-    except FileNotFoundError:
-        return {}
-    visible = [path for path in paths if path.endswith(".parquet") and _name(path)[0] not in "._"]
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        footers = pool.map(lambda path: _footer(filesystem, path), visible)
-        return dict(zip(map(_name, visible), footers, strict=True))
-
-
-def _name(path: str) -> str:
-    return path.rstrip("/").rsplit("/", 1)[-1]
-
-
-def _footer(filesystem: AbstractFileSystem, path: str) -> Footer | None:
-    try:
-        return Footer.from_metadata(read_metadata(filesystem, path) or {})
-    except KeyError:
-        return None
-
-
-def read_metadata(filesystem: AbstractFileSystem, path: str) -> dict[bytes, bytes] | None:
-    """The key-value metadata of a Parquet file, from its end alone; None where it is not whole.
-
-    Raises:
-        OSError: the storage failed, or has no such file.
-    """
-    uri = filesystem.unstrip_protocol(path)
-    # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
-    tail = from_storage(uri, lambda: read_tail(filesystem, path))
-    try:
-        return pq.read_metadata(pa.BufferReader(tail)).metadata or {}
-    except (pa.ArrowInvalid, OSError):
-        return None
-
-
-def read_tail(filesystem: AbstractFileSystem, path: str) -> bytes:
-    """The end of a Parquet file, with the whole footer."""
-    with filesystem.open(path, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
-        tail: bytes = file.read()
-        # The file ends with the footer, its length, and a magic number.
-        length = int.from_bytes(tail[-8:-4], "little") + 8
-        if len(tail) < length <= size:
-            file.seek(size - length)
-            tail = file.read()
-    return tail

@@ -1,27 +1,35 @@
-"""Publishing: a file is visible whole, or not at all."""
+"""Publishing: a file is visible whole, or not at all; and it can tell later whether it still is."""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+import stat
+import time
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from cambox.config import OutputSettings
-from cambox.output.footer import Footer
-from cambox.output.recipe import Recipe
-from cambox.output.rows import Row, table
-from cambox.output.serialise import to_parquet
+from cambox.output.footer import DIGEST_KEY, Footer, Recipe
 from cambox.sources.retry import from_storage
 from cambox.sources.shards import Shard
-from cambox.sources.storage import locate
+from cambox.sources.storage import locate, protocol_of
 
+ROW_GROUP_ROWS = 10_000
+# Publishing takes seconds. What is a day old has no live owner, on this machine or another.
+SECONDS_UNTIL_ABANDONED = 24 * 3600.0
 _TEMPORARY = re.compile(r"[._].+-[0-9a-f]{16}\.parquet\..+")
+# Their drivers write in place, so a reader meets half a file; they rename at once, like a disk.
+_WRITTEN_IN_PLACE = ("hdfs", "webhdfs")
 
 
 def file_name(shard_uri: str) -> str:
@@ -41,8 +49,18 @@ def recipe_uri(output: OutputSettings, recipe: Recipe) -> str:
     return f"{output.uri.rstrip('/')}/{recipe.folder}"
 
 
-def publish(rows: Sequence[Row], shard: Shard, recipe: Recipe, output: OutputSettings) -> str:
+def publish(
+    rows: pa.Table,
+    shard: Shard,
+    recipe: Recipe,
+    output: OutputSettings,
+    more: Mapping[bytes, bytes] | None = None,
+) -> str:
     """Write the one file of a shard and make it visible at once.
+
+    Args:
+        rows: with the columns of ``rows.schema``.
+        more: entries of the footer beside ``Footer``'s.
 
     Returns:
         The file's URI.
@@ -50,11 +68,47 @@ def publish(rows: Sequence[Row], shard: Shard, recipe: Recipe, output: OutputSet
     Raises:
         OSError: the storage failed; see ``publish_bytes`` for what is visible then.
     """
-    annotations = table(rows, output.store_maps)
-    annotations = annotations.replace_schema_metadata(Footer.of(recipe, shard).to_metadata())
+    metadata = {**Footer.of(recipe, shard).to_metadata(), **(more or {})}
     uri = f"{recipe_uri(output, recipe)}/{file_name(shard.uri)}"
-    publish_bytes(uri, to_parquet(annotations), output.storage_options)
+    publish_bytes(uri, to_parquet(rows.replace_schema_metadata(metadata)), output.storage_options)
     return uri
+
+
+def to_parquet(rows: pa.Table) -> bytes:
+    """A whole Parquet file.
+
+    Page checksums cover the pages but not their headers, where a flipped bit may read as other
+    numbers; so the footer also gets the SHA-256 of all that lies before it.
+    """
+    # In memory: a writer on the final path would, when it fails half-way, leave a short file that
+    # reads without an error.
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(
+        buffer, rows.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
+        writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+        data = buffer.getbuffer()
+        digest = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        data.release()
+        writer.add_key_value_metadata({DIGEST_KEY: json.dumps(digest).encode()})
+    return buffer.getvalue()
+
+
+def is_intact(file: bytes, metadata: Mapping[bytes, bytes]) -> bool:
+    """Whether the bytes before the footer are those that were written.
+
+    Args:
+        metadata: the file's own key-value metadata.
+
+    Raises:
+        KeyError: the footer has no digest.
+        ValueError: the digest does not parse.
+    """
+    digest = json.loads(metadata[DIGEST_KEY])
+    if not (isinstance(digest, dict) and digest.keys() == {"bytes", "sha256"}):
+        raise ValueError(f"{DIGEST_KEY.decode()} is {digest!r}, expected bytes and sha256")
+    actual = hashlib.sha256(memoryview(file)[: digest["bytes"]]).hexdigest()
+    return actual == str(digest["sha256"])
 
 
 def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -69,6 +123,21 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
     filesystem, path = locate(uri, storage_options)
     if isinstance(filesystem, LocalFileSystem):
         _publish_locally(Path(path), data)
+    elif protocol_of(uri) in _WRITTEN_IN_PLACE:
+        folder, _, name = path.rpartition("/")
+        beside = f"{folder}/{_beside(name)}"
+
+        def write_and_rename() -> None:
+            filesystem.makedirs(folder, exist_ok=True)
+            filesystem.pipe_file(beside, data)
+            if protocol_of(uri) == "webhdfs" and filesystem.exists(path):
+                # Its renaming does not replace; for a moment there is no file, but never half one.
+                filesystem.rm_file(path)
+            filesystem.mv(beside, path)
+            if filesystem.info(path)["size"] != len(data):
+                raise OSError(f"{uri}: the file could not be renamed to its name")
+
+        from_storage(uri, write_and_rename)
     else:
         # One PUT, or a completed multipart: object stores show the object only once it is complete.
         from_storage(uri, lambda: filesystem.pipe_file(path, data))
@@ -76,7 +145,7 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
 
 def _publish_locally(path: Path, data: bytes) -> None:
     _make_folder(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    beside = path.with_name(_beside(path.name))
     try:
         with beside.open("wb") as file:
             file.write(data)
@@ -87,6 +156,10 @@ def _publish_locally(path: Path, data: bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _beside(name: str) -> str:
+    return f".{name}.{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _make_folder(path: Path) -> None:
@@ -104,3 +177,29 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_leftovers(output: OutputSettings, recipe: Recipe) -> int:
+    """Delete temporary files of publishers that died, and say how many there were.
+
+    Parquet readers skip them. Only a local folder can hold any: an object store shows an object
+    once it is complete.
+    """
+    filesystem, folder = locate(recipe_uri(output, recipe), output.storage_options)
+    if not isinstance(filesystem, LocalFileSystem):
+        return 0
+    abandoned = [path for path in Path(folder).glob(".*.parquet.*") if _is_abandoned(path)]
+    for path in abandoned:
+        path.unlink(missing_ok=True)
+    return len(abandoned)
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        # Of the name itself: what a link leads to is none of ours.
+        status = path.lstat()
+    except FileNotFoundError:
+        # Another driver has published it meanwhile.
+        return False
+    old = time.time() - status.st_mtime > SECONDS_UNTIL_ABANDONED
+    return old and is_temporary(path.name) and not stat.S_ISDIR(status.st_mode)

@@ -1,207 +1,164 @@
-"""Finding and reading what is published: for commands that read one recipe's rows."""
+"""The one reader of published files: footers from their ends alone, rows by the columns asked for.
+
+Every command that reads an output does it here, so all of them ask a storage again where that can
+help, none downloads maps for a footer or a score, and all say the same of a file that is not ours.
+"""
 
 from __future__ import annotations
 
-import io
-import os
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
+import pyarrow.dataset
 
 from cambox.errors import RequestError
-from cambox.output.folders import Folder, recipe_folders
-from cambox.output.footer import Footer
-from cambox.output.ledger import FOOTERS_AT_ONCE, read_tail
-from cambox.sources.retry import from_storage
-from cambox.sources.shards import Shard
-from cambox.sources.storage import canonical_uri, locate, storage_failures
+from cambox.output.folders import Folder, recipe_folder
+from cambox.output.footer import Footer, NotOursError, read_metadata
+from cambox.output.published_file import PublishedFile, known_file, published_file
+from cambox.sources.listing import list_folder
+from cambox.sources.storage import locate
 
-ROWS_AT_ONCE = 1024
+FOOTERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class PublishedFile:
-    """One file of a recipe's folder: what is its own of its footer.
+class PublishedRecipe:
+    """A recipe's folder, opened: what its files have in common, and the files.
 
     Attributes:
-        path: on the folder's file system.
-        shard: that its rows are of.
+        footer: of the first file; recipe and classes are those of all.
+        files: in the order of their names.
     """
 
-    path: str
-    uri: str
-    shard: Shard
-    rows: int
+    folder: Folder
+    footer: Footer
+    files: tuple[PublishedFile, ...]
 
+    @property
+    def uri(self) -> str:
+        """Of the folder."""
+        return self.folder.uri
 
-def published_folders(
-    uri: str, storage_options: Mapping[str, Any] | None = None
-) -> tuple[AbstractFileSystem, list[Folder]]:
-    """The recipes' folders of an output, or the one that the URI names.
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The resolved settings that shaped the rows.
 
-    Raises:
-        RequestError: there is no such output, or it cannot be listed.
-    """
-    filesystem, path = locate(uri, storage_options)
-    filesystem.invalidate_cache()
-    if isinstance(filesystem, LocalFileSystem):
-        # `latest` is a link; the folder's own name says which recipe should be in it.
-        path = os.path.realpath(path)
-    try:
-        with storage_failures(uri):
-            folders = recipe_folders(filesystem, path.rstrip("/"), canonical_uri(uri).rstrip("/"))
-    except FileNotFoundError as error:
-        raise RequestError(f"{uri} does not exist; name an output, or a recipe's folder") from error
-    except NotADirectoryError as error:
-        raise RequestError(f"{uri} is a file; name the folder that holds it") from error
-    except OSError as error:
-        raise RequestError(f"{uri} cannot be listed: {error}") from error
-    if not folders:
-        raise RequestError(f"{uri} holds nothing of cambox; name an output, or a recipe's folder")
-    return filesystem, folders
+        Raises:
+            RequestError: they are not settings of cambox.
+        """
+        try:
+            settings: dict[str, Any] = json.loads(self.footer.recipe)
+            for section in ("input", "model", "cam", "boxes", "output"):
+                settings[section].keys()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self.other_make() from error
+        return settings
 
-
-def published_recipe(
-    uri: str, storage_options: Mapping[str, Any] | None = None
-) -> tuple[AbstractFileSystem, Folder]:
-    """The one recipe's folder that a URI names, or that its output holds.
-
-    Raises:
-        RequestError: as ``published_folders``; or the output holds several recipes, or no rows.
-    """
-    filesystem, folders = published_folders(uri, storage_options)
-    full = [folder for folder in folders if folder.parquet]
-    if not full:
-        raise RequestError(f"{uri} holds no published file; run cambox annotate first")
-    if len(full) > 1:
-        names = ", ".join(folder.uri for folder in full)
-        raise RequestError(f"{uri} holds {len(full)} recipes; name one of them: {names}")
-    return filesystem, full[0]
-
-
-def recipe_footer(filesystem: AbstractFileSystem, folder: Folder) -> Footer:
-    """The footer of the folder's first file: its recipe is that of all of them.
-
-    Raises:
-        RequestError: the file is damaged, or not of cambox.
-    """
-    path = folder.parquet[0]
-    return _open(filesystem, path, folder.uri_of(path))[0]
-
-
-def published_files(
-    filesystem: AbstractFileSystem, folder: Folder
-) -> tuple[Footer, list[PublishedFile]]:
-    """The files of a folder, sorted by path, and the footer of the first, whose recipe is theirs.
-
-    Only footers are read.
-
-    Raises:
-        RequestError: a file is damaged, not of cambox, or of another recipe than the first.
-    """
-    first = recipe_footer(filesystem, folder)
-
-    def read(path: str) -> PublishedFile:
-        uri = folder.uri_of(path)
-        tail = _stored(uri, lambda: read_tail(filesystem, path))
-        with _of_cambox(uri):
-            metadata = pq.read_metadata(pa.BufferReader(tail))
-            footer = Footer.from_metadata(metadata.metadata or {})
-        _require_recipe(footer, uri, first, folder.uri_of(folder.parquet[0]))
-        return PublishedFile(path, uri, footer.shard, metadata.num_rows)
-
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return first, list(pool.map(read, folder.parquet))
-
-
-def read_file(
-    filesystem: AbstractFileSystem, file: PublishedFile, columns: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """The rows of one file, some at a time.
-
-    Args:
-        columns: those that the file does not have are left out (``maps``).
-
-    Raises:
-        RequestError: the file is damaged, or not of cambox.
-    """
-    yield from _batches(_open(filesystem, file.path, file.uri)[1], file.uri, columns)
-
-
-def read_published(
-    filesystem: AbstractFileSystem,
-    folder: Folder,
-    columns: Sequence[str],
-    on_file: Callable[[], None] | None = None,
-) -> Iterator[tuple[Footer, pa.RecordBatch]]:
-    """The rows of a recipe, some at a time; one file is in memory.
-
-    Args:
-        columns: those that a file does not have are left out (``maps``).
-        on_file: called after each file.
-
-    Raises:
-        RequestError: a file is damaged, not of cambox, or of another recipe than the first.
-    """
-    first: Footer | None = None
-    for path in folder.parquet:
-        uri = folder.uri_of(path)
-        footer, file = _open(filesystem, path, uri)
-        first = first or footer
-        _require_recipe(footer, uri, first, folder.uri_of(folder.parquet[0]))
-        for batch in _batches(file, uri, columns):
-            yield footer, batch
-        if on_file is not None:
-            on_file()
-
-
-def _require_recipe(footer: Footer, uri: str, first: Footer, first_uri: str) -> None:
-    if footer.recipe_digest != first.recipe_digest:
-        raise RequestError(
-            f"{uri} is of another recipe than {first_uri}; run cambox verify, and move one of "
-            "them away"
+    def other_make(self) -> RequestError:
+        """That the recipe's settings are of a cambox that knew other ones."""
+        return RequestError(
+            f"{self.uri}: its recipe is of another cambox; run cambox annotate again"
         )
 
+    def batches(
+        self, columns: Sequence[str], on_file: Callable[[int], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of all files, some at a time; one file's columns are in memory.
 
-def _batches(file: pq.ParquetFile, uri: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    present = [name for name in columns if name in file.schema_arrow.names]
+        Args:
+            on_file: called with the number of files, after each.
+
+        Raises:
+            RequestError: a file cannot be read, or is damaged.
+        """
+        for file in self.files:
+            yield from file.batches(columns)
+            if on_file is not None:
+                on_file(len(self.files))
+
+
+def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> PublishedRecipe:
+    """Open the one recipe's folder that a URI names, or that its output holds.
+
+    Only footers are read, many at a time.
+
+    Raises:
+        RequestError: there is none, or several; or a file cannot be read, is damaged, not of
+            cambox, or of another recipe than the first.
+    """
+    folder = recipe_folder(uri, storage_options)
+
+    def known(name: str) -> PublishedFile:
+        return known_file(folder.uri_of(name), storage_options)[0]
+
+    first, footer = known_file(folder.uri_of(folder.parquet[0]), storage_options)
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        files = (first, *pool.map(known, folder.parquet[1:]))
+    for file in files:
+        if file.recipe_digest != first.recipe_digest:
+            raise RequestError(
+                f"{file.uri} is of another recipe than {first.uri}; run cambox verify, and move "
+                "one of them away"
+            )
+    return PublishedRecipe(folder, footer, files)
+
+
+def files_in(
+    folder_uri: str, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, PublishedFile | None]:
+    """The visible files of a folder, by name; None for one that is not whole or not ours.
+
+    Raises:
+        OSError: the folder cannot be listed, or a footer cannot be read.
+    """
+    filesystem, path = locate(folder_uri, storage_options)
+    # Another process may have published since this one looked.
+    filesystem.invalidate_cache()
     try:
-        yield from file.iter_batches(ROWS_AT_ONCE, columns=present)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(uri, error) from error
+        entries = list_folder(filesystem, path)
+    except FileNotFoundError:
+        return {}
+    names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries]
+    visible = [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
+
+    def known(name: str) -> PublishedFile | None:
+        uri = f"{folder_uri}/{name}"
+        try:
+            return published_file(uri, read_metadata(uri, storage_options), storage_options)[0]
+        except NotOursError:
+            return None
+
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+        return dict(zip(visible, pool.map(known, visible), strict=True))
 
 
-def _open(filesystem: AbstractFileSystem, path: str, uri: str) -> tuple[Footer, pq.ParquetFile]:
-    data = _stored(uri, lambda: filesystem.cat_file(path))
-    with _of_cambox(uri):
-        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-        return Footer.from_metadata(file.metadata.metadata or {}), file
+def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarrow.dataset.Dataset:
+    """The rows of an output, as a dataset of Arrow.
 
+    ``cambox.read("out").to_table()`` has them all in memory; ``.to_batches(columns=["key",
+    "objects"])`` some at a time. The columns are in docs/format.md.
 
-def _stored(uri: str, read: Callable[[], bytes]) -> bytes:
+    Args:
+        output: a recipe's folder, an output that holds one recipe, or one whose ``latest`` says
+            which; a path or URL.
+        storage_options: passed to fsspec.
+
+    Raises:
+        RequestError: nothing is published there, or it cannot be listed.
+    """
+    from cambox.config import OutputSettings
+    from cambox.output.latest import latest_folder
+
+    settings = OutputSettings(uri=output, storage_options=dict(storage_options or {}))
     try:
-        return from_storage(uri, read)
+        uri = latest_folder(settings) or output
     except OSError as error:
-        raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
-
-
-@contextmanager
-def _of_cambox(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(uri, error) from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise RequestError(f"{uri} is not of this cambox; move it out of the folder") from error
-
-
-def _damaged(uri: str, error: Exception) -> RequestError:
-    text = " ".join(str(error).split())
-    return RequestError(f"{uri} is damaged ({text}); delete it and run cambox annotate again")
+        raise RequestError(f"{output} cannot be read: {error}; check access to it") from error
+    folder = recipe_folder(uri, storage_options)
+    filesystem, _ = locate(folder.uri, storage_options)
+    paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
+    return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")

@@ -1,4 +1,4 @@
-"""One row per sample, and its Arrow schema."""
+"""One row per sample: the columns of a published file, and boxes as a column and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from cambox.boxes import Boxes
+
+SIDES = ("x_min", "y_min", "x_max", "y_max")
 CLASS_TYPE = pa.struct(
     [("class_id", pa.int32()), ("rank", pa.int32()), ("probability", pa.float32())]
 )
@@ -20,10 +24,7 @@ OBJECT_TYPE = pa.struct(
         ("rank", pa.int32()),
         ("class_score", pa.float32()),
         ("box_score", pa.float32()),
-        ("x_min", pa.float32()),
-        ("y_min", pa.float32()),
-        ("x_max", pa.float32()),
-        ("y_max", pa.float32()),
+        *((side, pa.float32()) for side in SIDES),
         ("component", pa.int32()),
         ("touches_edge", pa.bool_()),
     ]
@@ -66,32 +67,6 @@ class ClassScore:
 
 
 @dataclass(frozen=True, slots=True)
-class AnnotatedObject:
-    """A pseudo box in pixels of the upright original image, half-open.
-
-    Attributes:
-        rank: of the class among the predicted ones, from 1; 0 for a given label.
-        class_score: the class's probability, 0..1.
-        box_score: the probability that the box is right where the recipe has a calibration, else
-            the mean of the normalised map inside the box; 0..1.
-        component: 0 for the largest component of the class's map, then 1, 2, ...
-        touches_edge: whether the box reaches the image's border.
-    """
-
-    class_id: int
-    class_name: str
-    rank: int
-    class_score: float
-    box_score: float
-    x_min: float
-    y_min: float
-    x_max: float
-    y_max: float
-    component: int
-    touches_edge: bool
-
-
-@dataclass(frozen=True, slots=True)
 class StoredMap:
     """A score map at the feature map's size, 8 bits a cell.
 
@@ -118,17 +93,20 @@ class StoredMap:
         height, width = steps.shape
         return cls(class_id, rank, height, width, low, high, steps.tobytes())
 
+    @property
+    def steps(self) -> np.ndarray:
+        """The bytes (h, w) uint8."""
+        return np.frombuffer(self.values, np.uint8).reshape(self.height, self.width)
+
     def restore(self) -> np.ndarray:
         """The map (h, w) float32, exact to half a step of (high - low) / 255."""
-        steps = np.frombuffer(self.values, np.uint8).reshape(self.height, self.width)
-        return (self.low + steps.astype(np.float32) / 255 * (self.high - self.low)).astype(
-            np.float32
-        )
+        span = self.high - self.low
+        return (self.low + self.steps.astype(np.float32) / 255 * span).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The annotation of one sample, with empty lists where nothing was found."""
+    """What is known of one sample, but for its boxes; empty where nothing was found."""
 
     key: str
     shard: str
@@ -139,7 +117,6 @@ class Row:
     height: int | None
     labels: tuple[int, ...] | None
     classes: tuple[ClassScore, ...] = ()
-    objects: tuple[AnnotatedObject, ...] = ()
     maps: tuple[StoredMap, ...] = ()
 
 
@@ -148,16 +125,25 @@ def schema(with_maps: bool) -> pa.Schema:
     return SCHEMA.append(MAPS_FIELD) if with_maps else SCHEMA
 
 
-def table(rows: Sequence[Row], with_maps: bool) -> pa.Table:
-    """The rows as one Arrow table."""
+def table(
+    rows: Sequence[Row], boxes: Boxes, class_names: Sequence[str], with_maps: bool
+) -> pa.Table:
+    """The rows as one Arrow table.
+
+    Args:
+        boxes: in pixels, ``image`` being the place of their row, ascending.
+        class_names: of the recipe, by class id.
+    """
     fields = schema(with_maps)
-    columns = [
-        _lists([getattr(row, field.name) for row in rows], field.type)
-        if pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)
-        else pa.array([getattr(row, field.name) for row in rows], field.type)
-        for field in fields
-    ]
-    return pa.Table.from_arrays(columns, schema=fields)
+
+    def column(field: pa.Field) -> pa.Array:
+        if field.name == "objects":
+            return boxes_to_arrow(boxes, len(rows), class_names)
+        values = [getattr(row, field.name) for row in rows]
+        is_struct = pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)
+        return _lists(values, field.type) if is_struct else pa.array(values, field.type)
+
+    return pa.Table.from_arrays([column(field) for field in fields], schema=fields)
 
 
 def _lists(lists: Sequence[Sequence[Any]], type_: pa.ListType) -> pa.ListArray:
@@ -170,3 +156,95 @@ def _lists(lists: Sequence[Sequence[Any]], type_: pa.ListType) -> pa.ListArray:
     ]
     values = pa.StructArray.from_arrays(members, fields=type_.value_type.fields)
     return pa.ListArray.from_arrays(offsets, values, type=type_)
+
+
+def boxes_to_arrow(boxes: Boxes, rows: int, class_names: Sequence[str]) -> pa.ListArray:
+    """The column ``objects`` of so many rows; arguments as in ``table``."""
+    values: dict[str, np.ndarray | pa.Array] = {
+        "class_id": boxes.class_id,
+        "class_name": pa.array(class_names, pa.string()).take(pa.array(boxes.class_id)),
+        "rank": boxes.rank,
+        "class_score": boxes.class_score,
+        "box_score": boxes.score,
+        **dict(zip(SIDES, boxes.corners.T, strict=True)),
+        "component": boxes.component,
+        "touches_edge": boxes.touches_edge,
+    }
+    fields = list(OBJECT_TYPE)
+    arrays = [
+        values[field.name]
+        if isinstance(values[field.name], pa.Array)
+        else pa.array(values[field.name].astype(field.type.to_pandas_dtype()), field.type)
+        for field in fields
+    ]
+    counts = np.bincount(boxes.image, minlength=rows)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    structs = pa.StructArray.from_arrays(arrays, fields=fields)
+    return pa.ListArray.from_arrays(offsets, structs, type=pa.list_(OBJECT_TYPE))
+
+
+def boxes_from_arrow(objects: pa.ListArray) -> Boxes:
+    """The boxes of a column ``objects``, ``image`` being the place of their row.
+
+    Fields that were not read have the value that ``Boxes.of`` gives them.
+    """
+    entries = Entries.of(objects, "objects")
+    names = {name: name for name in ("class_id", "rank", "component", "class_score")}
+    names |= {"score": "box_score", "touches_edge": "touches_edge"}
+    columns = {name: entries[field] for name, field in names.items() if field in entries.fields}
+    corners = (
+        np.stack([entries[side] for side in SIDES], axis=1)
+        if "x_min" in entries.fields
+        else np.zeros((len(entries.row), 4))
+    )
+    return Boxes.of(corners, image=entries.row, **columns)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of one list column, side by side as arrays, those with a null left out.
+
+    Attributes:
+        whole: (m,) bool of all entries, whether one has no null; the n others follow.
+        all_rows: (m,) the row, within the batch, of all entries.
+        row: (n,) the same of those without a null.
+        fields: (n,) each, by the name of the struct's field; ``item`` for a list of numbers.
+    """
+
+    column: str
+    whole: np.ndarray
+    all_rows: np.ndarray
+    row: np.ndarray
+    fields: dict[str, pa.Array]
+
+    @property
+    def complete(self) -> bool:
+        """Whether there was no entry to leave out."""
+        return bool(self.whole.all())
+
+    def __getitem__(self, field: str) -> np.ndarray:
+        return as_numpy(self.fields[field])
+
+    @classmethod
+    def of(cls, values: pa.ListArray | pa.ChunkedArray, column: str) -> Entries:
+        """Take a column apart."""
+        if isinstance(values, pa.ChunkedArray):
+            values = values.combine_chunks()
+        flat = values.flatten()
+        row = as_numpy(pc.list_parent_indices(values))
+        fields = (
+            dict(zip((field.name for field in flat.type), flat.flatten(), strict=True))
+            if pa.types.is_struct(flat.type)
+            else {"item": flat}
+        )
+        whole = np.ones(len(row), bool)
+        for field in fields.values():
+            whole &= as_numpy(pc.is_valid(field))
+        kept = {name: field.filter(whole) for name, field in fields.items()}
+        return cls(column, whole, row, row[whole], kept)
+
+
+def as_numpy(values: pa.Array) -> np.ndarray:
+    """A copy where Arrow's own memory does not do; a null becomes NaN."""
+    array: np.ndarray = values.to_numpy(zero_copy_only=False)
+    return array

@@ -6,36 +6,29 @@ import functools
 import io
 import json
 import multiprocessing
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
 from rich.console import Console
-from rich.markup import escape
 
-from cambox.boxing import Boxing
-from cambox.config import OutputSettings
-from cambox.console import Advance
+from cambox.cams.boxes import upsampled_size
+from cambox.config import BoxSettings, OutputSettings
+from cambox.config_file import override_boxes
+from cambox.console import Advance, one_line, say
 from cambox.errors import RequestError
-from cambox.output.footer import Footer
-from cambox.output.ledger import FOOTERS_AT_ONCE, read_metadata
-from cambox.output.leftovers import remove_leftovers
-from cambox.output.publish import publish_bytes, recipe_uri
-from cambox.output.reading import published_recipe, recipe_footer
-from cambox.output.recipe import Recipe
-from cambox.output.serialise import is_intact, to_parquet
+from cambox.in_order import usable_cpus
+from cambox.output.footer import SOURCE_KEY, Recipe, recipe_digest
+from cambox.output.publish import file_name, is_intact, publish, recipe_uri, remove_leftovers
+from cambox.output.published_file import PublishedFile
+from cambox.output.reading import PublishedRecipe, files_in, open_recipe
 from cambox.rebox.rows import rebox_rows
-from cambox.rebox.source import SOURCE_KEY, SourceFile, is_done, reboxed_recipe, source_files
-from cambox.sources.listing import list_folder
-from cambox.sources.retry import from_storage
-from cambox.sources.storage import canonical_uri, locate
+from cambox.sources.storage import canonical_uri
 
 # What one process would take for the files that are left. Below, others are not worth their start.
 # Threads were not either when last measured, before boxes were compiled; rows are still Python.
@@ -95,13 +88,9 @@ class ReboxedFile:
     """What became of one file: what ``ReboxedRows`` counts, without the rows."""
 
     rows: int
-    objects: int
+    boxes: int
     no_box: Counter[str]
     unknown_scores: int
-
-
-class DamagedSourceError(ValueError):
-    """A file of the source is not what its footer says."""
 
 
 def rebox_output(
@@ -118,21 +107,22 @@ def rebox_output(
     Raises:
         RequestError: the output or an override is wrong.
     """
-    filesystem, folder = published_recipe(output)
-    recipe = reboxed_recipe(recipe_footer(filesystem, folder), overrides)
+    source = open_recipe(output)
+    recipe, boxes = _reboxed_recipe(source, overrides)
     target = OutputSettings(uri=to)
     try:
-        files = source_files(filesystem, folder)
-        made = _made(target, recipe)
+        made = files_in(recipe_uri(target, recipe))
     except OSError as error:
-        raise RequestError(f"{output} or {to} cannot be read: {error}; check access") from error
-    boxing = Boxing.of_recipe(json.loads(recipe.settings))
-    to_do = [file for file in files if not is_done(file, recipe, made.get(file.name))]
+        raise RequestError(f"{to} cannot be read: {error}; check access") from error
+    names = {file_name(file.shard.uri): file for file in source.files}
+    to_do = [file for name, file in names.items() if not _is_done(file, recipe, made.get(name))]
     remove_leftovers(target, recipe)
     start = time.monotonic()
     failures: dict[str, str] = {}
     published: list[ReboxedFile] = []
-    rebox_file = functools.partial(_rebox, filesystem, recipe, boxing, target)
+    height, width = json.loads(recipe.settings)["model"]["input_size"]
+    size = upsampled_size(boxes, (height, width))
+    rebox_file = functools.partial(_rebox, recipe, boxes, size, target)
     for file, outcome in zip(to_do, _outcomes(to_do, rebox_file), strict=True):
         if isinstance(outcome, ReboxedFile):
             published.append(outcome)
@@ -141,30 +131,68 @@ def rebox_output(
         if on_file is not None:
             on_file(len(to_do))
     return ReboxSummary(
-        source=folder.uri,
+        source=source.uri,
         folder=recipe_uri(target, recipe),
         recipe=recipe,
         published=len(published),
-        done_before=len(files) - len(to_do),
-        without_source=len(made.keys() - {file.name for file in files}),
+        done_before=len(names) - len(to_do),
+        without_source=len(made.keys() - names.keys()),
         failures=failures,
         rows=sum(one.rows for one in published),
-        boxes=sum(one.objects for one in published),
+        boxes=sum(one.boxes for one in published),
         no_box=sum((one.no_box for one in published), Counter()),
         unknown_scores=sum(one.unknown_scores for one in published),
         seconds=time.monotonic() - start,
     )
 
 
+def _reboxed_recipe(
+    source: PublishedRecipe, overrides: Sequence[str]
+) -> tuple[Recipe, BoxSettings]:
+    """The source's recipe with other boxes; ``rebox.maps_of`` names the recipe that made the maps.
+
+    Raises:
+        RequestError: the source has no maps or is of another cambox, or an override is wrong.
+    """
+    settings = source.settings
+    try:
+        if not settings["output"]["store_maps"]:
+            raise RequestError(
+                "OUTPUT holds no maps to make boxes from; annotate once more with "
+                "--set output.store_maps=true"
+            )
+        boxes = override_boxes(BoxSettings.model_validate(settings["boxes"]), overrides)
+    except (KeyError, TypeError, ValueError) as error:
+        raise source.other_make() from error
+    settings["boxes"] = boxes.model_dump()
+    # Boxes follow from maps and settings, through however many steps these were arrived at.
+    settings.setdefault("rebox", {"maps_of": source.footer.recipe_digest})
+    text, classes = json.dumps(settings, sort_keys=True), source.footer.classes
+    return Recipe(text, classes, recipe_digest(text, classes)), boxes
+
+
+def _came_from(file: PublishedFile) -> str:
+    """What a reboxed file's footer says of the bytes that its maps came from."""
+    origin = {"recipe_digest": file.recipe_digest, "sha256": file.data_digest}
+    return json.dumps(origin, sort_keys=True)
+
+
+def _is_done(file: PublishedFile, recipe: Recipe, made: PublishedFile | None) -> bool:
+    """Whether a file's successor is there, made from these bytes under this recipe."""
+    return (
+        made is not None and made.recipe_digest == recipe.digest and made.source == _came_from(file)
+    )
+
+
 def _outcomes(
-    files: Sequence[SourceFile], rebox_file: Callable[[SourceFile], ReboxedFile | str]
+    files: Sequence[PublishedFile], rebox_file: Callable[[PublishedFile], ReboxedFile | str]
 ) -> Iterator[ReboxedFile | str]:
     """Of each file in turn, one after the other until it shows that processes pay."""
     start = time.monotonic()
     for done, file in enumerate(files, 1):
         yield rebox_file(file)
         left = files[done:]
-        processes = min(os.cpu_count() or 1, len(left))
+        processes = min(usable_cpus(), len(left))
         seconds_left = (time.monotonic() - start) / done * len(left)
         if processes > 1 and seconds_left > PROCESSES_PAY_SECONDS:
             context = multiprocessing.get_context("spawn")
@@ -174,49 +202,23 @@ def _outcomes(
 
 
 def _rebox(
-    filesystem: AbstractFileSystem,
     recipe: Recipe,
-    boxing: Boxing,
+    boxes: BoxSettings,
+    size: tuple[int, int],
     target: OutputSettings,
-    file: SourceFile,
+    file: PublishedFile,
 ) -> ReboxedFile | str:
     """What became of a file, or why nothing did."""
     try:
-        made = rebox_rows(_read(filesystem, file), boxing, recipe.class_names)
-        metadata = Footer.of(recipe, file.footer.shard).to_metadata()
-        metadata[SOURCE_KEY] = file.came_from.encode()
-        uri = f"{recipe_uri(target, recipe)}/{file.name}"
-        publish_bytes(uri, to_parquet(made.table.replace_schema_metadata(metadata)))
-    except (OSError, pa.ArrowException, DamagedSourceError) as error:
-        return " ".join(str(error).split())
-    return ReboxedFile(made.table.num_rows, made.objects, made.no_box, made.unknown_scores)
-
-
-def _read(filesystem: AbstractFileSystem, file: SourceFile) -> pa.Table:
-    data = from_storage(file.uri, lambda: filesystem.cat_file(file.path))
-    source = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
-    if not is_intact(data, source.metadata.metadata or {}):
-        raise DamagedSourceError("the bytes before the footer are not those that were written")
-    return source.read()
-
-
-def _made(target: OutputSettings, recipe: Recipe) -> dict[str, dict[bytes, bytes] | None]:
-    """The metadata of what is published already, by file name."""
-    filesystem, path = locate(recipe_uri(target, recipe))
-    filesystem.invalidate_cache()
-    try:
-        paths = [entry["name"] for entry in list_folder(filesystem, path)]
-    except FileNotFoundError:
-        return {}
-    names = {one.rsplit("/", 1)[-1]: one for one in paths}
-    visible = {
-        name: one
-        for name, one in names.items()
-        if name.endswith(".parquet") and name[0] not in "._"
-    }
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        every = pool.map(lambda one: read_metadata(filesystem, one), visible.values())
-        return dict(zip(visible, every, strict=True))
+        data = file.whole()
+        source = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        if not is_intact(data, source.metadata.metadata or {}):
+            return "the bytes before the footer are not those that were written"
+        made = rebox_rows(source.read(), boxes, size, recipe.class_names)
+        publish(made.table, file.shard, recipe, target, {SOURCE_KEY: _came_from(file).encode()})
+    except (OSError, pa.ArrowException, RequestError) as error:
+        return one_line(error)
+    return ReboxedFile(made.table.num_rows, made.boxes, made.no_box, made.unknown_scores)
 
 
 def print_rebox(summary: ReboxSummary, console: Console) -> None:
@@ -241,5 +243,4 @@ def print_rebox(summary: ReboxSummary, console: Console) -> None:
     lines += [f"given up: {uri}: {reason}" for uri, reason in summary.failures.items()]
     folder = canonical_uri(summary.folder)
     lines += [f"output: {folder}", f"compare: cambox diff {summary.source} {folder}"]
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+    say(console, *lines)

@@ -1,45 +1,19 @@
-"""The recipe: all that shapes the rows of a shard, and nothing else.
-
-Batch size, workers and engine are left out on purpose: they change no row.
-"""
+"""From the configuration and the loaded classifier to the recipe that shapes the rows."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torchvision
+from typing import TYPE_CHECKING, Any
 
 from cambox.config import Config
 from cambox.errors import RequestError
-from cambox.models.classifier import Classifier
+from cambox.output.footer import SCHEMA_VERSION, Recipe, recipe_digest
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from cambox.models.classifier import Classifier
+
 IMAGENET_CLASS_COUNT = 1000
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The resolved settings that shape the rows.
-
-    Attributes:
-        settings: as JSON, keys sorted.
-        class_names: one for each class of the model.
-        digest: SHA-256 of settings and class names, in hexadecimal.
-    """
-
-    settings: str
-    class_names: tuple[str, ...]
-    digest: str
-
-    @property
-    def folder(self) -> str:
-        """The name of the folder that holds this recipe's files."""
-        return folder_name(self.digest)
 
 
 def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
@@ -77,19 +51,12 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
     return Recipe(text, names, recipe_digest(text, names))
 
 
-def folder_name(digest: str) -> str:
-    """The name of the folder that holds the files of a recipe with this digest."""
-    return digest[:16]
-
-
-def recipe_digest(settings: str, class_names: Sequence[str]) -> str:
-    """SHA-256 of a recipe's settings (JSON) and class names, in hexadecimal."""
-    return hashlib.sha256("\n".join([settings, *class_names]).encode()).hexdigest()
-
-
 def _class_names(path: str | None, class_count: int) -> tuple[str, ...]:
     if path is None:
         if class_count == IMAGENET_CLASS_COUNT:
+            # Late: only a run that has loaded a model comes here.
+            import torchvision
+
             weights = torchvision.models.ResNet18_Weights.DEFAULT
             return tuple(weights.meta["categories"])
         return tuple(str(index) for index in range(class_count))

@@ -1,0 +1,182 @@
+"""One published file: its footer from the file's end, its rows by the columns asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.parquet import open_parquet_file
+
+from cambox.errors import RequestError
+from cambox.output.footer import DIGEST_KEY, SOURCE_KEY, Footer, parsed, read_metadata
+from cambox.sources.retry import from_storage
+from cambox.sources.shards import Shard
+from cambox.sources.storage import locate
+
+ROWS_AT_ONCE = 4096
+# Maps are large, and of a sample few rows of a file are wanted.
+ROWS_WITH_MAPS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One published file, known by its footer; no file is open, so it may be pickled.
+
+    Attributes:
+        shard: that its rows are of.
+        rows: their number.
+        recipe_digest: of the recipe that made them.
+        versions: of cambox and the libraries that made them.
+        data_digest: SHA-256 of the bytes before the footer; None where the footer has none.
+        source: what the file was made from, where another file's maps gave its boxes.
+        storage_options: of the output, passed to fsspec.
+    """
+
+    uri: str
+    shard: Shard
+    rows: int
+    recipe_digest: str
+    versions: Mapping[str, str]
+    data_digest: str | None
+    source: str | None
+    storage_options: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The last part of its URI, a function of the shard's."""
+        return self.uri.rsplit("/", 1)[-1]
+
+    def batches(
+        self, columns: Sequence[str], rows_at_once: int = ROWS_AT_ONCE
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows, some at a time; only the bytes of these columns are asked of the storage.
+
+        Args:
+            columns: Parquet paths, such as ``status`` or ``objects.list.element.box_score``; those
+                that the file does not have are left out (``maps``).
+
+        Raises:
+            RequestError: the file cannot be read, or is damaged.
+        """
+        yield from self._batches(list(columns), rows_at_once, None)
+
+    def table(self, columns: Sequence[str]) -> pa.Table:
+        """All rows in one piece; see ``batches``."""
+        batches = list(self.batches(columns))
+        assert batches or self.rows == 0
+        return pa.Table.from_batches(batches).combine_chunks() if batches else self._empty(columns)
+
+    def rows_at(self, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The rows at some places, 0 to n - 1, in the order of the file, with all columns.
+
+        Raises:
+            RequestError: as ``batches``.
+        """
+        wanted = np.unique(np.asarray(places, dtype=np.int64))
+        first = 0
+        for number, count in enumerate(self._group_rows()):
+            inside = wanted[(wanted >= first) & (wanted < first + count)] - first
+            first += count
+            if len(inside):
+                done = 0
+                for batch in self._batches(None, ROWS_WITH_MAPS_AT_ONCE, [number]):
+                    here = inside[(inside >= done) & (inside < done + batch.num_rows)] - done
+                    done += batch.num_rows
+                    if len(here):
+                        yield from batch.take(pa.array(here)).to_pylist()
+
+    def whole(self) -> bytes:
+        """All of its bytes.
+
+        Raises:
+            RequestError: it cannot be read.
+        """
+        filesystem, path = locate(self.uri, self.storage_options)
+        data: bytes = _asked(self.uri, lambda: filesystem.cat_file(path))
+        return data
+
+    def _empty(self, columns: Sequence[str]) -> pa.Table:
+        return self._metadata().schema.to_arrow_schema().empty_table().select(list(columns))
+
+    def _group_rows(self) -> list[int]:
+        metadata = self._metadata()
+        return [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
+
+    def _metadata(self) -> pq.FileMetaData:
+        with _readable(self.uri):
+            return read_metadata(self.uri, self.storage_options)
+
+    def _batches(
+        self, columns: list[str] | None, rows_at_once: int, groups: list[int] | None
+    ) -> Iterator[pa.RecordBatch]:
+        filesystem, path = locate(self.uri, self.storage_options)
+        if columns is not None:
+            names = self._metadata().schema.to_arrow_schema().names
+            columns = [name for name in columns if name.split(".")[0] in names]
+        # All bytes that will be read come now, so that a storage's failure is met here alone.
+        stream = _asked(
+            self.uri,
+            lambda: open_parquet_file(
+                path, fs=filesystem, columns=columns, row_groups=groups, engine="pyarrow"
+            ),
+        )
+        with parsed(self.uri):
+            file = pq.ParquetFile(stream, page_checksum_verification=True)
+            chosen = range(file.num_row_groups) if groups is None else groups
+            yield from file.iter_batches(rows_at_once, row_groups=list(chosen), columns=columns)
+
+
+def known_file(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[PublishedFile, Footer]:
+    """A file and its footer, from its end.
+
+    Raises:
+        RequestError: it cannot be read, is damaged, or is not of cambox.
+    """
+    with _readable(uri):
+        metadata = read_metadata(uri, storage_options)
+    return published_file(uri, metadata, storage_options)
+
+
+def published_file(
+    uri: str, metadata: pq.FileMetaData, storage_options: Mapping[str, Any] | None = None
+) -> tuple[PublishedFile, Footer]:
+    """A file by its metadata, as ``read_metadata`` gives it.
+
+    Raises:
+        NotOursError: cambox did not make the file.
+    """
+    entries = metadata.metadata or {}
+    with parsed(uri):
+        footer = Footer.from_metadata(entries)
+        digest = json.loads(entries.get(DIGEST_KEY, b"{}")).get("sha256")
+        source = entries.get(SOURCE_KEY)
+    file = PublishedFile(
+        uri,
+        footer.shard,
+        metadata.num_rows,
+        footer.recipe_digest,
+        footer.versions,
+        digest,
+        None if source is None else source.decode(),
+        storage_options,
+    )
+    return file, footer
+
+
+@contextmanager
+def _readable(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
+
+
+def _asked(uri: str, fn: Callable[[], Any]) -> Any:
+    with _readable(uri):
+        return from_storage(uri, fn)
