@@ -1,4 +1,4 @@
-"""The boxes of a map as anyone would write them, with OpenCV and numpy: what compiled ones equal."""
+"""The boxes of a map as anyone would write them with OpenCV and numpy: compiled ones equal them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import torch
 
 from cambox.boxes import Boxes
-from cambox.cams import BoxRule, boxes_from_maps
+from cambox.cams.boxes import find_boxes
+from cambox.config import BoxSettings
 
 SIZES = ((224, 224), (112, 112))
 _INTERPOLATIONS = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}
@@ -36,12 +36,12 @@ def upsample(
     score_map: np.ndarray, size: tuple[int, int], interpolation: str = "bicubic"
 ) -> np.ndarray:
     """A map (h, w) float32 at the size (height, width)."""
-    # Where OpenCV hands a bicubic resize of floats to Intel's library it rounds otherwise, and other
-    # machines have no such library. The switch is of this thread alone.
+    # Where OpenCV hands a bicubic resize of floats to Intel's library it takes seven times as long,
+    # and other machines have no such library. The switch is of this thread alone.
     handed_over = cv2.ipp.useIPP()
     cv2.ipp.setUseIPP(False)
     try:
-        resized = cv2.resize(
+        resized: np.ndarray = cv2.resize(
             score_map, (size[1], size[0]), interpolation=_INTERPOLATIONS[interpolation]
         )
     finally:
@@ -50,23 +50,23 @@ def upsample(
 
 
 def normalise(score_map: np.ndarray) -> np.ndarray:
-    """A map that varies, min-max normalised to 0..1; after the upsampling, as a bicubic overshoots."""
+    """A map that varies, min-max normalised to 0..1."""
     low, high = score_map.min(), score_map.max()
     normalised: np.ndarray = (score_map - low) / (high - low)
     return normalised
 
 
-def reference_boxes(score_map: np.ndarray, size: tuple[int, int], rule: BoxRule) -> Boxes:
+def reference_boxes(score_map: np.ndarray, size: tuple[int, int], settings: BoxSettings) -> Boxes:
     """The boxes of a map (h, w) that varies, one plain step after the other."""
     height, width = size
-    values = normalise(upsample(score_map, size, rule.interpolation))
-    cut = np.float32(rule.threshold) * np.percentile(values, rule.percentile)
+    values = normalise(upsample(score_map, size, settings.interpolation))
+    cut = np.float32(settings.threshold) * np.percentile(values, settings.percentile)
     mask = (values > cut).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    large = [row for row in stats[1:count].tolist() if row[4] >= rule.min_area * values.size]
+    large = [row for row in stats[1:count].tolist() if row[4] >= settings.min_area * values.size]
     large.sort(key=lambda row: -row[4])
     corners, scores, means_outside = [], [], []
-    for left, top, across, down, _ in large[: rule.max_boxes]:
+    for left, top, across, down, _ in large[: settings.max_boxes]:
         inside = np.zeros(size, bool)
         inside[top : top + down, left : left + across] = True
         corners.append([left, top, left + across, top + down])
@@ -103,19 +103,6 @@ def some_maps(count: int, seed: int, shape: tuple[int, int] | None = None) -> li
     return made
 
 
-def compiled_boxes(score_map: np.ndarray, size: tuple[int, int], rule: BoxRule) -> Boxes:
-    """The boxes of a map (h, w) that the pipeline finds."""
-    (found,) = boxes_from_maps(torch.from_numpy(score_map)[None], size, rule)
-    boxes = found.boxes
-    return Boxes.of(
-        [[box.x_min, box.y_min, box.x_max, box.y_max] for box in boxes],
-        component=[box.component for box in boxes],
-        score=[box.score for box in boxes],
-        outside=[box.outside for box in boxes],
-        touches_edge=[box.touches_edge for box in boxes],
-    )
-
-
 def same_boxes(first: Boxes, second: Boxes) -> bool:
     """Whether extents, components and edges are equal; scores may round otherwise."""
     return all(
@@ -125,20 +112,20 @@ def same_boxes(first: Boxes, second: Boxes) -> bool:
 
 
 def compare(maps: Iterable[np.ndarray], seed: int) -> Comparison:
-    """Compare both ways on each map, under a rule of its own."""
+    """Compare both ways on each map, under settings of its own."""
     generator = np.random.default_rng(seed)
     count = boxes = different = 0
     worst = 0.0
     for score_map in maps:
         size = SIZES[count % len(SIZES)]
-        rule = BoxRule(
+        settings = BoxSettings(
             threshold=float(generator.uniform(0.05, 0.95)),
             percentile=float(generator.choice([90, 90, 100, generator.uniform(50, 100)])),
             max_boxes=int(generator.choice([1, 3, 100])),
             min_area=float(generator.choice([0, 0.01])),
         )
-        expected = reference_boxes(score_map, size, rule)
-        found = compiled_boxes(score_map, size, rule)
+        expected = reference_boxes(score_map, size, settings)
+        found = find_boxes(score_map[None], size, settings).boxes
         count += 1
         boxes += len(expected)
         if not same_boxes(found, expected):

@@ -10,12 +10,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
-from cambox.cams import BoxRule, boxes_from_map, boxes_from_maps
+from cambox.cams.boxes import FoundBoxes, find_boxes, taps
 from cambox.cams.kernel import _components, _percentile
-from cambox.cams.upsample import taps
-from reference import compare, compiled_boxes, reference_boxes, same_boxes, some_maps, upsample
+from cambox.config import BoxSettings
+from reference import compare, reference_boxes, same_boxes, some_maps, upsample
 
 MOST = 10_000
 
@@ -98,8 +97,9 @@ def test_taps_upsample_as_opencv_does(shape: tuple[int, int], interpolation: str
         down = np.zeros((size[0], shape[0]), np.float64)
         across = np.zeros((size[1], shape[1]), np.float64)
         for matrix, one in ((down, rows), (across, columns)):
+            cells, weights = one
             for tap in range(4):
-                np.add.at(matrix, (np.arange(len(matrix)), one.cells[:, tap]), one.weights[:, tap])
+                np.add.at(matrix, (np.arange(len(matrix)), cells[:, tap]), weights[:, tap])
             assert matrix.sum(axis=1) == pytest.approx(1, abs=1e-6)
         expected = upsample(values, size, interpolation)
         np.testing.assert_allclose(down @ values @ across.T, expected, atol=2e-6)
@@ -114,22 +114,35 @@ def test_boxes_are_those_of_opencv_and_numpy() -> None:
 
 def test_the_comparison_sees_a_difference() -> None:
     (score_map,) = some_maps(1, seed=3)
-    rule = BoxRule(threshold=0.35)
-    found = compiled_boxes(score_map, (224, 224), rule)
-    assert same_boxes(found, reference_boxes(score_map, (224, 224), rule))
-    other = reference_boxes(score_map, (224, 224), BoxRule(threshold=0.7))
+    settings = BoxSettings(threshold=0.35)
+    found = find_boxes(score_map[None], (224, 224), settings).boxes
+    assert same_boxes(found, reference_boxes(score_map, (224, 224), settings))
+    other = reference_boxes(score_map, (224, 224), BoxSettings(threshold=0.7))
     assert not same_boxes(found, other)
 
 
+def as_text(found: FoundBoxes, number: int) -> str:
+    """All that was found of one map."""
+    boxes = found.boxes[found.of_map == number]
+    columns = {name: values.tolist() for name, values in vars(boxes).items() if name != "image"}
+    return f"{columns} {found.reasons[number]}"
+
+
 def test_a_map_does_not_depend_on_its_neighbours_nor_on_threads() -> None:
-    maps = torch.from_numpy(np.stack(some_maps(64, seed=1, shape=(7, 7))))
-    maps[5], maps[6, 2, 2] = 0.3, torch.nan
-    alone = [boxes_from_map(one, (112, 96), BoxRule()) for one in maps]
-    assert boxes_from_maps(maps, (112, 96), BoxRule()) == alone
+    maps = np.stack(some_maps(64, seed=1, shape=(7, 7)))
+    maps[5], maps[6, 2, 2] = 0.3, np.nan
+    size, settings = (112, 96), BoxSettings()
+    alone = [as_text(find_boxes(one[None], size, settings), 0) for one in maps]
+
+    def together(_: int) -> list[str]:
+        found = find_boxes(maps, size, settings)
+        return [as_text(found, number) for number in range(len(maps))]
+
+    assert together(0) == alone
     with ThreadPoolExecutor(8) as pool:
-        for found in pool.map(lambda _: boxes_from_maps(maps, (112, 96), BoxRule()), range(16)):
-            assert found == alone
-    assert boxes_from_maps(maps[:0], (112, 96), BoxRule()) == []
+        assert all(texts == alone for texts in pool.map(together, range(16)))
+    nothing = find_boxes(maps[:0], size, settings)
+    assert (len(nothing.boxes), nothing.reasons) == (0, ())
 
 
 def test_it_compiles_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -137,9 +150,10 @@ def test_it_compiles_where_nothing_can_be_written(tmp_path: Path) -> None:
     script = (
         "import numba.core.caching as caching\n"
         "caching.CacheImpl._locator_classes = []\n"
-        "import torch\n"
-        "from cambox.cams import BoxRule, boxes_from_map\n"
-        "found = boxes_from_map(torch.eye(4), (8, 8), BoxRule(percentile=100))\n"
-        "assert found.boxes, found\n"
+        "import numpy\n"
+        "from cambox.cams.boxes import find_boxes\n"
+        "from cambox.config import BoxSettings\n"
+        "found = find_boxes(numpy.eye(4)[None], (8, 8), BoxSettings(percentile=100))\n"
+        "assert len(found.boxes), found\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=200)
