@@ -14,7 +14,7 @@ from torch import nn
 from cambox.config import ModelSettings
 from cambox.errors import RequestError
 from cambox.models.build import Network, build_network
-from cambox.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
+from cambox.models.heads import AffineHead, ClassifierHead, HeadKind, PooledHead, TailHead
 from cambox.models.middle import MiddleLayer, middle_layers, recorded
 from cambox.models.prepare import fold_norms, pack_convolutions
 from cambox.models.preprocess import Preprocessing, resolve_preprocessing
@@ -150,13 +150,18 @@ def load_classifier(
     device: torch.device,
     precision: Precision,
     nonlinear_head: Literal["auto", "frozen", "derivative"] = "auto",
+    kind: HeadKind | None = None,
 ) -> Classifier:
     """Build, load, cut and probe the configured classifier.
+
+    Args:
+        kind: of its head, where another process has found it already.
 
     Raises:
         RequestError: it cannot be built, or its head gives no class activation map.
     """
-    return classifier_of(build_network(settings), settings, device, precision, nonlinear_head)
+    network = build_network(settings)
+    return classifier_of(network, settings, device, precision, nonlinear_head, kind)
 
 
 def classifier_of(
@@ -165,6 +170,7 @@ def classifier_of(
     device: torch.device,
     precision: Precision,
     nonlinear_head: Literal["auto", "frozen", "derivative"] = "auto",
+    kind: HeadKind | None = None,
 ) -> Classifier:
     """Cut and probe a network that is built already.
 
@@ -194,7 +200,7 @@ def classifier_of(
         ) from error
     require_useful(logits, settings.name)
     fold_norms(network.module, images, logits)
-    split, head = _head_of(network, images, logits, settings.name, nonlinear_head)
+    split, head = _head_of(network, images, logits, settings.name, nonlinear_head, kind)
     if logits.shape[1] == 1 and settings.activation == "softmax":
         raise RequestError(
             f"model.activation: {settings.name} gives one number an image, of which softmax is "
@@ -262,13 +268,14 @@ def _head_of(
     logits: torch.Tensor,
     name: str,
     nonlinear_head: Literal["auto", "frozen", "derivative"],
+    kind: HeadKind | None,
 ) -> tuple[Split | None, ClassifierHead]:
     """The network as features and a head over their average, or else with an affine tail."""
     try:
         split = split_network(network)
         with torch.inference_mode():
             require_same(split.head(split.backbone(images)), logits)
-            return split, probe(split, images, name, nonlinear_head)
+            return split, probe(split, images, name, nonlinear_head, kind)
     except NotPooledError as error:
         cut = find_tail(network.module, images)
         if cut is None:

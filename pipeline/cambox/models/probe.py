@@ -15,7 +15,7 @@ import torch
 from cambox.errors import RequestError
 from cambox.models.freeze import Frozen
 from cambox.models.grid import FeatureGrid, possible_grids
-from cambox.models.heads import AffineHead, Head, PooledHead
+from cambox.models.heads import AffineHead, Head, HeadKind, PooledHead
 from cambox.models.split import NotPooledError, Split
 from cambox.models.tail import TOLERANCE
 
@@ -27,17 +27,21 @@ def probe(
     images: torch.Tensor,
     name: str,
     nonlinear: Literal["auto", "frozen", "derivative"] = "auto",
+    kind: HeadKind | None = None,
 ) -> AffineHead | PooledHead:
     """Probe the head of a split network on images (B, 3, H, W), of at least two kinds.
 
     Args:
         nonlinear: which weights a head that is not affine gives; ``auto``: frozen where what is
             held leaves it affine, else the derivative.
+        kind: what another process found already; near the border two devices may differ.
 
     Raises:
         NotPooledError: the features have no cells, or the head does not average over them.
         RequestError: the scores are of no use, or the head cannot be held.
     """
+    if kind in (HeadKind.attention, HeadKind.cells):
+        raise NotPooledError("has no head that starts from averaged features")
     features = split.backbone(images)
     if not isinstance(features, torch.Tensor):
         raise NotPooledError(f"gives a {type(features).__name__} instead of one feature map")
@@ -55,12 +59,12 @@ def probe(
         raise NotPooledError(
             f"does not average over the cells of its features {tuple(features.shape)}"
         )
-    if _is_affine(split.head, grid, features):
+    if kind is HeadKind.affine or (kind is None and _is_affine(split.head, grid, features)):
         return _affine_head(split.head, grid, grid.feature_map(features).shape[1], features)
-    if nonlinear == "derivative":
+    if (kind or nonlinear) == "derivative":
         return PooledHead(grid, split.head, "derivative")
     held = PooledHead(grid, split.head, "frozen")
-    if _is_affine_when_held(held, features, logits):
+    if kind is HeadKind.frozen or _is_affine_when_held(held, features, logits):
         return held
     if nonlinear == "frozen":
         raise RequestError(
