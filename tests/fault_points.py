@@ -17,7 +17,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import cambox.annotate as station
+import cambox.annotator as station
 from cambox.batch import BatchAnnotator
 from cambox.output import publish as publishing
 

@@ -112,7 +112,7 @@ def test_a_local_run_does_not_import_ray(config_path: Path) -> None:
         "import sys; sys.argv = ['cambox', 'annotate', 'run.yaml']\n"
         "from cambox import cli\n"
         "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "assert 'cambox.annotate' in sys.modules\n"
+        "assert 'cambox.annotator' in sys.modules\n"
         "assert 'ray' not in sys.modules\n"
     )
     result = subprocess.run(

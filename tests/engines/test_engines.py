@@ -21,7 +21,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from cambox.annotate import Annotator, Progress, ShardReport
+from cambox.annotator import Annotator, Progress, ShardReport
 from cambox.config import Config, EngineSettings
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import LocalEngine

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import cambox.annotate as station
+import cambox.annotator as station
 from cambox.engines.display import RunDisplay
 from cambox.engines.outcome import Outcome
 from cambox.sources.samples import Sample

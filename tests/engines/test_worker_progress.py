@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cambox.annotate import Progress
+from cambox.annotator import Progress
 from cambox.engines.worker_progress import Movement, WorkerProgress
 from cambox.sources.shards import Shard
 

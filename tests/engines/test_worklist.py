@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambox.annotate import Progress, ShardReport
+from cambox.annotator import Progress, ShardReport
 from cambox.engines.outcome import Outcome, ShardFailure
 from cambox.engines.prefetch import SHARDS_IN_WORK
 from cambox.engines.worklist import WorkList

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-import cambox.annotate as station
+import cambox.annotator as station
 from cambox.models.build import build_network
 from cambox.output import footer
 from cambox.output import publish as publishing

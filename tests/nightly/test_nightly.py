@@ -19,7 +19,7 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-import cambox.annotate
+import cambox.annotator
 from cambox.config import OutputSettings
 from cambox.engines.local import LocalEngine
 from cambox.errors import RequestError
@@ -247,7 +247,7 @@ def test_a_file_that_only_the_worker_can_see_is_missing(
     nights: Nights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker publishes to a folder of that name on its own node."""
-    honest = cambox.annotate.publish
+    honest = cambox.annotator.publish
 
     def elsewhere(rows: object, shard: object, recipe: object, output: OutputSettings) -> str:
         uri = honest(rows, shard, recipe, output)  # type: ignore[arg-type]
@@ -255,7 +255,7 @@ def test_a_file_that_only_the_worker_can_see_is_missing(
             Path(uri).unlink()
         return uri
 
-    monkeypatch.setattr(cambox.annotate, "publish", elsewhere)
+    monkeypatch.setattr(cambox.annotator, "publish", elsewhere)
     nights.arrive(0)
     lost = nights.arrive(1)
     report = nights.run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from cambox.annotate import Progress
+from cambox.annotator import Progress
 from cambox.sources.shards import Shard
 
 

@@ -18,7 +18,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter
 
-from cambox.annotate import Progress, ShardReport
+from cambox.annotator import Progress, ShardReport
 from cambox.config import Config
 from cambox.engines.absolute import absolute
 from cambox.engines.actor import Actor
@@ -34,7 +34,7 @@ from cambox.engines.worker import (
 )
 from cambox.engines.worker_progress import Movement, WorkerProgress
 from cambox.engines.worklist import WorkList
-from cambox.output.recipe import Recipe
+from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
 
 POLL_SECONDS = 1.0

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from cambox.annotate import Progress
+from cambox.annotator import Progress
 from cambox.engines.outcome import Outcome, ShardFailure
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import closing
 
-from cambox.annotate import ShardReport
+from cambox.annotator import ShardReport
 from cambox.config import Config
 from cambox.engines.outcome import Observer, Outcome
 from cambox.engines.prefetch import SHARDS_IN_WORK, Relay
@@ -17,7 +17,7 @@ from cambox.engines.worker import (
     resolve_precision,
 )
 from cambox.engines.worklist import WorkList
-from cambox.output.recipe import Recipe
+from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
 
 

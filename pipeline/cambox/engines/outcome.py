@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from cambox.annotate import Progress, ShardReport
-from cambox.output.recipe import Recipe
+from cambox.annotator import Progress, ShardReport
+from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
 
 

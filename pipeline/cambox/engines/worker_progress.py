@@ -6,7 +6,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from cambox.annotate import Progress
+from cambox.annotator import Progress
 from cambox.sources.shards import Shard
 
 
