@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -257,3 +259,12 @@ def test_real_photographs(tmp_path: Path) -> None:
     assert read_labels(samples[0].members, "cls") == (1,)
     expected = {path.read_bytes() for path in (PHOTOS / "images").iterdir()}
     assert {sample.members["jpeg"] for sample in samples} == expected
+
+
+def test_packing_waits_for_no_torch_and_leaves_webdataset_whole() -> None:
+    code = (
+        "import sys, cambox.sources.pack; assert 'torch' not in sys.modules; "
+        "import webdataset, torch; "
+        "assert issubclass(webdataset.WebDataset, torch.utils.data.IterableDataset)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

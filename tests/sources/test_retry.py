@@ -17,8 +17,8 @@ from yarl import URL
 
 from cambox.config import OutputSettings
 from cambox.errors import ShardError
+from cambox.output.footer import Recipe
 from cambox.output.ledger import plan
-from cambox.output.recipe import Recipe
 from cambox.sources.retry import ATTEMPTS, StorageError, can_pass, from_storage, with_retries
 from cambox.sources.shards import find_shards
 from cambox.sources.storage import storage_failures

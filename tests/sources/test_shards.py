@@ -20,8 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cambox.errors import RequestError
+from cambox.sources.content import with_content_fingerprints
 from cambox.sources.samples import read_samples
-from cambox.sources.shards import Shard, find_shards
+from cambox.sources.shards import Shard, find_shards, state_of, states_of
 from cambox.sources.storage import canonical_uri, fingerprint, locate, open_stream
 
 EMPTY_TAR = bytes(10240)
@@ -245,6 +246,22 @@ def test_fingerprints_of_local_files_follow_the_content(tmp_path: Path) -> None:
     assert find_shards([str(path)])[0].fingerprint in seen
     os.utime(path, ns=(0, 0))
     assert find_shards([str(path)])[0].fingerprint == "size=11 modified=0ns"
+
+
+@pytest.mark.parametrize("by_content", [False, True])
+def test_what_became_of_a_shard(folder: Path, by_content: bool) -> None:
+    found = find_shards(["s-*.tar"])
+    shards = with_content_fingerprints(found) if by_content else found
+    assert states_of(shards) == ["same", "same", "same"]
+    (folder / "s-0.tar").write_bytes(b"one more byte")
+    (folder / "s-1.tar").unlink()
+    os.utime(folder / "s-2.tar", ns=(1, 1))
+    # A new time says that a shard may have changed, but nothing of a hash of its content.
+    assert states_of(shards) == ["changed", "gone", "same" if by_content else "changed"]
+    assert state_of(shards[2], moved=True) == "same"
+    assert state_of(shards[0], moved=True) == "changed"
+    assert state_of(Shard(str(folder), 1, "size=1")) == "gone", "a folder"
+    assert state_of(Shard(shards[2].uri, 0, "size=None"), moved=True) == "same", "an unknown size"
 
 
 def test_fingerprints_prefer_what_names_the_content() -> None:

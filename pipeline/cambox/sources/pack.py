@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,8 @@ from pathlib import Path
 from cambox.errors import RequestError
 from cambox.sources.images import IMAGE_SUFFIXES
 from cambox.sources.pack_labels import class_folders, read_labels_csv
-from cambox.sources.samples import META_NAME, key_and_suffix
+from cambox.sources.samples import META_NAME
+from cambox.sources.webdataset_io import TarWriter, base_plus_ext
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ def _key(path: Path, relative: Path) -> str:
         key.encode()
     except UnicodeEncodeError as error:
         raise RequestError(f"{str(path)!a}: the name is not UTF-8; rename it") from error
-    # Reading the name has to give the key back.
-    if META_NAME.match(key) or key_and_suffix(f"{key}.jpg") != (key, "jpg"):
+    # WebDataset's own reading of the name has to give the key back.
+    if META_NAME.match(key) or base_plus_ext(f"{key}.jpg") != (key, "jpg"):
         raise RequestError(f"{path}: WebDataset would not find a sample of that name; rename it")
     return key
 
@@ -168,18 +167,18 @@ def _write_shard(
     labels: Mapping[str, tuple[int, ...]],
     on_sample: Callable[[], None] | None,
 ) -> None:
+    # Fixed times, owner and mode: the same images give the same bytes.
     with (
         path.open("wb") as file,
-        tarfile.open(fileobj=file, mode="w|") as archive,
+        TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as writer,
     ):
         for image in images:
-            files = {image.path.suffix.lower().removeprefix("."): image.path.read_bytes()}
+            sample: dict[str, str | bytes] = {
+                "__key__": image.key,
+                image.path.suffix.lower().removeprefix("."): image.path.read_bytes(),
+            }
             if image.relative in labels:
-                files["cls"] = " ".join(map(str, labels[image.relative])).encode()
-            for suffix, data in sorted(files.items()):
-                # No times and owners: the same images give the same bytes.
-                member = tarfile.TarInfo(f"{image.key}.{suffix}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
+                sample["cls"] = " ".join(map(str, labels[image.relative])).encode()
+            writer.write(sample)
             if on_sample is not None:
                 on_sample()

@@ -19,11 +19,11 @@ from cambox.sources.archive import (
 )
 from cambox.sources.shards import Shard
 from cambox.sources.stream import open_shard
+from cambox.sources.webdataset_io import base_plus_ext, group_by_keys, reraise_exception
 
 # WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
 META_NAME = re.compile(r"__[^/]*__($|/)")
-_KEY_AND_SUFFIX = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-# Names that WebDataset keeps its own notes under; `__bad__` would make it drop the sample.
+# Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
 _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
 
 
@@ -71,16 +71,23 @@ def read_samples(
             members = _within_samples(
                 read_members(stream, max_sample_bytes), max_sample_bytes, shard.uri
             )
-            for index, (key, files) in enumerate(_grouped(members, shard.uri)):
+            files = _as_webdataset(members, shard.uri)
+            for index, members in enumerate(group_by_keys(files, handler=reraise_exception)):
+                key = members.pop("__key__")
+                del members["__url__"]
                 if key in seen:
                     raise ShardError(
                         f"{shard.uri}: the key {key!r} comes again after other keys; re-pack it "
                         "with unique keys and all files of a sample next to each other"
                     )
                 seen.add(key)
-                yield Sample(key, index, files)
+                yield Sample(key, index, members)
     except ArchiveError as error:
         raise ShardError(f"{shard.uri}: {error}") from error
+    except ValueError as error:
+        raise ShardError(
+            f"{shard.uri}: {error.args[0]}; re-pack it with each member once"
+        ) from error
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ShardError(
             f"{shard.uri}: cut or damaged gzip data ({error}); copy it again or re-pack it"
@@ -90,22 +97,23 @@ def read_samples(
 def key_and_suffix(name: str) -> tuple[str, str] | None:
     """A member's key, and its suffix in lower case; None for one that belongs to no sample.
 
-    The key ends at the first dot of the last path component, as in WebDataset.
-
     Args:
         name: as ``tarfile`` gives it.
     """
     name = _readable(name)
-    # WebDataset's own metadata, and hidden files.
-    if META_NAME.match(name) or name.rpartition("/")[2].startswith("."):
+    if not _belongs_to_sample(name):
         return None
-    match = _KEY_AND_SUFFIX.fullmatch(name)
-    return None if match is None else (match[1], match[2].lower())
+    key, suffix = base_plus_ext(name)
+    return None if key is None else (key, suffix.lower())
 
 
 def _readable(name: str) -> str:
     # A name that is not UTF-8 comes with lone surrogates, which no Parquet file can hold.
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _belongs_to_sample(name: str) -> bool:
+    return not META_NAME.match(name) and not name.rpartition("/")[2].startswith(".")
 
 
 def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator[Member]:
@@ -127,31 +135,18 @@ def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator
         yield member
 
 
-def _grouped(members: Iterator[Member], uri: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The key and the files of each run of members that share one."""
-    key, files = "", dict[str, bytes]()
+def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, object]]:
     for member in members:
         name = _readable(member.name)
-        if ".." in name.split("/")[:-1]:
+        folder, _, base = name.rpartition("/")
+        if ".." in folder.split("/"):
             raise ShardError(
                 f"{uri}: member {name!r} leads out of the archive; re-pack it without '..'"
             )
-        found = key_and_suffix(member.name)
-        if found is None:
+        if not _belongs_to_sample(name):
             continue
-        if found[1] in _RESERVED_SUFFIXES:
+        if base.partition(".")[2].lower() in _RESERVED_SUFFIXES:
             raise ShardError(
                 f"{uri}: member {name!r} has a suffix that WebDataset keeps for itself; rename it"
             )
-        if files and found[0] != key:
-            yield key, files
-            files = {}
-        key, suffix = found
-        if suffix in files:
-            raise ShardError(
-                f"{uri}: {name!r} comes twice in its sample (its suffix in lower case); re-pack it "
-                "with each member once"
-            )
-        files[suffix] = member.data
-    if files:
-        yield key, files
+        yield {"fname": name, "data": member.data, "__url__": uri}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import braceexpand
 
@@ -38,6 +38,9 @@ class Shard:
     uri: str
     size: int
     fingerprint: str
+
+
+ShardState = Literal["same", "changed", "gone"]
 
 
 def find_shards(
@@ -151,3 +154,43 @@ def _files(
 
 def _shard(uri: str, info: Info) -> Shard:
     return Shard(uri, int(info.get("size") or 0), fingerprint(info))
+
+
+def state_of(
+    shard: Shard, storage_options: Mapping[str, Any] | None = None, moved: bool = False
+) -> ShardState:
+    """What became of one shard; see ``states_of``."""
+    return states_of([shard], storage_options, moved)[0]
+
+
+def states_of(
+    shards: Sequence[Shard], storage_options: Mapping[str, Any] | None = None, moved: bool = False
+) -> list[ShardState]:
+    """Whether each shard is still the one that was annotated, from what its store says of it.
+
+    Args:
+        shards: as footers describe them.
+        moved: they are copies, which have another time and ETag, and are known by their size.
+
+    Raises:
+        RequestError: a URI is of a kind that is not allowed, or its driver is not installed.
+        OSError: the storage failed.
+    """
+    with storage_failures(shards[0].uri if len(shards) == 1 else "the shards"):
+        places = [locate(shard.uri, storage_options) for shard in shards]
+        for filesystem in {filesystem for filesystem, _ in places}:
+            filesystem.invalidate_cache()
+        infos = describe(places, lists=True)
+        return [_state(shard, info, moved) for shard, info in zip(shards, infos, strict=True)]
+
+
+def _state(shard: Shard, info: Info | None, moved: bool) -> ShardState:
+    if info is None or info["type"] != "file":
+        return "gone"
+    # A fingerprint of the content cannot be compared with what the store says of it.
+    if moved or shard.fingerprint.startswith("sha256="):
+        size = int(info.get("size") or 0)
+        same = size == shard.size or 0 in (size, shard.size)
+    else:
+        same = fingerprint(info) == shard.fingerprint
+    return "same" if same else "changed"
