@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.parquet import open_parquet_file
 
 from cambox.errors import RequestError
 from cambox.output.footer import DIGEST_KEY, SOURCE_KEY, Footer, parsed, read_metadata
@@ -22,6 +21,8 @@ from cambox.sources.storage import locate
 ROWS_AT_ONCE = 4096
 # Maps are large, and of a sample few rows of a file are wanted.
 ROWS_WITH_MAPS_AT_ONCE = 256
+# Asking once more costs a storage about as much time as so many bytes that nobody wants.
+BYTES_NOT_WORTH_A_QUESTION = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -115,21 +116,58 @@ class PublishedFile:
     def _batches(
         self, columns: list[str] | None, rows_at_once: int, groups: list[int] | None
     ) -> Iterator[pa.RecordBatch]:
-        filesystem, path = locate(self.uri, self.storage_options)
-        if columns is not None:
-            names = self._metadata().schema.to_arrow_schema().names
-            columns = [name for name in columns if name.split(".")[0] in names]
+        metadata = self._metadata()
+        chosen = list(range(metadata.num_row_groups)) if groups is None else groups
+        with parsed(self.uri):
+            if columns is not None:
+                names = metadata.schema.to_arrow_schema().names
+                columns = [name for name in columns if name.split(".")[0] in names]
+            ranges = _ranges(metadata, columns, chosen)
         # All bytes that will be read come now, so that a storage's failure is met here alone.
-        stream = _asked(
+        data = self._some_bytes(ranges)
+        with parsed(self.uri):
+            file = pq.ParquetFile(
+                pa.BufferReader(data), metadata=metadata, page_checksum_verification=True
+            )
+            yield from file.iter_batches(rows_at_once, row_groups=chosen, columns=columns)
+
+    def _some_bytes(self, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
+        """(size,) uint8 the file where it was asked for, zeros elsewhere, which take no memory."""
+        filesystem, path = locate(self.uri, self.storage_options)
+        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
+        parts = _asked(
             self.uri,
-            lambda: open_parquet_file(
-                path, fs=filesystem, columns=columns, row_groups=groups, engine="pyarrow"
-            ),
+            lambda: filesystem.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"),
         )
         with parsed(self.uri):
-            file = pq.ParquetFile(stream, page_checksum_verification=True)
-            chosen = range(file.num_row_groups) if groups is None else groups
-            yield from file.iter_batches(rows_at_once, row_groups=list(chosen), columns=columns)
+            for (start, end), part in zip(ranges, parts, strict=True):
+                if len(part) != end - start:
+                    raise pa.ArrowInvalid(f"it ends before byte {end}")
+        data = np.zeros(max(ends, default=0), np.uint8)
+        for (start, end), part in zip(ranges, parts, strict=True):
+            data[start:end] = np.frombuffer(part, np.uint8)
+        return data
+
+
+def _ranges(
+    metadata: pq.FileMetaData, columns: Sequence[str] | None, groups: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Where the pages of some columns (None: of all) lie, first byte and end; neighbours as one."""
+    ranges: list[tuple[int, int]] = []
+    for group in groups:
+        for place in range(metadata.num_columns):
+            column = metadata.row_group(group).column(place)
+            path = f"{column.path_in_schema}."
+            if columns is not None and not any(path.startswith(f"{name}.") for name in columns):
+                continue
+            start = column.dictionary_page_offset or column.data_page_offset
+            end = start + column.total_compressed_size
+            if not 0 <= start < end:
+                raise pa.ArrowInvalid(f"{column.path_in_schema} is said to lie at byte {start}")
+            if ranges and 0 <= start - ranges[-1][1] <= BYTES_NOT_WORTH_A_QUESTION:
+                start = ranges.pop()[0]
+            ranges.append((start, end))
+    return ranges
 
 
 def known_file(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[PublishedFile, Footer]:
