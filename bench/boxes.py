@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.common import Images, Model, To, write_figures
-from cambox.cams import BoxRule, boxes_from_maps
-from cambox.config import CamSettings, ModelSettings
+from cambox.cams.boxes import find_boxes
+from cambox.config import BoxSettings, CamSettings, ModelSettings
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier, load_classifier
 from cambox.sources.decode import decode_image
-from cambox.sources.squash import squash
+from cambox.sources.load import squash
 from tests.reference import SIZES, Comparison, compare, reference_boxes, some_maps
 
 MAX_PIXELS = 10**8
@@ -54,16 +54,16 @@ def boxes(
     classes = -(-maps // 2 // len(files))
     real = itertools.islice(_real_maps(classifier, files, classes), maps // 2)
     invented = track(some_maps(maps // 2, seed=0), "random maps", transient=True)
-    timed, rule = some_maps(TIMED_MAPS, seed=2, shape=(7, 7)), BoxRule()
-    stacked = torch.from_numpy(np.stack(timed)).view(-1, 5, 7, 7)
+    timed, settings = some_maps(TIMED_MAPS, seed=2, shape=(7, 7)), BoxSettings()
+    images_of_five = np.stack(timed).reshape(-1, 5, 7, 7)
     result = BoxTimes(
         random=compare(invented, seed=0),
         real=compare(real, seed=1),
         reference_microseconds=_microseconds(
-            lambda: [reference_boxes(score_map, SIZES[0], rule) for score_map in timed]
+            lambda: [reference_boxes(score_map, SIZES[0], settings) for score_map in timed]
         ),
         compiled_microseconds=_microseconds(
-            lambda: [boxes_from_maps(image, SIZES[0], rule) for image in stacked]
+            lambda: [find_boxes(image, SIZES[0], settings) for image in images_of_five]
         ),
     )
     console = Console()

@@ -141,7 +141,7 @@ def _grad_cam(network: PeerNetwork, stack: ExitStack) -> Finder:
 
     network.module.requires_grad_(True)
     layer = network.module.get_submodule(network.layers.features)
-    reshape = _channels_first if network.layers.channels_last else None
+    reshape = channels_first if network.layers.channels_last else None
     peer = stack.enter_context(GradCAM(network.module, [layer], reshape_transform=reshape))
 
     def find(pixels: torch.Tensor, heights: list[int], widths: list[int]) -> Boxes:
@@ -245,14 +245,15 @@ def _hooked(network: PeerNetwork, stack: ExitStack) -> list[torch.Tensor]:
     outputs: list[torch.Tensor] = []
 
     def keep(_: nn.Module, args: Any, output: torch.Tensor) -> None:
-        outputs.append(_channels_first(output) if network.layers.channels_last else output)
+        outputs.append(channels_first(output) if network.layers.channels_last else output)
 
     layer = network.module.get_submodule(network.layers.features)
     stack.callback(layer.register_forward_hook(keep).remove)
     return outputs
 
 
-def _channels_first(features: torch.Tensor) -> torch.Tensor:
+def channels_first(features: torch.Tensor) -> torch.Tensor:
+    """(B, H, W, C) as (B, C, H, W)."""
     return features.permute(0, 3, 1, 2)
 
 

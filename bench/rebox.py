@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import statistics
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +16,11 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from bench.common import Images, To, packed, write_figures
 from cambox.config import Config
 from cambox.config_file import load_config
 from cambox.rebox.rebox import rebox_output
 from cambox.run import run
-from cambox.sources.pack import pack
 
 SIDES = ("x_min", "y_min", "x_max", "y_max")
 # Of the longer side of an image: two boxes that lie closer are the same up to the maps' 8 bits.
@@ -52,7 +51,7 @@ class ReboxResult:
 
 
 def rebox(
-    images: Annotated[Path, typer.Argument(help="Folder of JPEG files")],
+    images: Images,
     recipe: Annotated[str, typer.Option(help="A configuration file, or a recipe's name")] = (
         "mobilenetv2"
     ),
@@ -62,39 +61,32 @@ def rebox(
     threshold: Annotated[float, typer.Option(help="The other boxes.threshold")] = 0.3,
     copies: Annotated[int, typer.Option(min=1, help="How often the images are annotated")] = 4,
     repeats: Annotated[int, typer.Option(min=1)] = 3,
-    to: Annotated[Path | None, typer.Option(help="Write the figures there, as JSON")] = None,
+    to: To = None,
 ) -> None:
     """Rate of `cambox rebox` over that of annotating, and whether the boxes are the same.
 
     Both without their start: the clock runs when models are loaded and files listed.
     """
     console = Console()
+    other = f"boxes.threshold={threshold}"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        pack(images, work / "packed", samples_per_shard=100)
-        for copy in range(1, copies):
-            for shard in sorted((work / "packed").glob("shard-*.tar")):
-                shutil.copy(shard, work / "packed" / f"copy-{copy}-{shard.name}")
+        shards = packed(images, work / "packed", 100, copies)
         given = [
             *(overrides or []),
-            f"input.shards=[{work / 'packed' / '*.tar'}]",
+            f"input.shards=[{shards}]",
             "output.store_maps=true",
             "engine.name=local",
         ]
         config = load_config(recipe, [*given, f"output.uri={work / 'given'}"])
-        other = load_config(
-            recipe, [*given, f"output.uri={work / 'other'}", f"boxes.threshold={threshold}"]
-        )
-        _, anew = _annotated(other)
+        _, anew = _annotated(load_config(recipe, [*given, f"output.uri={work / 'other'}", other]))
         rates: list[float] = []
         again: list[float] = []
         for repeat in track(range(repeats), "measuring", console=console):
             shutil.rmtree(work / "given", ignore_errors=True)
             rate, source = _annotated(config)
             rates.append(rate)
-            summary = rebox_output(
-                source, str(work / f"reboxed-{repeat}"), [f"boxes.threshold={threshold}"]
-            )
+            summary = rebox_output(source, str(work / f"reboxed-{repeat}"), [other])
             again.append(summary.rows / summary.seconds)
         result = _compared(_rows(summary.folder), _rows(anew), rates, again)
     console.print(
@@ -105,9 +97,7 @@ def rebox(
         f"{result.largest_shift:.1%} away",
         highlight=False,
     )
-    if to is not None:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    write_figures(result, to)
 
 
 def _annotated(config: Config) -> tuple[float, str]:
@@ -130,16 +120,17 @@ def _compared(
     rebox: list[float],
 ) -> ReboxResult:
     same, shifts = 0, []
-    for mine, other in zip(reboxed, anew, strict=True):
+    for pair in zip(reboxed, anew, strict=True):
+        mine, others = (row["objects"] for row in pair)
         kinds = [
-            [(box["class_id"], box["rank"], box["component"]) for box in row["objects"]]
-            for row in (mine, other)
+            [(box["class_id"], box["rank"], box["component"]) for box in boxes]
+            for boxes in (mine, others)
         ]
         if kinds[0] != kinds[1]:
             continue
         same += 1
-        longer = max(mine["width"] or 1, mine["height"] or 1)
-        for one, two in zip(mine["objects"], other["objects"], strict=True):
+        longer = max(pair[0]["width"] or 1, pair[0]["height"] or 1)
+        for one, two in zip(mine, others, strict=True):
             shifts.append(max(abs(one[side] - two[side]) for side in SIDES) / longer)
     return ReboxResult(
         images=len(anew),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bench.gpu_use import GpuUse, _busy_shares, gpu_use
 from bench.peers import PEER_LAYERS, Peer, PeerNetwork, _largest, run_peer
-from bench.ray_engine import simulate
+from bench.workers import simulate
 from cambox.config import ModelSettings
 from cambox.models.build import build_network
 from cambox.sources.pack import pack

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,15 +16,15 @@ import torch
 import typer
 from rich.console import Console
 
-from bench.observed import Observed, To, write_figures
-from cambox.annotate import ShardReport
-from cambox.config import Config
-from cambox.engines.worker import local_threads
+from bench.common import Images, Observed, To, config_of, packed, write_figures
+from cambox.annotator import ShardReport
 from cambox.engines.worklist import WorkList
+from cambox.in_order import usable_cpus
 from cambox.output.ledger import Plan
 from cambox.run import make_engine
-from cambox.sources.pack import pack
 from cambox.sources.shards import Shard, find_shards
+
+Settings = dict[str, float | str]
 
 
 @dataclass(frozen=True)
@@ -92,25 +91,22 @@ def simulate(seconds: np.ndarray, sizes: np.ndarray, workers: int) -> float:
     return sum(taken.values()) / (workers * max(free))
 
 
-@dataclass(frozen=True)
-class Workers:
-    """Rows a second after start-up, one entry a round.
+def engines(threads: int, on_gpu: bool) -> dict[str, Settings]:
+    """This process with all threads; one actor with them; and two that share the machine.
 
-    Attributes:
-        local: in this process, all threads.
-        one: one actor with all threads.
-        single: one actor with one thread; not measured on a GPU.
-        two: two actors with one thread each; on a GPU with half of it and of the threads each.
+    Without a GPU also ``single``: one actor with one thread, as each of two has.
     """
+    one: Settings = {"name": "ray", "workers": 1, "cpus_per_worker": threads}
+    local: Settings = {"name": "local", "cpus_per_worker": threads}
+    if on_gpu:
+        half = {"cpus_per_worker": max(1, threads // 2), "gpus_per_worker": 0.5}
+        return {"local": local, "one": one, "two": one | half | {"workers": 2}}
+    single = one | {"cpus_per_worker": 1}
+    return {"local": local, "one": one, "single": single, "two": single | {"workers": 2}}
 
-    local: list[float]
-    one: list[float]
-    single: list[float]
-    two: list[float]
 
-
-def ray_command(
-    images: Annotated[Path, typer.Argument(help="Folder of JPEG files")],
+def actors(
+    images: Images,
     model: Annotated[str, typer.Option(help="A timm model")] = "mobilenetv2_100",
     copies: Annotated[int, typer.Option(min=1, help="How often they are annotated")] = 8,
     samples_per_shard: Annotated[int, typer.Option(min=1)] = 50,
@@ -119,55 +115,26 @@ def ray_command(
 ) -> None:
     """Ray actors beside this process: one with all threads, and two that share them.
 
-    Without a GPU also one with a single thread, beside two of such.
+    Without a GPU also one with a single thread, beside two of such. Rows a second after start-up,
+    one figure a round.
     """
     os.environ.setdefault("RAY_ADDRESS", "local")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    threads = local_threads()
-    if torch.cuda.is_available():
-        settings: dict[str, dict[str, float]] = {
-            "local": {"cpus_per_worker": threads},
-            "one": {"cpus_per_worker": threads},
-            "two": {"cpus_per_worker": threads // 2, "workers": 2, "gpus_per_worker": 0.5},
-        }
-    else:
-        settings = {
-            "local": {"cpus_per_worker": threads},
-            "one": {"cpus_per_worker": threads},
-            "single": {"cpus_per_worker": 1},
-            "two": {"cpus_per_worker": 1, "workers": 2},
-        }
-    rates: dict[str, list[float]] = {"local": [], "one": [], "single": [], "two": []}
+    settings = engines(usable_cpus(), torch.cuda.is_available())
+    rates: dict[str, list[float]] = {name: [] for name in settings}
     with tempfile.TemporaryDirectory() as folder:
-        packed = Path(folder, "packed")
-        pack(images, packed, samples_per_shard=samples_per_shard)
-        for copy in range(1, copies):
-            for shard in sorted(packed.glob("shard-*.tar")):
-                os.link(shard, packed / f"copy-{copy}-{shard.name}")
+        shards = packed(images, Path(folder, "packed"), samples_per_shard, copies)
         for _ in range(repeats):
             for name, engine in settings.items():
-                config = _config(packed, Path(folder, "out"), model, name, engine)
+                config = config_of(shards, Path(folder, "out"), {"name": model}, engine=engine)
                 shutil.rmtree(config.output.uri, ignore_errors=True)
                 observed = Observed()
                 make_engine(config).annotate(tuple(find_shards(config.input.shards)), observed)
                 rates[name].append(observed.rate())
-    middle = {name: float(np.median(rates[name])) for name in settings}
+                write_figures(rates, to)
+    middle = {name: float(np.median(values)) for name, values in rates.items()}
     Console().print(
         f"one actor / local {middle['one'] / middle['local']:.3f}; two actors / one of their size "
         f"{middle['two'] / middle.get('single', middle['one']):.3f}; rows a second: "
         + ", ".join(f"{name} {value:.1f}" for name, value in middle.items())
-    )
-    write_figures(Workers(**rates), to)
-
-
-def _config(
-    packed: Path, output: Path, model: str, name: str, engine: Mapping[str, float]
-) -> Config:
-    return Config.model_validate(
-        {
-            "input": {"shards": [str(packed / "*.tar")]},
-            "model": {"name": model},
-            "output": {"uri": str(output)},
-            "engine": {"name": "local" if name == "local" else "ray", "workers": 1, **engine},
-        }
     )

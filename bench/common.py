@@ -1,0 +1,96 @@
+"""What the measurements share: options, settings, shards, figures, and notes of a run."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cambox.annotator import Progress, ShardReport
+from cambox.config import Config
+from cambox.engines.worklist import Outcome
+from cambox.sources.pack import pack
+
+Images = Annotated[Path, typer.Argument(help="Folder of JPEG files")]
+Model = Annotated[str, typer.Option(help="Settings of the model, as JSON")]
+To = Annotated[Path | None, typer.Option(help="Write the figures there, as JSON")]
+Result = TypeVar("Result")
+
+
+class Observed:
+    """Notes when workers were ready and shards finished."""
+
+    def __init__(self) -> None:
+        self.ready: list[float] = []
+        self.ends: list[tuple[float, int]] = []
+
+    def advance(self, progress: Progress) -> None:
+        """Not needed."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """When, and with how many rows."""
+        if not isinstance(outcome, ShardReport):
+            raise TypeError(f"a shard was given up: {outcome}")
+        self.ends.append((time.perf_counter(), outcome.samples))
+
+    def note(self, text: str) -> None:
+        """A worker that is ready says so."""
+        if text.startswith(("worker ready", "one worker")):
+            self.ready.append(time.perf_counter())
+
+    def rate(self) -> float:
+        """Rows a second, from the first shard that ended with all workers ready to the last."""
+        ends = [(end, rows) for end, rows in self.ends if end > max(self.ready)]
+        return sum(rows for _, rows in ends[1:]) / (ends[-1][0] - ends[0][0])
+
+
+def config_of(shards: str, output: Path, model: dict[str, Any], **sections: Any) -> Config:
+    """The defaults over shards, but for the model and whatever other sections are given."""
+    return Config.model_validate(
+        {"input": {"shards": [shards]}, "model": model, "output": {"uri": str(output)}, **sections}
+    )
+
+
+def packed(
+    images: Path,
+    folder: Path,
+    per_shard: int = 1000,
+    times: int = 1,
+    labels: Path | None = None,
+) -> str:
+    """Shards of the images, each under so many names, which take no room; their glob."""
+    pack(images, folder, labels, per_shard)
+    shards = sorted(folder.glob("*.tar"))
+    for again in range(1, times):
+        for shard in shards:
+            os.link(shard, folder / f"again-{again}-{shard.name}")
+    return str(folder / "*.tar")
+
+
+def write_figures(figures: Any, to: Path | None) -> None:
+    """Dataclasses, also in lists and dicts, as JSON, where that is wanted."""
+    if to is not None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(json.dumps(figures, indent=1, default=asdict) + "\n")
+
+
+def in_a_process(work: Callable[..., Result], *given: Any) -> Result:
+    """What a function gives in a process of its own: an allocator that has grown stays grown."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, *given).result()
+
+
+def peak_resident() -> int:
+    """The most bytes that this process has held at once."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
