@@ -194,7 +194,7 @@ class Annotator:
                 read_samples(
                     shard,
                     settings.storage_options,
-                    lambda count: on_progress(Progress(count)),
+                    lambda data: on_progress(Progress(len(data))),
                     settings.max_sample_bytes,
                 ),
             )

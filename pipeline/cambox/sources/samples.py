@@ -18,13 +18,15 @@ from cambox.sources.archive import (
     read_members,
 )
 from cambox.sources.shards import Shard
-from cambox.sources.stream import open_shard
+from cambox.sources.stream import is_compressed, open_shard
 from cambox.sources.webdataset_io import base_plus_ext, group_by_keys, reraise_exception
 
 # WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
 META_NAME = re.compile(r"__[^/]*__($|/)")
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
 _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
+# So many bytes at most come out of one of gzip data.
+_MOST_EXPANSION = 1032
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Sample:
 def read_samples(
     shard: Shard,
     storage_options: Mapping[str, Any] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[bytes], object] | None = None,
     max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
 ) -> Iterator[Sample]:
     """The samples of a shard in order, as WebDataset groups them, one in memory at a time.
@@ -57,7 +59,7 @@ def read_samples(
     Args:
         shard: the shard; a name that ends in ``.gz`` or ``.tgz`` is decompressed.
         storage_options: passed to the fsspec file system.
-        on_bytes: called with the number of stored bytes after each read.
+        on_bytes: called with the stored bytes after each read.
         max_sample_bytes: a sample whose files, headers included, are larger together makes the
             shard unreadable; so does a member that declares more.
 
@@ -92,6 +94,15 @@ def read_samples(
         raise ShardError(
             f"{shard.uri}: cut or damaged gzip data ({error}); copy it again or re-pack it"
         ) from error
+
+
+def most_in_a_sample(shard: Shard) -> int:
+    """The ``max_sample_bytes`` for a shard that was annotated before: what it can hold at most.
+
+    The run that annotated it may have raised its own bound, which no file says.
+    """
+    expansion = _MOST_EXPANSION if is_compressed(shard.uri) else 1
+    return max(DEFAULT_MAX_SAMPLE_BYTES, shard.size * expansion)
 
 
 def key_and_suffix(name: str) -> tuple[str, str] | None:

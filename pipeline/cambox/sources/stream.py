@@ -21,14 +21,14 @@ _BUFFER_BYTES = 1 << 20
 
 
 class StoredBytes(io.RawIOBase):
-    """Counts the bytes of a stored file and notices when the storage gives fewer than it has.
+    """Hands on the bytes of a stored file and notices when the storage gives fewer than it has.
 
     A connection that closes early looks like the end of the file. The file itself may be whole,
     so that is the storage's failure (``OSError``, worth another attempt), not the shard's.
     """
 
     def __init__(
-        self, source: BinaryIO, shard: Shard, on_bytes: Callable[[int], None] | None = None
+        self, source: BinaryIO, shard: Shard, on_bytes: Callable[[bytes], object] | None = None
     ) -> None:
         super().__init__()
         self._source = source
@@ -51,7 +51,7 @@ class StoredBytes(io.RawIOBase):
         view[: len(data)] = data
         self._count += len(data)
         if data and self._on_bytes is not None:
-            self._on_bytes(len(data))
+            self._on_bytes(data)
         return len(data)
 
     def close(self) -> None:
@@ -60,18 +60,24 @@ class StoredBytes(io.RawIOBase):
         super().close()
 
 
+def is_compressed(uri: str) -> bool:
+    """Whether a shard's name says that it is gzip around a tar."""
+    name = urlsplit(uri).path if "://" in uri else uri
+    return name.lower().endswith((".gz", ".tgz"))
+
+
 @contextmanager
 def open_shard(
     shard: Shard,
     storage_options: Mapping[str, Any] | None = None,
-    on_bytes: Callable[[int], None] | None = None,
+    on_bytes: Callable[[bytes], object] | None = None,
 ) -> Iterator[BinaryIO]:
     """Open a shard as a stream of tar bytes; ``.gz`` and ``.tgz`` are decompressed on the way.
 
     Args:
         shard: the shard.
         storage_options: passed to the fsspec file system.
-        on_bytes: called with the number of stored (compressed) bytes after each read.
+        on_bytes: called with the stored (compressed) bytes after each read.
 
     Raises:
         OSError: the storage failed, or gave fewer or more bytes than ``shard.size``.
@@ -80,8 +86,7 @@ def open_shard(
     source = with_retries(shard.uri, lambda: open_stream(shard.uri, storage_options))
     stored = StoredBytes(source, shard, on_bytes)
     with io.BufferedReader(stored, _BUFFER_BYTES) as buffered:
-        name = urlsplit(shard.uri).path if "://" in shard.uri else shard.uri
-        if name.lower().endswith((".gz", ".tgz")):
+        if is_compressed(shard.uri):
             with gzip.GzipFile(fileobj=buffered, mode="rb") as plain:
                 yield cast(BinaryIO, plain)
         else:
