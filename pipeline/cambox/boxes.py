@@ -100,7 +100,7 @@ class Boxes:
 
     def scaled(self, width: Any, height: Any) -> Boxes:
         """Corners times width and height, numbers or (n,) each: from shares to pixels, or back."""
-        factors = np.broadcast_to(np.stack([width, height, width, height], -1), self.corners.shape)
+        factors = np.stack(np.broadcast_arrays(width, height, width, height), axis=-1)
         return self.with_columns(corners=self.corners * factors)
 
     @property

@@ -8,20 +8,42 @@ import scipy.ndimage
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.ops import box_iou
 
-from cambox.cams import BoxRule, NoBoxReason, boxes_from_map
+from cambox.boxes import Boxes, iou, pairs_by_overlap
+from cambox.cams.boxes import FoundBoxes, NoBoxReason, find_boxes
+from cambox.config import BoxSettings
 
-PLAIN = BoxRule(threshold=0.5, percentile=100, max_boxes=9, min_area=0.0)
+
+def rule(
+    threshold: float,
+    percentile: float,
+    max_boxes: int,
+    min_area: float,
+    interpolation: str = "bicubic",
+) -> BoxSettings:
+    return BoxSettings(
+        threshold=threshold,
+        percentile=percentile,
+        max_boxes=max_boxes,
+        min_area=min_area,
+        interpolation=interpolation,  # type: ignore[arg-type]
+    )
 
 
-def extents(score_map: np.ndarray, rule: BoxRule = PLAIN) -> list[tuple[float, ...]]:
+PLAIN = rule(0.5, 100, 9, 0.0)
+
+
+def found_in(score_map: object, size: tuple[int, int], settings: BoxSettings) -> FoundBoxes:
+    """Of one map (h, w)."""
+    return find_boxes(np.asarray(score_map)[None], size, settings)
+
+
+def extents(score_map: np.ndarray, settings: BoxSettings = PLAIN) -> list[tuple[float, ...]]:
     """Boxes in cells, at the map's own size, so that nothing is interpolated."""
     height, width = score_map.shape
-    found = boxes_from_map(torch.from_numpy(score_map), (height, width), rule)
-    return [
-        (box.x_min * width, box.y_min * height, box.x_max * width, box.y_max * height)
-        for box in found.boxes
-    ]
+    found = found_in(score_map, (height, width), settings)
+    return [tuple(corners) for corners in found.boxes.scaled(width, height).corners.tolist()]
 
 
 def test_a_block_of_cells_gives_its_half_open_extent() -> None:
@@ -61,8 +83,8 @@ def test_the_percentile_is_the_standard_of_the_threshold() -> None:
     score_map = np.zeros((10, 10), np.float32)
     score_map[:, 2:9] = 0.5
     score_map[:, 9] = 1
-    assert extents(score_map, BoxRule(0.5, 90.0, 3, 0.0)) == [(2, 0, 10, 10)]
-    assert extents(score_map, BoxRule(0.5, 100.0, 3, 0.0)) == [(9, 0, 10, 10)]
+    assert extents(score_map, rule(0.5, 90.0, 3, 0.0)) == [(2, 0, 10, 10)]
+    assert extents(score_map, rule(0.5, 100.0, 3, 0.0)) == [(9, 0, 10, 10)]
 
 
 def test_score_edge_and_component_of_the_boxes() -> None:
@@ -70,21 +92,21 @@ def test_score_edge_and_component_of_the_boxes() -> None:
     score_map[0:3, 0:3] = 1
     score_map[1, 1] = 0.25
     score_map[5:7, 5:7] = 0.75
-    found = boxes_from_map(torch.from_numpy(score_map), (10, 10), PLAIN).boxes
-    assert [box.component for box in found] == [0, 1]
-    assert [box.touches_edge for box in found] == [True, False]
-    assert [box.score for box in found] == pytest.approx([(8 + 0.25) / 9, 0.75])
+    found = found_in(score_map, (10, 10), PLAIN).boxes
+    assert found.component.tolist() == [0, 1]
+    assert found.touches_edge.tolist() == [True, False]
+    assert found.score.tolist() == pytest.approx([(8 + 0.25) / 9, 0.75])
 
 
 def test_max_boxes_and_min_area() -> None:
     score_map = np.zeros((20, 20), np.float32)
     for number, size in enumerate((1, 2, 3, 4)):
         score_map[2 : 2 + size, number * 5 : number * 5 + size] = 1
-    assert len(extents(score_map, BoxRule(0.5, 100, 2, 0.0))) == 2
-    assert len(extents(score_map, BoxRule(0.5, 100, 9, 9 / 400))) == 2
-    nothing = boxes_from_map(torch.from_numpy(score_map), (20, 20), BoxRule(0.5, 100, 9, 0.5))
-    assert nothing.boxes == ()
-    assert nothing.reason is NoBoxReason.too_small
+    assert len(extents(score_map, rule(0.5, 100, 2, 0.0))) == 2
+    assert len(extents(score_map, rule(0.5, 100, 9, 9 / 400))) == 2
+    nothing = found_in(score_map, (20, 20), rule(0.5, 100, 9, 0.5))
+    assert len(nothing.boxes) == 0
+    assert nothing.reasons == (NoBoxReason.too_small,)
 
 
 @pytest.mark.parametrize(
@@ -102,14 +124,14 @@ def test_max_boxes_and_min_area() -> None:
 def test_maps_without_information_give_no_box_and_say_why(
     values: torch.Tensor, reason: NoBoxReason
 ) -> None:
-    found = boxes_from_map(values, (16, 16), BoxRule())
-    assert found.boxes == ()
-    assert found.reason is reason
+    found = found_in(values, (16, 16), BoxSettings())
+    assert len(found.boxes) == 0
+    assert found.reasons == (reason,)
 
 
-def test_a_batch_of_maps_is_refused_with_its_shape() -> None:
-    with pytest.raises(ValueError, match=r"\(h, w\), got \(1, 4, 4\)"):
-        boxes_from_map(torch.zeros(1, 4, 4), (8, 8), BoxRule())
+def test_a_map_without_a_batch_is_refused_with_its_shape() -> None:
+    with pytest.raises(ValueError, match=r"\(m, h, w\), got \(4, 4\)"):
+        find_boxes(torch.zeros(4, 4), (8, 8), BoxSettings())
 
 
 @given(
@@ -126,8 +148,7 @@ def test_boxes_agree_with_scipys_components(
 ) -> None:
     score_map = np.random.default_rng(seed).normal(size=(height, width)).astype(np.float32)
     # At the map's own size: upsampling is OpenCV's business, what follows is ours.
-    rule = BoxRule(threshold, percentile, 100, 0.0, interpolation)  # type: ignore[arg-type]
-    found = extents(score_map, rule)
+    found = extents(score_map, rule(threshold, percentile, 100, 0.0, interpolation))
     values = (score_map - score_map.min()) / (score_map.max() - score_map.min())
     foreground = values > threshold * np.percentile(values, percentile)
     labels, count = scipy.ndimage.label(foreground, structure=np.ones((3, 3)))
@@ -145,9 +166,47 @@ def test_boxes_lie_in_the_image_and_have_an_area(
     height: int, width: int, seed: int, threshold: float
 ) -> None:
     score_map = torch.randn(height, width, generator=torch.Generator().manual_seed(seed))
-    found = boxes_from_map(score_map, (61, 47), BoxRule(threshold, 90, 5, 0.0))
-    assert bool(found.boxes) != (found.reason is not None)
-    for box in found.boxes:
-        assert 0 <= box.x_min < box.x_max <= 1
-        assert 0 <= box.y_min < box.y_max <= 1
-        assert 0 <= box.score <= 1
+    found = found_in(score_map, (61, 47), rule(threshold, 90, 5, 0.0))
+    assert bool(len(found.boxes)) != (found.reasons[0] is not None)
+    low, high = found.boxes.corners[:, :2], found.boxes.corners[:, 2:]
+    assert ((low >= 0) & (low < high) & (high <= 1)).all()
+    assert ((found.boxes.score >= 0) & (found.boxes.score <= 1)).all()
+
+
+CORNERS = st.lists(st.tuples(*[st.floats(0, 50) for _ in range(2)], *[st.floats(0.5, 50)] * 2))
+
+
+def corners_of(sides: list[tuple[float, float, float, float]]) -> np.ndarray:
+    x, y, width, height = np.array(sides).reshape(-1, 4).T
+    return np.stack([x, y, x + width, y + height], axis=1)
+
+
+@given(CORNERS, CORNERS)
+@settings(max_examples=50)
+def test_the_overlap_is_torchvisions(first: list, second: list) -> None:
+    one, other = corners_of(first), corners_of(second)
+    expected = box_iou(torch.from_numpy(one), torch.from_numpy(other))
+    np.testing.assert_allclose(iou(one[:, None], other[None]), expected, rtol=1e-9)
+
+
+def test_boxes_are_arrays_of_one_length() -> None:
+    boxes = Boxes.of([[0, 0, 4, 2], [1, 1, 3, 3]], score=[0.5, 0.25], class_id=7)
+    assert boxes.class_id.tolist() == [7, 7]
+    assert boxes.area.tolist() == [8, 4]
+    assert boxes[boxes.score > 0.3].corners.tolist() == [[0, 0, 4, 2]]
+    assert boxes.scaled(np.array([2, 10]), 1).corners[:, 2].tolist() == [8, 30]
+    both = Boxes.joined([boxes, Boxes.of(()), boxes])
+    assert len(both) == 4
+    assert both.score.tolist() == [0.5, 0.25, 0.5, 0.25]
+    for wrong in ({"score": [0.1]}, {"corner": 1}):
+        with pytest.raises((ValueError, TypeError)):
+            Boxes.of([[0, 0, 1, 1], [0, 0, 2, 2]], **wrong)
+    with pytest.raises(ValueError, match=r"\(n, 4\), got \(4,\)"):
+        Boxes.of([0, 0, 1, 1])
+
+
+def test_pairs_are_of_one_image_and_class_and_the_best_first() -> None:
+    first = Boxes.of([[0, 0, 10, 10], [0, 0, 10, 8], [0, 0, 10, 10]], image=[0, 0, 1], class_id=3)
+    second = Boxes.of([[0, 0, 10, 8], [0, 0, 10, 10]], image=[0, 1], class_id=[3, 4])
+    mine, other, overlap = pairs_by_overlap(first, second)
+    assert (mine.tolist(), other.tolist(), overlap.tolist()) == ([1], [0], [1.0])

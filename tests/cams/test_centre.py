@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambox.cams import BoxRule, NoBoxReason, boxes_from_map
-from cambox.cams.prior import centre_weight, towards_centre
+from cambox.cams.boxes import NoBoxReason, find_boxes
+from cambox.cams.refine import centre_weight, towards_centre
+from cambox.config import BoxSettings
 
 
 def test_the_weight_is_a_gaussian_of_shares_of_the_side() -> None:
@@ -47,13 +48,13 @@ def test_scores_do_not_rise_and_keep_their_order_at_one_distance() -> None:
 def test_a_constant_map_stays_without_a_box(value: float) -> None:
     # With noise that rounding makes.
     maps = value * (1 + 1e-7 * torch.rand(1, 1, 7, 7))
-    (found,) = towards_centre(maps, 0.4)[0]
-    assert boxes_from_map(found, (28, 28), BoxRule()).reason is NoBoxReason.constant_map
+    found = find_boxes(towards_centre(maps, 0.4)[0], (28, 28), BoxSettings())
+    assert found.reasons == (NoBoxReason.constant_map,)
 
 
 def test_a_map_that_is_not_finite_stays_so() -> None:
     maps = torch.zeros(1, 2, 4, 4)
     maps[0, 0, 1, 1] = float("nan")
     maps[0, 1, 1, 1] = float("inf")
-    for found in towards_centre(maps, 0.4)[0]:
-        assert boxes_from_map(found, (8, 8), BoxRule()).reason is NoBoxReason.non_finite_map
+    found = find_boxes(towards_centre(maps, 0.4)[0], (8, 8), BoxSettings())
+    assert found.reasons == (NoBoxReason.non_finite_map,) * 2
