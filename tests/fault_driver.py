@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from cambox.cams import BoxRule, boxes_from_map
+from cambox.cams.boxes import find_boxes
+from cambox.config import BoxSettings
 from fault_points import CONSTRUCTOR, Hit, Slow, install
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -105,4 +106,4 @@ def _load_what_comes_late() -> None:
     """
     with suppress(ImportError):
         importlib.import_module("pandas")
-    boxes_from_map(torch.eye(4), (8, 8), BoxRule())
+    find_boxes(torch.eye(4)[None], (8, 8), BoxSettings())

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from cambox.config import Config
 from cambox.output.footer import Footer
-from cambox.run import RunSummary, prepare, run
+from cambox.run import prepare, run
+from cambox.summary import RunSummary
 from conftest import ConfigMaker
 
 QUIET = Console(file=io.StringIO())

@@ -16,13 +16,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+import cambox.output.publish
+from cambox.boxes import Boxes
 from cambox.config import OutputSettings
-from cambox.output.footer import Footer
+from cambox.output.footer import Footer, Recipe
 from cambox.output.ledger import plan
-from cambox.output.publish import file_name, publish
-from cambox.output.recipe import Recipe
-from cambox.output.rows import AnnotatedObject, ClassScore, Row, StoredMap, schema, table
-from cambox.output.serialise import to_parquet
+from cambox.output.publish import file_name, publish, publish_bytes, to_parquet
+from cambox.output.rows import (
+    ClassScore,
+    Row,
+    StoredMap,
+    boxes_from_arrow,
+    schema,
+    table,
+)
 from cambox.sources.shards import Shard
 
 RECIPE = Recipe('{"cam": {"top_k": 5}}', ("cat", "dog"), "0123456789abcdef" * 4)
@@ -38,15 +45,21 @@ ROWS = [
         height=30,
         labels=(1,),
         classes=(ClassScore(1, 1, 0.75),),
-        objects=(AnnotatedObject(1, "dog", 0, 0.75, 0.5, 1.5, 2, 39.5, 30, 0, True),),
         maps=(StoredMap(1, 0, 1, 2, -1.0, 1.0, b"\x00\xff"),),
     ),
     Row("c", SHARD.uri, 1, "unreadable", "zero bytes", None, None, None),
 ]
+BOXES = Boxes.of([[1.5, 2, 39.5, 30]], class_id=1, class_score=0.75, score=0.5, touches_edge=True)
+OBJECT = {
+    **{"class_id": 1, "class_name": "dog", "rank": 0, "class_score": 0.75, "box_score": 0.5},
+    **{"x_min": 1.5, "y_min": 2, "x_max": 39.5, "y_max": 30},
+    **{"component": 0, "touches_edge": True},
+}
+TABLE = table(ROWS, BOXES, RECIPE.class_names, with_maps=False)
 
 
 def test_columns_and_types_are_the_contracts() -> None:
-    written = table(ROWS, with_maps=True)
+    written = table(ROWS, BOXES, RECIPE.class_names, with_maps=True)
     assert {field.name: str(field.type) for field in written.schema} == {
         "key": "string",
         "shard": "string",
@@ -69,24 +82,33 @@ def test_columns_and_types_are_the_contracts() -> None:
     assert second["labels"] is None
     assert second["objects"] == []
     assert second["width"] is None
-    assert "maps" not in table(ROWS, with_maps=False).column_names
+    assert "maps" not in TABLE.column_names
 
 
-@pytest.mark.parametrize("rows", [ROWS, [], ROWS[1:], 3 * ROWS])
-def test_columns_built_one_by_one_are_arrows_own_reading_of_the_rows(rows: list[Row]) -> None:
-    for with_maps in (True, False):
-        expected = pa.Table.from_pylist([asdict(row) for row in rows], schema=schema(with_maps))
-        written = table(rows, with_maps)
-        written.validate(full=True)
-        assert written.equals(expected)
-        assert to_parquet(written) == to_parquet(expected)
+@pytest.mark.parametrize("times", [0, 1, 3])
+@pytest.mark.parametrize("with_maps", [True, False])
+def test_columns_built_one_by_one_are_arrows_own_reading_of_the_rows(
+    times: int, with_maps: bool
+) -> None:
+    rows = times * ROWS
+    boxes = Boxes.joined(BOXES.with_columns(image=BOXES.image + 2 * at) for at in range(times))
+    objects = times * [[OBJECT], []]
+    documents = [asdict(row) | {"objects": found} for row, found in zip(rows, objects, strict=True)]
+    expected = pa.Table.from_pylist(documents, schema=schema(with_maps))
+    written = table(rows, boxes, RECIPE.class_names, with_maps)
+    written.validate(full=True)
+    assert written.equals(expected)
+    assert to_parquet(written) == to_parquet(expected)
+    back = boxes_from_arrow(written["objects"])
+    for name, values in vars(boxes).items():
+        assert name == "outside" or vars(back)[name].tolist() == values.tolist()
 
 
 def test_a_published_file_says_what_made_it_and_any_reader_opens_the_folder(
     tmp_path: Path,
 ) -> None:
     output = OutputSettings(uri=str(tmp_path / "out"))
-    uri = publish(ROWS, SHARD, RECIPE, output)
+    uri = publish(TABLE, SHARD, RECIPE, output)
     assert Path(uri).parent.name == RECIPE.digest[:16]
     metadata = pq.read_metadata(uri).metadata
     assert metadata[b"cambox.recipe_digest"].decode() == RECIPE.digest
@@ -101,7 +123,7 @@ def test_a_published_file_says_what_made_it_and_any_reader_opens_the_folder(
 
 def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
     files = [
-        Path(publish(ROWS, SHARD, RECIPE, OutputSettings(uri=str(tmp_path / name))))
+        Path(publish(TABLE, SHARD, RECIPE, OutputSettings(uri=str(tmp_path / name))))
         for name in ("one", "two")
     ]
     assert files[0].read_bytes() == files[1].read_bytes()
@@ -119,7 +141,7 @@ def test_a_failed_publish_leaves_nothing_and_the_old_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = OutputSettings(uri=str(tmp_path))
-    uri = Path(publish(ROWS, SHARD, RECIPE, output))
+    uri = Path(publish(TABLE, SHARD, RECIPE, output))
     before = uri.read_bytes()
 
     def full(descriptor: int) -> None:
@@ -127,7 +149,7 @@ def test_a_failed_publish_leaves_nothing_and_the_old_file_as_it_was(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        publish(ROWS[:1], SHARD, RECIPE, output)
+        publish(TABLE.slice(0, 1), SHARD, RECIPE, output)
     assert [path.name for path in uri.parent.iterdir()] == [uri.name]
     assert uri.read_bytes() == before
 
@@ -139,7 +161,7 @@ def test_the_plan_is_read_from_the_footers(tmp_path: Path, store: str) -> None:
     others = [Shard(f"/data/shard-{number:06d}.tar", 100 * number, "x") for number in (1, 2)]
     assert plan([SHARD, *others], RECIPE, output).new == (SHARD, *others)
     for shard in (SHARD, others[0]):
-        publish(ROWS, shard, RECIPE, output)
+        publish(TABLE, shard, RECIPE, output)
     grown = replace(others[0], size=5000, fingerprint="y")
     work = plan([SHARD, grown, others[1]], RECIPE, output)
     assert (work.done, work.changed, work.new) == ((SHARD,), (grown,), (others[1],))
@@ -150,7 +172,7 @@ def test_the_plan_is_read_from_the_footers(tmp_path: Path, store: str) -> None:
 @pytest.mark.parametrize("damage", [b"", b"PAR1 but no footer", b"PAR1" + bytes(100) + b"PAR1"])
 def test_a_file_that_is_not_whole_or_not_ours_is_made_again(tmp_path: Path, damage: bytes) -> None:
     output = OutputSettings(uri=str(tmp_path))
-    uri = Path(publish(ROWS, SHARD, RECIPE, output))
+    uri = Path(publish(TABLE, SHARD, RECIPE, output))
     uri.write_bytes(damage)
     assert plan([SHARD], RECIPE, output).changed == (SHARD,)
     pq.write_table(pa.table({"key": ["a"]}), uri)
@@ -158,7 +180,7 @@ def test_a_file_that_is_not_whole_or_not_ours_is_made_again(tmp_path: Path, dama
 
 
 def test_an_object_store_gets_the_whole_object_at_once() -> None:
-    uri = publish(ROWS, SHARD, RECIPE, OutputSettings(uri="memory://published"))
+    uri = publish(TABLE, SHARD, RECIPE, OutputSettings(uri="memory://published"))
     with fsspec.open(uri, "rb") as file:
         assert pq.read_table(file).num_rows == 2
 
@@ -181,3 +203,40 @@ def test_stored_maps_come_back_to_half_a_step(score_map: np.ndarray) -> None:
 def test_a_map_that_is_not_finite_is_stored_as_nothing() -> None:
     stored = StoredMap.of(3, 1, np.array([[1, np.nan]], np.float32))
     assert (stored.low, stored.high, stored.values) == (0, 0, b"\x00\x00")
+
+
+@pytest.mark.parametrize("protocol", ["hdfs", "webhdfs"])
+def test_a_storage_that_writes_in_place_gets_the_file_beside_and_then_its_name(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for Hadoop, which no test has: what a reader sees after each step."""
+    visible: list[dict[str, bytes]] = []
+
+    class InPlace(type(fsspec.filesystem("memory"))):  # type: ignore[misc]
+        cachable = False
+
+        def note(self) -> None:
+            names = [name for name in self.ls("/out", detail=False) if name[5] != "."]
+            visible.append({name: self.cat_file(name) for name in names})
+
+        def pipe_file(self, path: str, value: bytes, **options: object) -> None:
+            super().pipe_file(path, value[: len(value) // 2], **options)
+            self.note()
+            super().pipe_file(path, value, **options)
+            self.note()
+
+        def mv(self, path1: str, path2: str, **options: object) -> None:
+            if protocol == "webhdfs" and self.exists(path2):
+                return
+            super().mv(path1, path2, **options)
+            self.note()
+
+    filesystem = InPlace()
+    filesystem.store.clear()
+    monkeypatch.setattr(cambox.output.publish, "locate", lambda *_: (filesystem, "/out/a.parquet"))
+    for data in (b"the first", b"the second one"):
+        publish_bytes(f"{protocol}://server/out/a.parquet", data)
+        assert visible[-1] == {"/out/a.parquet": data}
+    whole = ({}, {"/out/a.parquet": b"the first"}, {"/out/a.parquet": b"the second one"})
+    assert all(seen in whole for seen in visible)
+    assert len(filesystem.ls("/out")) == 1

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,9 +16,9 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+import cambox.batch
 import cambox.rebox.rebox
-from cambox.boxing import Boxing
-from cambox.cams import BoxRule, boxes_from_map
+from cambox.cams.boxes import find_boxes
 from cambox.cli import app
 from cambox.config import BoxSettings, Config
 from cambox.errors import RequestError
@@ -74,13 +75,12 @@ def test_rows_are_those_of_an_annotator_whose_maps_have_8_bits(
     tmp_path: Path,
 ) -> None:
     reboxed = rows_of(rebox(annotate(), *OTHER).folder)
-    plain = Boxing.boxes
 
-    def rounded(self: Boxing, score_maps: torch.Tensor) -> object:
+    def rounded(score_maps: torch.Tensor, *rest: Any) -> object:
         stored = [StoredMap.of(0, 0, score_map).restore() for score_map in score_maps.numpy()]
-        return plain(self, torch.from_numpy(np.stack(stored)))
+        return find_boxes(np.stack(stored), *rest)
 
-    monkeypatch.setattr(Boxing, "boxes", rounded)
+    monkeypatch.setattr(cambox.batch, "find_boxes", rounded)
     anew = rows_of(annotate(*OTHER, f"output.uri={tmp_path}/anew"))
     assert reboxed == anew
     assert sum(len(row["objects"]) for row in anew) > 20
@@ -111,8 +111,7 @@ def test_boxes_follow_from_the_stored_maps_alone(annotate: Callable[..., Path]) 
     table = pq.read_table(path)
     settings = BoxSettings(threshold=0.7, percentile=80, max_boxes=1, min_area=0.0)
     names = footer_of(path).classes
-    reboxed = rebox_rows(table, Boxing.of(settings, (64, 64)), names)
-    rule = BoxRule(threshold=0.7, percentile=80, max_boxes=1, min_area=0.0)
+    reboxed = rebox_rows(table, settings, (64, 64), names)
     for row, made in zip(table.to_pylist(), reboxed.table.to_pylist(), strict=True):
         expected = []
         for stored in row["maps"]:
@@ -120,18 +119,19 @@ def test_boxes_follow_from_the_stored_maps_alone(annotate: Callable[..., Path]) 
             values = np.float32(stored["low"]) + steps / 255 * np.float32(
                 stored["high"] - stored["low"]
             )
-            score_map = torch.from_numpy(values.reshape(stored["height"], stored["width"]))
-            (box,) = boxes_from_map(score_map, (64, 64), rule).boxes
-            expected.append((stored["class_id"], stored["rank"], 0, box.touches_edge, box))
+            score_map = values.reshape(1, stored["height"], stored["width"])
+            box = find_boxes(score_map, (64, 64), settings).boxes
+            assert len(box) == 1
+            expected.append((stored["class_id"], stored["rank"], 0, box.touches_edge[0], box))
         objects = made["objects"]
         assert [
             (one["class_id"], one["rank"], one["component"], one["touches_edge"]) for one in objects
         ] == [one[:4] for one in expected]
         for one, (*_, box) in zip(objects, expected, strict=True):
             assert one["class_name"] == names[one["class_id"]]
-            assert one["box_score"] == pytest.approx(box.score, abs=1e-6)
-            assert one["x_max"] == pytest.approx(box.x_max * row["width"], abs=1e-4)
-            assert one["y_min"] == pytest.approx(box.y_min * row["height"], abs=1e-4)
+            assert one["box_score"] == pytest.approx(box.score[0], abs=1e-6)
+            assert one["x_max"] == pytest.approx(box.corners[0, 2] * row["width"], abs=1e-4)
+            assert one["y_min"] == pytest.approx(box.corners[0, 1] * row["height"], abs=1e-4)
         probabilities = {one["class_id"]: one["probability"] for one in row["classes"]}
         for one in objects:
             if one["class_id"] in probabilities:

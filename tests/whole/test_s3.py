@@ -31,8 +31,9 @@ from cambox.rebox.rebox import rebox_output
 from cambox.review.diff.compare import Output, compare
 from cambox.review.diff.pictures import picture_changes
 from cambox.review.gallery.collect import GalleryRequest, collect
-from cambox.run import RunSummary, prepare, run
+from cambox.run import prepare, run
 from cambox.sources.pack import pack
+from cambox.summary import RunSummary
 from cambox.verify.verify import verify
 from conftest import ConfigMaker
 from faulty_s3 import FAULTS, Choose, Fault, FaultyProxy, Kind, at_random
