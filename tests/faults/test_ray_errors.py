@@ -15,12 +15,12 @@ import pytest
 import ray.exceptions as errors
 
 from cambox.engines import cluster
+from cambox.engines.actor import Warnings, Worker
 from cambox.engines.display import RunDisplay
-from cambox.engines.outcome import ShardFailure
-from cambox.engines.prefetch import Relay
+from cambox.engines.prefetch import Prefetch
 from cambox.engines.sizing import Pool
 from cambox.engines.worker import make_annotator
-from cambox.engines.worker_progress import Movement, WorkerProgress
+from cambox.engines.worklist import ShardFailure
 from cambox.sources.shards import find_shards
 from conftest import ConfigMaker
 from faults import QUIET, FaultTable, LocalRuns
@@ -109,28 +109,14 @@ def play(
 ) -> Callable[..., tuple[PlayedRay, list[Any]]]:
     """Run the driver over the three shards with these errors."""
 
-    class Worker:
+    class Played(Worker):
         def __init__(self, *arguments: Any) -> None:
-            self.annotator = make_annotator(local_runs.config, local_runs.engine.model, 1)
-            self.movement = Movement()
-            self.relay = Relay(self.annotator, self.movement.advance)
-            self.begun: dict[Any, Any] = {}
+            self.warnings = Warnings()
+            self.prefetch = Prefetch(make_annotator(local_runs.config, local_runs.engine.model, 1))
+            self.begun = {}
 
         def describe(self) -> str:
             return "a worker"
-
-        def begin(self, shard: Any) -> WorkerProgress:
-            self.movement.begin(shard)
-            self.begun[shard] = self.relay.begin(shard)
-            return self.progress()
-
-        def report(self, shard: Any) -> tuple[Any, WorkerProgress]:
-            report = self.begun.pop(shard).result()
-            self.movement.end(shard)
-            return report, self.progress()
-
-        def progress(self) -> WorkerProgress:
-            return self.movement.progress()
 
     def run(
         *errors: tuple[str, Exception], silent: str | None = None
@@ -138,7 +124,7 @@ def play(
         played = PlayedRay(errors, silent)
         for name in ("remote", "get", "wait", "kill"):
             monkeypatch.setattr(cluster.ray, name, getattr(played, name))
-        monkeypatch.setattr(cluster, "ShardWorker", Worker)
+        monkeypatch.setattr(cluster, "ShardWorker", Played)
         # So that progress is asked for each time.
         monkeypatch.setattr(cluster, "POLL_SECONDS", -1)
         settings = local_runs.config.engine
@@ -146,7 +132,11 @@ def play(
             settings = settings.model_copy(update={"stall_seconds": 0.5})
         config = local_runs.config.model_copy(update={"engine": settings})
         engine: Any = SimpleNamespace(
-            config=config, recipe=local_runs.engine.recipe, pool=Pool(1, 0.0, 1.0, 1)
+            config=config,
+            recipe=local_runs.engine.recipe,
+            head=local_runs.engine.model.classifier.head.kind,
+            pool=Pool(1, 0.0, 1.0, 1),
+            runtime_env={},
         )
         shards = tuple(find_shards(local_runs.config.input.shards))
         outcomes = cluster.RayEngine.annotate(engine, shards, RunDisplay(QUIET, 3, 1))

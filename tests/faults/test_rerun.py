@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -19,7 +19,6 @@ import cambox.annotator as station
 from cambox.models.build import build_network
 from cambox.output import footer
 from cambox.output import publish as publishing
-from cambox.output.rows import Row
 from cambox.sources.pack import pack
 from cambox.sources.shards import find_shards
 from conftest import ConfigMaker
@@ -80,9 +79,9 @@ def copy_shards(pictures: Path, tmp_path: Path) -> list[Path]:
 
 def publish_all(runs: LocalRuns, few: LocalRuns, tmp_path: Path) -> Path:
     """Publish each shard's file with the rows that a run over the few made for its picture."""
-    made: list[list[Row]] = []
+    made: list[pa.Table] = []
 
-    def keep(rows: list[Row], *rest: Any) -> str:
+    def keep(rows: pa.Table, *rest: Any) -> str:
         made.append(rows)
         return publishing.publish(rows, *rest)
 
@@ -90,9 +89,10 @@ def publish_all(runs: LocalRuns, few: LocalRuns, tmp_path: Path) -> Path:
         patched.setattr(station, "publish", keep)
         assert few.run(tmp_path / "few-out").complete
     # A run takes the largest first; the rows tell where they come from.
-    made.sort(key=lambda rows: rows[0].shard)
+    made.sort(key=lambda rows: rows["shard"][0].as_py())
     for number, shard in enumerate(find_shards(runs.config.input.shards)):
-        rows = [replace(row, shard=shard.uri) for row in made[number % len(made)]]
+        rows = made[number % len(made)]
+        rows = rows.set_column(1, rows.schema.field(1), pa.array([shard.uri] * rows.num_rows))
         publishing.publish(rows, shard, runs.engine.recipe, runs.config.output)
     return runs.folder(runs.config.output.uri)
 

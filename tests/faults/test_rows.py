@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from cambox.run import RunSummary
+from cambox.summary import RunSummary
 from conftest import ConfigMaker
 from faults import FaultTable, LocalRuns, samples_in_tars, visible
 
