@@ -12,17 +12,17 @@ import torch
 from rich.progress import Progress
 from torch import nn
 
-from cambox.demo import network
 from cambox.demo.scenes import CLASS_NAMES
 from research.training import (
+    DEMO,
     FIRST_TRAINING_SEED,
+    SIDE,
     LabelledScenes,
     load_close_ups,
     load_scenes,
     train,
 )
 
-SIDE = network.INPUT_SIZE
 CLOSE_UP_SIDE = SIDE // 2
 # A transformer's gradients are rough while it learns what to attend to.
 _GRADIENT_LIMIT = 1.0
@@ -83,7 +83,7 @@ _CONVNEXT = {
     "output_stride": 8,
     "ls_init_value": 1.0,
 }
-_RESNET = {key: value for key, value in network.MODEL_KWARGS.items() if key != "num_classes"}
+_RESNET = {key: value for key, value in DEMO.kwargs.items() if key != "num_classes"}
 _VIT_MIDDLE = ("blocks.1", "blocks.2")
 CANDIDATES = (
     Candidate("ResNet", "resnet18", _RESNET, 4e-3, ("layer2", "layer3")),

@@ -8,9 +8,7 @@ photographs. The features, and so the best that any map can do, are those of the
 
 from __future__ import annotations
 
-import csv
 import json
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,28 +23,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import nn
-from torchvision.ops import box_iou
 
-from cambox.cams import BoxRule, boxes_from_map, image_score_maps
+from cambox.cams.score_maps import image_score_maps
 from cambox.config import ModelSettings
 from cambox.models.classifier import Classifier, load_classifier
 from cambox.models.grid import FeatureGrid, Layout
 from cambox.models.heads import AffineHead, NonlinearRule, PooledHead
-from cambox.sources.decode import decode_image
+from research.hit_rates import IOUS, LARGEST, overlaps
+from research.photographs import Photographs, decoded
 
 CROPS = 8
 SIDE = 224
 THRESHOLDS = np.round(np.arange(0.10, 0.71, 0.02), 2)
-IOUS = (0.3, 0.5, 0.7)
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Pictures (N, S, S, 3) uint8, the class of each, and its true boxes as shares."""
-
-    images: NDArray[np.uint8]
-    class_ids: torch.Tensor
-    boxes: list[torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -63,24 +51,6 @@ class Result:
     agreement: float
     hits: dict[str, float]
     best_thresholds: dict[str, float]
-
-
-def read_photographs(folder: Path) -> Photographs:
-    """The photographs of a folder with images.csv and boxes.csv, squashed to the input."""
-    boxes: dict[str, list[list[float]]] = defaultdict(list)
-    with (folder / "boxes.csv").open(newline="") as file:
-        for line in csv.DictReader(file):
-            sides = [float(line[side]) for side in ("x_min", "y_min", "x_max", "y_max")]
-            boxes[line["image"]].append(sides)
-    images, class_ids, true_boxes = [], [], []
-    with (folder / "images.csv").open(newline="") as file:
-        for line in csv.DictReader(file):
-            image = decode_image((folder / "images" / line["image"]).read_bytes(), 10**8)
-            size = torch.tensor([image.shape[1], image.shape[0]] * 2)
-            images.append(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
-            class_ids.append(int(line["class_index"]))
-            true_boxes.append(torch.tensor(boxes[line["image"]]) / size)
-    return Photographs(np.stack(images), torch.tensor(class_ids), true_boxes)
 
 
 def features_of(classifier: Classifier, images: NDArray[np.uint8], title: str) -> torch.Tensor:
@@ -100,7 +70,7 @@ def random_crops(images: NDArray[np.uint8], generator: np.random.Generator) -> N
     return crops
 
 
-def distil(head: nn.Module, pooled: torch.Tensor, scores: torch.Tensor) -> nn.Module:
+def distil(head: nn.Module, pooled: torch.Tensor, scores: torch.Tensor) -> None:
     """Teach a head the scores (N, K) for pooled features (N, C)."""
     torch.manual_seed(0)
     epochs, batch = 30, 128
@@ -118,21 +88,17 @@ def distil(head: nn.Module, pooled: torch.Tensor, scores: torch.Tensor) -> nn.Mo
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-    return head.eval().requires_grad_(False)
+    head.eval().requires_grad_(False)
 
 
 def measure(
     title: str, weights: str, agreement: float, maps: torch.Tensor, photographs: Photographs
 ) -> Result:
     """The best threshold for all photographs, for each IoU."""
-    overlaps = np.zeros((len(THRESHOLDS), len(maps)))
-    for row, tau in enumerate(track(THRESHOLDS, f"{title}, {weights}")):
-        rule = BoxRule(float(tau), 100.0, max_boxes=1, min_area=0.0)
-        for index, score_map in enumerate(maps):
-            for box in boxes_from_map(score_map, (SIDE, SIDE), rule).boxes:
-                mine = torch.tensor([[box.x_min, box.y_min, box.x_max, box.y_max]])
-                overlaps[row, index] = float(box_iou(mine, photographs.boxes[index]).max())
-    rates = {iou: (overlaps >= iou).mean(axis=1) for iou in IOUS}
+    best = overlaps(maps.numpy(), photographs.corners, SIDE, THRESHOLDS, min_area=0.0, max_boxes=1)[
+        LARGEST
+    ]
+    rates = {iou: (best >= iou).mean(axis=0) for iou in IOUS}
     return Result(
         title,
         weights,
@@ -157,17 +123,23 @@ def main(
     )
     teacher = load_classifier(settings, torch.device("cpu"), "float32")
     assert isinstance(teacher.head, AffineHead)
-    photographs = read_photographs(shared / "data" / "imagenet-val-650")
+    photographs = Photographs.read(shared / "data" / "imagenet-val-650")
+    images = np.stack(
+        [
+            cv2.resize(decoded(file), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+            for file in photographs.files
+        ]
+    )
     generator = np.random.default_rng(0)
-    features = features_of(teacher, photographs.images, "features")
+    features = features_of(teacher, images, "features")
     pooled = [features.mean((2, 3))]
     for crop in range(CROPS):
-        crops = random_crops(photographs.images, generator)
+        crops = random_crops(images, generator)
         pooled.append(features_of(teacher, crops, f"crops {crop + 1}/{CROPS}").mean((2, 3)))
     vectors = torch.cat(pooled)
     scores = teacher.head.logits(vectors)
     channels, classes = vectors.shape[1], scores.shape[1]
-    class_ids = photographs.class_ids[:, None]
+    class_ids = torch.tensor(photographs.classes)[:, None]
     own = image_score_maps(features, teacher.head.weight[class_ids])[:, 0]
     results = [measure("the network's own", "affine", 1.0, own, photographs)]
     heads = {
@@ -192,7 +164,6 @@ def main(
         hits = [f"{share:.1%}" for share in result.hits.values()]
         table.add_row(result.head, result.weights, f"{result.agreement:.1%}", *hits)
     Console().print(table)
-    to.parent.mkdir(parents=True, exist_ok=True)
     to.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 

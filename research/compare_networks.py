@@ -14,10 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from cambox.cams import BoxRule
 from research.candidates import (
     CANDIDATES,
-    SIDE,
     Candidate,
     Lessons,
     load_weights,
@@ -25,7 +23,7 @@ from research.candidates import (
     save_weights,
     teach,
 )
-from research.hit_rates import hits, interval, resampled_counts, resampled_rates
+from research.hit_rates import LARGEST, interval, overlaps, resampled_counts, resampled_rates
 from research.map_variants import (
     VARIANTS,
     HeldOut,
@@ -33,12 +31,14 @@ from research.map_variants import (
     held_out_scenes,
     maps_of,
     means_something,
+    of_pairs,
 )
 from research.network_results import Traits, VariantResult, picture, tables
 from research.network_traits import traits
-from research.training import FIRST_HELD_OUT_SEED, load_scenes
+from research.training import FIRST_HELD_OUT_SEED, SIDE, load_scenes
 
 THRESHOLDS = tuple(float(tau) for tau in np.round(np.arange(0.05, 0.96, 0.05), 2))
+IOU = 0.5
 SCENES_IN_THE_PICTURE = 6
 
 
@@ -48,6 +48,8 @@ def compare(
     """All variants of one network, and its plain maps (N, K, h, w)."""
     results: list[VariantResult] = []
     counts = resampled_counts(len(held_out.images))
+    pictures = np.array([pair.image for pair in held_out.pairs])
+    true_corners = [pair.corners for pair in held_out.pairs]
     plain_maps = None
     plain_rates = np.zeros(0)
     for variant in progress.track(VARIANTS, description=f"Boxes of {candidate.name}"):
@@ -55,12 +57,10 @@ def compare(
         if not means_something(variant, classifier):
             continue
         maps = maps_of(candidate, classifier, variant, held_out.images)
-        hit = np.stack(
-            [hits(maps, held_out.pairs, (SIDE, SIDE), BoxRule(tau, 100.0)) for tau in THRESHOLDS]
-        )
-        rates = hit.mean(axis=1)
+        best = overlaps(of_pairs(maps, held_out), true_corners, SIDE, THRESHOLDS)[LARGEST]
+        rates = (best >= IOU).mean(axis=0)
         # The threshold is chosen anew for each resample, as it is for the sample.
-        resampled = resampled_rates(hit, held_out.pairs, counts).max(axis=1)
+        resampled = resampled_rates(best >= IOU, pictures, counts).max(axis=1)
         if plain_maps is None:
             plain_maps, plain_rates = maps, resampled
         results.append(

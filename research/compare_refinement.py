@@ -5,12 +5,9 @@ Thresholds are chosen on one half of the photographs and reported on the other.
 
 from __future__ import annotations
 
-import csv
-import functools
 import json
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,20 +17,16 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from cambox.cams import BoxRule
+from cambox.boxes import best_overlaps, centre_box
 from cambox.config import CamSettings, ModelSettings
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier, load_classifier, with_middle_layers
 from cambox.output.rows import StoredMap
-from cambox.review.evaluate.protocol import IOUS, hits_at
-from cambox.review.evaluate.sweep import SweepRule, sweep
-from cambox.review.overlap import best_overlaps, centre_box
-from cambox.review.truth import read_truth
-from cambox.sources.decode import decode_image
+from research.hit_rates import ANY, IOUS, LARGEST, overlaps
+from research.photographs import Photographs, decoded
 
 _MOBILENET: dict[str, Any] = {"kwargs": {"pad_type": "same", "bn_eps": 1e-3}, "mean": [0.5] * 3}
 _MOBILENET["std"] = _MOBILENET["mean"]
@@ -45,7 +38,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
 BATCH_SIZE = 4
 SPLITS = 20
 BOX_RESOLUTION = 112
-LARGEST, ANY = 0, 1
+THRESHOLDS = np.arange(50) / 50
+# No component is too small, and none is one too many.
+BOXES = {"min_area": 0.0, "max_boxes": 2**31}
 
 
 @dataclass(frozen=True)
@@ -71,30 +66,6 @@ INGREDIENTS = (
     Ingredient("towards the centre", 448, _cam(steps=2, feature_power=0.5, centre=0.45)),
     Ingredient("plain, towards the centre", 224, _cam(centre=0.45)),
 )
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Photographs (their files), the class of each, and its true boxes in pixels."""
-
-    files: list[Path]
-    sizes: list[tuple[int, int]]
-    classes: list[int]
-    boxes: list[NDArray[np.float64]]
-
-    @classmethod
-    def read(cls, folder: Path) -> Photographs:
-        """From a folder with ``images/``, ``images.csv`` and ``boxes.csv``."""
-        with (folder / "images.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        truth = read_truth(str(folder / "boxes.csv"), [])
-        files = [folder / "images" / row["image"] for row in rows]
-        return cls(
-            files=files,
-            sizes=[Image.open(file).size for file in files],
-            classes=[int(row["class_index"]) for row in rows],
-            boxes=[truth.images[row["image"]].boxes for row in rows],
-        )
 
 
 @dataclass(frozen=True)
@@ -144,41 +115,38 @@ def held_out(hits: NDArray[np.bool_], seed: int = 0) -> NDArray[np.float64]:
 
 def overlaps_of(
     classifier: Classifier,
-    ingredients: list[Ingredient],
+    ways: list[Ingredient],
     photographs: Photographs,
-    advance: Callable[[], None],
+    progress: Progress,
+    title: str,
 ) -> list[tuple[NDArray[np.float64], float, float]]:
-    """(photographs, 2, thresholds) IoU for each ingredient, with its times; one forward pass."""
-    makers = [MapMaker(ingredient.cam, classifier) for ingredient in ingredients]
-    side = ingredients[0].side
-    rule = SweepRule(
-        BoxRule(percentile=100, min_area=0.0, max_boxes=2**31), (BOX_RESOLUTION, BOX_RESOLUTION)
-    )
-    found: list[list[NDArray[np.float64]]] = [[] for _ in ingredients]
-    forward: list[float] = []
-    mapping: list[list[float]] = [[] for _ in ingredients]
-    for start in range(0, len(photographs.files), BATCH_SIZE):
-        part = range(start, min(start + BATCH_SIZE, len(photographs.files)))
-        images = [decode_image(photographs.files[index].read_bytes(), 10**8) for index in part]
-        squashed = np.stack([cv2.resize(image, (side, side)) for image in images])
+    """(2, photographs, thresholds) IoU for each way, with the seconds of network and maps."""
+    makers = [MapMaker(way.cam, classifier) for way in ways]
+    side = ways[0].side
+    found: list[list[NDArray[np.float64]]] = [[] for _ in ways]
+    network: list[float] = []
+    mapping: list[list[float]] = [[] for _ in ways]
+    starts = range(0, len(photographs.files), BATCH_SIZE)
+    for start in progress.track(starts, description=title):
+        part = slice(start, start + BATCH_SIZE)
+        images = [cv2.resize(decoded(file), (side, side)) for file in photographs.files[part]]
+        class_ids = torch.tensor(photographs.classes[part])[:, None]
         begin = time.perf_counter()
-        scores = classifier.scores(squashed)
-        forward.append((time.perf_counter() - begin) / len(part))
-        class_ids = torch.tensor([[photographs.classes[index]] for index in part])
-        for maker, times, overlaps in zip(makers, mapping, found, strict=True):
+        scores = classifier.scores(np.stack(images))
+        network.append((time.perf_counter() - begin) / len(images))
+        for maker, times, of_way in zip(makers, mapping, found, strict=True):
             begin = time.perf_counter()
             with torch.inference_mode():
-                maps = maker.maps(scores, class_ids)
-            times.append((time.perf_counter() - begin) / len(part))
-            for place, index in enumerate(part):
-                stored = StoredMap.of(0, 0, maps[place, 0].numpy())
-                size = images[place].shape[:2]
-                overlaps.append(sweep(stored, photographs.boxes[index], size, rule))
-        advance()
-    plain = statistics.median(forward)
+                maps = maker.maps(scores, class_ids)[:, 0].numpy()
+            times.append((time.perf_counter() - begin) / len(images))
+            # In 8 bits, as an output stores them.
+            kept = np.stack([StoredMap.of(0, 0, one).restore() for one in maps])
+            true = photographs.corners[part]
+            of_way.append(overlaps(kept, true, BOX_RESOLUTION, THRESHOLDS, **BOXES))
+    forward = statistics.median(network)
     return [
-        (np.stack(overlaps), plain + statistics.median(times), statistics.median(times) / plain)
-        for overlaps, times in zip(found, mapping, strict=True)
+        (np.concatenate(of_way, axis=1), forward, statistics.median(times))
+        for of_way, times in zip(found, mapping, strict=True)
     ]
 
 
@@ -192,28 +160,25 @@ def measure(
             **NETWORKS[network], checkpoint=str(weights / f"{network}.safetensors"), input_size=side
         )
         classifier = load_classifier(settings, torch.device("cpu"), "float32")
-        ingredients = [entry for entry in INGREDIENTS if entry.side == side]
-        if any(entry.cam.refine.steps for entry in ingredients):
+        ways = [entry for entry in INGREDIENTS if entry.side == side]
+        if any(entry.cam.refine.steps for entry in ways):
             classifier = with_middle_layers(classifier, CamSettings().refine.layers)
-        task = progress.add_task(
-            f"{network} at {side}", total=-(-len(photographs.files) // BATCH_SIZE)
-        )
-        advance = functools.partial(progress.advance, task)
-        measured = overlaps_of(classifier, ingredients, photographs, advance)
-        for ingredient, (overlap, seconds, share) in zip(ingredients, measured, strict=True):
-            hits = hits_at(overlap)
-            v2 = held_out(hits[:, ANY])
-            results[ingredient.title] = Result(
+        measured = overlaps_of(classifier, ways, photographs, progress, f"{network} at {side}")
+        for way, (best, forward, mapping) in zip(ways, measured, strict=True):
+            hits = best[..., None] >= np.array(IOUS)
+            v2 = held_out(hits[ANY])
+            at_half = hits[LARGEST, :, :, IOUS.index(0.5)].mean(axis=0)
+            results[way.title] = Result(
                 network=network,
-                ingredient=ingredient.title,
+                ingredient=way.title,
                 side=side,
-                gt_known=tuple(held_out(hits[:, LARGEST]).tolist()),
+                gt_known=tuple(held_out(hits[LARGEST]).tolist()),
                 max_box_acc_v2=tuple(v2.tolist()),
                 v2_mean=float(v2.mean()),
                 v2_gain=0.0,
-                threshold=float(hits[:, LARGEST, :, IOUS.index(0.5)].mean(axis=0).argmax() / 50),
-                milliseconds=1000 * seconds,
-                map_share=share,
+                threshold=float(THRESHOLDS[at_half.argmax()]),
+                milliseconds=1000 * (forward + mapping),
+                map_share=mapping / forward,
             )
     first = results[INGREDIENTS[0].title].v2_mean
     ordered = [results[ingredient.title] for ingredient in INGREDIENTS]
@@ -252,16 +217,13 @@ def main(
     """
     console = Console()
     read = Photographs.read(photographs)
-    centred = [
-        best_overlaps(centre_box(width, height), boxes)[0]
-        for (width, height), boxes in zip(read.sizes, read.boxes, strict=True)
-    ]
+    centred = [best_overlaps(centre_box(1, 1), true)[0] for true in read.corners]
     results: list[Result] = []
     with Progress(console=console) as progress:
         for network in NETWORKS:
             results += measure(network, weights, read, progress)
     to.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    centre = hits_at(np.array(centred)).mean(axis=0)
+    centre = (np.array(centred)[:, None] >= np.array(IOUS)).mean(axis=0)
     console.print(table(results, centre), highlight=False, soft_wrap=True, markup=False)
 
 

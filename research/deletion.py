@@ -17,9 +17,16 @@ from rich.progress import Progress
 from torch import nn
 
 from research.candidates import CANDIDATES, Candidate, load_weights
-from research.hit_rates import RESAMPLES, Interval, interval_of
-from research.map_variants import BATCH_SIZE, VARIANTS, HeldOut, classifier_from, maps_of
-from research.map_variants import held_out_scenes as load_held_out
+from research.hit_rates import Interval, interval_of
+from research.map_variants import (
+    BATCH_SIZE,
+    VARIANTS,
+    HeldOut,
+    classifier_from,
+    held_out_scenes,
+    maps_of,
+    of_pairs,
+)
 from research.training import as_input, logits_of
 
 CELLS = 16
@@ -106,13 +113,12 @@ def orders(
     candidate: Candidate, module: nn.Module, held_out: HeldOut
 ) -> dict[str, NDArray[np.int64]]:
     """In which order the cells of each pair's picture go, (P, 256) for each way to choose."""
-    maps = maps_of(
-        candidate, classifier_from(candidate, module, "auto"), VARIANTS[0], held_out.images
-    )
-    own = np.stack([maps[pair.image, pair.class_id].flatten().numpy() for pair in held_out.pairs])
+    classifier = classifier_from(candidate, module, "auto")
+    maps = maps_of(candidate, classifier, VARIANTS[0], held_out.images)
+    own = of_pairs(maps, held_out).reshape(len(held_out.pairs), -1).astype(np.float64)
     chance = np.random.default_rng(0).random(own.shape)
     scores = {"own map": own, "by chance": chance, "own map, least first": -own}
-    if "attention" in str(classifier_from(candidate, module, "auto").head.kind):
+    if "attention" in str(classifier.head.kind):
         attention = attention_of_the_class_token(module, held_out.images)
         scores["attention of the class token"] = attention[[p.image for p in held_out.pairs]]
     return {title: np.argsort(-values, axis=1) for title, values in scores.items()}
@@ -160,9 +166,7 @@ def _interval(values: NDArray[np.float64], members: list[NDArray[np.int64]]) -> 
     """Of the mean over pairs, drawing pictures."""
     sums = np.array([values[pairs].sum() for pairs in members])
     counts = np.array([len(pairs) for pairs in members])
-    return interval_of(
-        lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(members), RESAMPLES
-    )
+    return interval_of(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(members))
 
 
 def table(results: list[Deletion]) -> str:
@@ -197,7 +201,7 @@ def main(
     console = Console()
     results: list[Deletion] = []
     with Progress(console=console) as progress:
-        held_out = load_held_out(pictures, progress)
+        held_out = held_out_scenes(pictures, progress)
         for candidate in CANDIDATES:
             module = load_weights(candidate, weights / candidate.file_name).eval()
             task = progress.add_task(candidate.name, total=None)

@@ -15,14 +15,14 @@ from rich.progress import Progress
 
 from cambox.cams.refine import affinity, propagate
 from cambox.config import CamSettings, ModelSettings
-from cambox.demo import network
 from cambox.demo.scenes import make_scene
 from cambox.maps import MapMaker
 from cambox.models.build import Network
 from cambox.models.classifier import Classifier, classifier_of
 from cambox.models.grid import possible_grids
 from cambox.models.heads import HeadKind, TailHead
-from research.candidates import SIDE, Candidate
+from research.candidates import Candidate
+from research.training import MEAN, SIDE, STD
 
 # Scenes that neither training nor the classification score has seen.
 FIRST_SEED = 0
@@ -37,7 +37,7 @@ class Pair:
 
     image: int
     class_id: int
-    boxes: torch.Tensor
+    corners: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def held_out_scenes(count: int, progress: Progress) -> HeldOut:
         scene = make_scene(FIRST_SEED + index)
         height, width = scene.image.shape[:2]
         images[index] = cv2.resize(scene.image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        size = torch.tensor([width, height, width, height])
+        size = [width, height, width, height]
         for class_id in sorted({item.class_index for item in scene.objects}):
             boxes = [item.box for item in scene.objects if item.class_index == class_id]
-            pairs.append(Pair(index, class_id, torch.tensor(boxes) / size))
+            pairs.append(Pair(index, class_id, np.array(boxes) / size))
     return HeldOut(images, tuple(pairs))
 
 
@@ -97,8 +97,8 @@ def classifier_from(candidate: Candidate, module: torch.nn.Module, rule: HeadRul
         name=candidate.model,
         kwargs=candidate.kwargs,
         input_size=SIDE,
-        mean=network.MEAN,
-        std=network.STD,
+        mean=MEAN,
+        std=STD,
         activation="sigmoid",
     )
     module = module.eval().requires_grad_(False)
@@ -149,3 +149,8 @@ def maps_of(
             maps = propagate(maps, affinity(middle, size), variant.steps)
         batches.append(maps)
     return torch.cat(batches)
+
+
+def of_pairs(maps: torch.Tensor, held_out: HeldOut) -> NDArray[np.float32]:
+    """(P, h, w) the map of each pair, of all maps (N, K, h, w)."""
+    return np.stack([maps[pair.image, pair.class_id].numpy() for pair in held_out.pairs])

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cambox.cams import normalise, upsample
 from research.hit_rates import Interval
 from research.map_variants import HeldOut
 
@@ -111,11 +110,14 @@ def picture(held_out: HeldOut, maps: list[torch.Tensor], scenes: int) -> NDArray
     for image in range(scenes):
         pair = next(pair for pair in held_out.pairs if pair.image == image)
         shown = held_out.images[image]
-        size = (shown.shape[0], shown.shape[1])
         tiles = [shown]
         for of_network in maps:
-            values = normalise(upsample(of_network[image, pair.class_id].numpy(), size))
-            levels = (values * 255).astype(np.uint8)
+            values = cv2.resize(
+                of_network[image, pair.class_id].numpy(),
+                (shown.shape[1], shown.shape[0]),
+                interpolation=cv2.INTER_CUBIC,
+            )
+            levels = cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
             heat = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
             tiles.append(cv2.addWeighted(shown, 0.35, heat, 0.65, 0).astype(np.uint8))
         rows.append(np.concatenate(tiles, axis=1))

@@ -11,7 +11,14 @@ from cambox.models.heads import TailHead
 from cambox.models.inspect import completeness_error
 from research.candidates import Candidate
 from research.hit_rates import interval_of
-from research.map_variants import BATCH_SIZE, VARIANTS, HeldOut, classifier_from, maps_of
+from research.map_variants import (
+    BATCH_SIZE,
+    VARIANTS,
+    HeldOut,
+    classifier_from,
+    maps_of,
+    of_pairs,
+)
 from research.network_results import Traits
 from research.training import LabelledScenes, logits_of, mean_average_precision
 
@@ -63,9 +70,9 @@ def traits(
 
 def zero_level(maps: torch.Tensor, held_out: HeldOut) -> float:
     """Where no evidence lies between the least and the largest cell of a map; the median."""
-    of_pairs = torch.stack([maps[pair.image, pair.class_id] for pair in held_out.pairs])
-    low, high = of_pairs.amin(dim=(1, 2)), of_pairs.amax(dim=(1, 2))
-    return float((-low / (high - low)).median())
+    cells = of_pairs(maps, held_out).reshape(len(held_out.pairs), -1)
+    low, high = cells.min(axis=1), cells.max(axis=1)
+    return float(np.median(-low / (high - low)))
 
 
 def map_share(maps: torch.Tensor, logits: torch.Tensor) -> float:

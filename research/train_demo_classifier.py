@@ -17,22 +17,25 @@ from rich.console import Console
 from rich.progress import Progress
 
 import cambox
-from cambox.demo import network
+from cambox.demo import CLASSIFIER
 from research.training import (
     BATCH_SIZE,
+    DEMO,
     FIRST_HELD_OUT_SEED,
     FIRST_TRAINING_SEED,
+    MEAN,
+    SIDE,
+    STD,
     load_scenes,
     score,
     train,
 )
 
 _PEAK_LEARNING_RATE = 4e-3
-_DEFAULT_PATH = Path(network.__file__).parent / network.CHECKPOINT
 
 
 def main(
-    to: Annotated[Path, typer.Option(help="Where the weights go.")] = _DEFAULT_PATH,
+    to: Annotated[Path, typer.Option(help="Where the weights go.")] = CLASSIFIER,
     scenes: Annotated[int, typer.Option(min=BATCH_SIZE, help="Scenes to train on.")] = 5000,
     held_out: Annotated[int, typer.Option(min=1, help="Scenes to score on.")] = 1000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the scenes.")] = 10,
@@ -52,16 +55,16 @@ def main(
     with Progress(console=console) as progress:
         training = load_scenes(FIRST_TRAINING_SEED, scenes, progress, "Training scenes")
         torch.manual_seed(seed)
-        model: torch.nn.Module = timm.create_model(network.MODEL_NAME, **network.MODEL_KWARGS)
+        model: torch.nn.Module = timm.create_model(DEMO.name, **DEMO.kwargs)
         model = train(model, training, epochs, _PEAK_LEARNING_RATE, seed, progress)
         result = score(
             model, load_scenes(FIRST_HELD_OUT_SEED, held_out, progress, "Held-out scenes")
         )
     made_by = {
         "script": "research/train_demo_classifier.py",
-        "model": network.MODEL_NAME,
-        "kwargs": network.MODEL_KWARGS,
-        "input": f"{network.INPUT_SIZE} pixels, mean {network.MEAN}, std {network.STD}",
+        "model": DEMO.name,
+        "kwargs": DEMO.kwargs,
+        "input": f"{SIDE} pixels, mean {MEAN}, std {STD}",
         "training_scenes": f"{scenes} from seed {FIRST_TRAINING_SEED}",
         "training": f"{epochs} epochs, seed {seed}, {threads} threads",
         "held_out_scenes": f"{held_out} from seed {FIRST_HELD_OUT_SEED}",

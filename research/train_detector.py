@@ -34,19 +34,19 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.transforms import v2
 
-from cambox.demo import network
-from cambox.demo.demo import write_config
+from cambox.boxes import centre_box
+from cambox.demo import CLASSIFIER, write_config
 from cambox.demo.scenes import CLASS_NAMES, write_scenes
 from cambox.run import run
 from cambox.sources.pack import pack
 from cambox.training.dataset import BoxDataset
 from cambox.training.sample import DetectionSample, collate, of_each_box
 from cambox.training.selection import Selection
+from research.training import DEMO, MEAN, SIDE, STD
 
 # Neither the demo's own pictures nor those that its classifier was trained or judged with.
 FIRST_TRAINING_SEED = 3_000_000
 FIRST_HELD_OUT_SEED = 4_000_000
-CENTRE_BOX_SIDE = 0.8
 BATCH_SIZE = 16
 PEAK_LEARNING_RATE = 1e-3
 TITLES = {
@@ -76,10 +76,8 @@ class Backbone(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.classifier = timm.create_model(network.MODEL_NAME, **network.MODEL_KWARGS)
-        self.classifier.load_state_dict(
-            load_file(Path(network.__file__).with_name(network.CHECKPOINT))
-        )
+        self.classifier = timm.create_model(DEMO.name, **DEMO.kwargs)
+        self.classifier.load_state_dict(load_file(CLASSIFIER))
         self.out_channels = int(self.classifier.num_features)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -95,9 +93,9 @@ def make_detector() -> torch.nn.Module:
         num_classes=len(CLASS_NAMES) + 1,
         anchor_generator=AnchorGenerator(sizes=((8,),), aspect_ratios=((1.0,),)),
         head=FCOSHead(backbone.out_channels, 1, len(CLASS_NAMES) + 1, num_convs=2),
-        fixed_size=(network.INPUT_SIZE, network.INPUT_SIZE),
-        image_mean=network.MEAN,
-        image_std=network.STD,
+        fixed_size=(SIDE, SIDE),
+        image_mean=MEAN,
+        image_std=STD,
         score_thresh=0.02,
     )
     return detector
@@ -119,13 +117,10 @@ def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, Box
 
 def centre_boxes(dataset: BoxDataset) -> Boxes:
     """A box in the middle for each class that cambox has a box of."""
-    margin = (1 - CENTRE_BOX_SIDE) / 2
     found: Boxes = {}
     for image in map(dataset.labelled, range(len(dataset))):
-        labels = np.unique(image.classes) + 1
-        size = np.array([image.width, image.height] * 2)
-        box = size * [margin, margin, 1 - margin, 1 - margin]
-        found[image.key] = np.tile(box, (len(labels), 1)), labels
+        labels = np.unique(image.boxes.class_id) + 1
+        found[image.key] = np.repeat(centre_box(image.width, image.height), len(labels), 0), labels
     return found
 
 
@@ -133,7 +128,7 @@ def pictures(dataset: BoxDataset, boxes: Boxes | None = None) -> list[DetectionS
     """All pictures of a dataset at the detector's input size, with their own boxes or others."""
     shrink = v2.Compose(
         [
-            v2.Resize((network.INPUT_SIZE, network.INPUT_SIZE)),
+            v2.Resize((SIDE, SIDE)),
             v2.ClampBoundingBoxes(),
             v2.SanitizeBoundingBoxes(labels_getter=of_each_box),
         ]

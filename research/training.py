@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch.nn import functional as F
 
-from cambox.demo import network
+from cambox.demo import demo_model
 from cambox.demo.painting import paint_texture
 from cambox.demo.scenes import CLASS_NAMES, make_scene
 
@@ -20,6 +20,13 @@ from cambox.demo.scenes import CLASS_NAMES, make_scene
 FIRST_TRAINING_SEED = 1_000_000
 FIRST_HELD_OUT_SEED = 9_000_000
 BATCH_SIZE = 32
+
+# The demo's classifier; others are trained on the same pictures.
+DEMO = demo_model()
+assert isinstance(DEMO.input_size, int)
+assert DEMO.mean is not None
+assert DEMO.std is not None
+SIDE, MEAN, STD = DEMO.input_size, DEMO.mean, DEMO.std
 
 _WEIGHT_DECAY = 0.05
 
@@ -42,12 +49,11 @@ class HeldOutScore:
 
 def load_scenes(first_seed: int, count: int, progress: Progress, title: str) -> LabelledScenes:
     """Make ``count`` scenes, resized to the classifier's input, with their image labels."""
-    side = network.INPUT_SIZE
-    images = np.empty((count, side, side, 3), dtype=np.uint8)
+    images = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.zeros((count, len(CLASS_NAMES)), dtype=np.float32)
     for index in progress.track(range(count), description=title):
         scene = make_scene(first_seed + index)
-        images[index] = cv2.resize(scene.image, (side, side), interpolation=cv2.INTER_AREA)
+        images[index] = cv2.resize(scene.image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         labels[index, [item.class_index for item in scene.objects]] = 1.0
     return LabelledScenes(images, labels)
 
@@ -78,7 +84,7 @@ def load_close_ups(first_seed: int, count: int, side: int, progress: Progress) -
 def as_input(images: NDArray[np.uint8]) -> torch.Tensor:
     """(B, S, S, 3) uint8 pictures as the network's input, (B, 3, S, S) float32, -1 to 1."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255.0
-    mean, std = torch.tensor(network.MEAN), torch.tensor(network.STD)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
     return (pixels - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
 
