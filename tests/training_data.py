@@ -6,17 +6,19 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from cambox.boxes import Boxes
 from cambox.config import OutputSettings
+from cambox.output.footer import Recipe
 from cambox.output.publish import publish
-from cambox.output.recipe import Recipe
-from cambox.output.rows import AnnotatedObject, ClassScore, Row
+from cambox.output.rows import ClassScore, Row, table
 from cambox.sources.shards import find_shards
 
 CLASS_NAMES = ("striped", "crane", "dotted", "crane", "plain <&>")
@@ -44,6 +46,30 @@ SHARDS = (
 )
 
 
+class KnownBox(NamedTuple):
+    """A box as the tests know it, apart from the arrays that are tested."""
+
+    class_id: int
+    rank: int
+    component: int
+    box_score: float
+    x_min: float
+    y_min: float
+    x_max: float
+    y_max: float
+
+    @property
+    def class_name(self) -> str:
+        return CLASS_NAMES[self.class_id]
+
+
+@dataclass(frozen=True)
+class KnownRow(Row):
+    """A row with its boxes."""
+
+    objects: tuple[KnownBox, ...] = ()
+
+
 @dataclass(frozen=True)
 class Published:
     """An output, with the rows that are in it, in the order of its files."""
@@ -51,16 +77,18 @@ class Published:
     output: Path
     folder: Path
     shards: tuple[Path, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[KnownRow, ...]
+    recipe: Recipe
 
     @property
-    def with_boxes(self) -> list[Row]:
+    def with_boxes(self) -> list[KnownRow]:
         return [row for row in self.rows if row.status == "ok" and row.objects]
 
 
 def publish_rows(folder: Path) -> Published:
     """Write three shards and an output of one recipe."""
-    settings = json.dumps({"input": {"labels": "cls", "max_pixels": 10_000}})
+    sections = {name: {} for name in ("model", "cam", "boxes", "output")}
+    settings = json.dumps(sections | {"input": {"labels": "cls", "max_pixels": 10_000}})
     digest = hashlib.sha256(b"hand-made").hexdigest()
     recipe = Recipe(settings, CLASS_NAMES, digest)
     output = OutputSettings(uri=str(folder / "out"))
@@ -85,7 +113,7 @@ def publish_rows(folder: Path) -> Published:
             known = status != "unreadable"
             has_boxes = status == "ok" and key != "nothing"
             own.append(
-                Row(
+                KnownRow(
                     key=key,
                     shard=shard.uri,
                     sample_index=index,
@@ -103,10 +131,12 @@ def publish_rows(folder: Path) -> Published:
                     objects=tuple(objects(generator, *size)) if has_boxes else (),
                 )
             )
-        publish(own, shard, recipe, output)
+        publish(table(own, boxes_of(own), CLASS_NAMES, with_maps=False), shard, recipe, output)
         paths.append(path)
         rows += own
-    return Published(folder / "out", folder / "out" / digest[:16], tuple(paths), tuple(rows))
+    return Published(
+        folder / "out", folder / "out" / recipe.folder, tuple(paths), tuple(rows), recipe
+    )
 
 
 def picture(
@@ -123,27 +153,29 @@ def picture(
     return buffer.getvalue()
 
 
-def objects(generator: np.random.Generator, width: int, height: int) -> Iterator[AnnotatedObject]:
+def objects(generator: np.random.Generator, width: int, height: int) -> Iterator[KnownBox]:
     """Boxes of two components for a label and two predicted classes; the first fills the image."""
     for rank, class_id in enumerate(generator.permutation(len(CLASS_NAMES))[:3].tolist()):
         for component in range(2):
             sides = np.sort(generator.uniform(0, 1, (2, 2)), axis=0) * (width, height)
             if rank == component == 0:
                 sides = np.array([[0, 0], [width, height]], np.float64)
-            (x_min, y_min), (x_max, y_max) = sides.astype(np.float32).tolist()
-            yield AnnotatedObject(
-                class_id=class_id,
-                class_name=CLASS_NAMES[class_id],
-                rank=rank,
-                class_score=0.5,
-                box_score=float(np.float32(generator.uniform(0, 1))),
-                x_min=x_min,
-                y_min=y_min,
-                x_max=x_max,
-                y_max=y_max,
-                component=component,
-                touches_edge=False,
-            )
+            box_score = float(np.float32(generator.uniform(0, 1)))
+            corners = sides.astype(np.float32).ravel().tolist()
+            yield KnownBox(class_id, rank, component, box_score, *corners)
+
+
+def boxes_of(rows: Sequence[KnownRow]) -> Boxes:
+    """The boxes of some rows, as they are published."""
+    return Boxes.of(
+        [item[-4:] for row in rows for item in row.objects],
+        image=[place for place, row in enumerate(rows) for _ in row.objects],
+        class_id=[item.class_id for row in rows for item in row.objects],
+        rank=[item.rank for row in rows for item in row.objects],
+        component=[item.component for row in rows for item in row.objects],
+        score=[item.box_score for row in rows for item in row.objects],
+        class_score=0.5,
+    )
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -153,13 +185,12 @@ def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     archive.addfile(header, io.BytesIO(data))
 
 
-def corners_of(row: Row) -> np.ndarray:
+def corners_of(row: KnownRow) -> np.ndarray:
     """(n, 4) the boxes of a row."""
-    sides = [(item.x_min, item.y_min, item.x_max, item.y_max) for item in row.objects]
-    return np.array(sides, np.float32).reshape(-1, 4)
+    return np.array([item[-4:] for item in row.objects], np.float32).reshape(-1, 4)
 
 
-def stored_picture(row: Row) -> Image.Image:
+def stored_picture(row: KnownRow) -> Image.Image:
     """The picture of a row, upright, by Pillow."""
     with tarfile.open(row.shard) as archive:
         members = [name for name in archive.getnames() if name.startswith(f"{row.key}.")]

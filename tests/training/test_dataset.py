@@ -7,30 +7,50 @@ import os
 import pickle
 import shutil
 import tarfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
+from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from torchvision.transforms import v2
 
+from cambox.config import OutputSettings
 from cambox.errors import RequestError, ShardError
-from cambox.output.rows import AnnotatedObject, Row
-from cambox.sources.samples import Sample, read_samples
-from cambox.sources.tar_index import index_images
-from cambox.training import joined as joined
+from cambox.output import footer
+from cambox.output.publish import publish
+from cambox.output.rows import StoredMap, table
+from cambox.sources.samples import Sample, most_in_a_sample, read_samples
+from cambox.sources.shards import find_shards
+from cambox.sources.storage import locate
+from cambox.training import shards
 from cambox.training.dataset import BoxDataset
 from cambox.training.sample import DetectionSample, collate, of_each_box
 from cambox.training.selection import Selection
+from cambox.training.shards import index_images
 from cambox.training.stream import BoxStream
-from research.train_detector import make_detector
-from training_data import CLASS_NAMES, Published, corners_of, publish_rows, stored_picture
+from training_data import (
+    CLASS_NAMES,
+    KnownBox,
+    KnownRow,
+    Published,
+    add,
+    boxes_of,
+    corners_of,
+    publish_rows,
+    stored_picture,
+)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +91,7 @@ def test_a_sample_is_the_picture_with_its_own_boxes(published: Published) -> Non
     assert dataset[-1][1]["key"] == dataset[len(dataset) - 1][1]["key"]
 
 
-def kept(row: Row, selection: Selection) -> list[AnnotatedObject]:
+def kept(row: KnownRow, selection: Selection) -> list[KnownBox]:
     """The rule of a selection, written out."""
     boxes = [item for item in row.objects if item.box_score >= np.float32(selection.min_score)]
     if selection.max_rank is not None:
@@ -111,8 +131,9 @@ def test_a_selection_keeps_what_its_rule_says(published: Published, selection: S
     for index, (number, boxes) in enumerate(expected):
         image = dataset.labelled(index)
         assert image.image_id == number
-        assert image.classes.tolist() == [numbers.index(item.class_id) for item in boxes]
-        assert image.scores.tolist() == [item.box_score for item in boxes]
+        assert image.boxes.class_id.tolist() == [numbers.index(item.class_id) for item in boxes]
+        assert image.boxes.score.tolist() == [item.box_score for item in boxes]
+        assert image.boxes.corners.tolist() == [list(item[-4:]) for item in boxes]
     assert sum(dataset.left_out.values()) == len(published.rows) - len(expected)
 
 
@@ -190,7 +211,10 @@ def test_a_torchvision_detector_takes_the_batches(published: Published) -> None:
     change = v2.ToDtype(torch.float32, scale=True)
     dataset = BoxDataset(str(published.output), transforms=change)
     images, targets = collate([dataset[0], dataset[1]])
-    losses = make_detector().train()(images, targets)
+    detector = ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=len(CLASS_NAMES) + 1
+    )
+    losses = detector.train()(images, targets)
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
@@ -298,8 +322,8 @@ def cut_after(samples: int, times: int) -> Callable[..., Iterator[Sample]]:
     """``read_samples`` whose connection is cut after some samples, so many times."""
     left = [times]
 
-    def read(*arguments: Any) -> Iterator[Sample]:
-        for sample in read_samples(*arguments):
+    def read(*arguments: Any, **named: Any) -> Iterator[Sample]:
+        for sample in read_samples(*arguments, **named):
             if sample.index == samples and left[0]:
                 left[0] -= 1
                 raise ConnectionResetError("cut")
@@ -313,9 +337,9 @@ def test_a_cut_stream_goes_on_where_it_was(
 ) -> None:
     stream = BoxStream(str(published.output), shuffle=0)
     whole = through_stream(stream)
-    monkeypatch.setattr(joined, "read_samples", cut_after(3, times=1))
+    monkeypatch.setattr(shards, "read_samples", cut_after(3, times=1))
     assert through_stream(stream) == whole
-    monkeypatch.setattr(joined, "read_samples", cut_after(3, times=2))
+    monkeypatch.setattr(shards, "read_samples", cut_after(3, times=2))
     with pytest.raises(ConnectionResetError):
         through_stream(stream)
 
@@ -344,3 +368,79 @@ def test_compressed_shards_are_for_the_stream(own: Published, tmp_path: Path) ->
     packed.write_bytes(gzip.compress(own.shards[0].read_bytes()))
     with pytest.raises(ShardError, match="only an uncompressed tar"):
         index_images(str(packed))
+
+
+def test_a_large_sample_that_was_annotated_is_read(
+    own: Published, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A run may raise input.max_sample_bytes; reading its shards again knows nothing of that."""
+    monkeypatch.setattr("cambox.sources.samples.DEFAULT_MAX_SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(read_samples, "__defaults__", (None, None, 1000))
+    (shard, *_) = find_shards([str(own.shards[0])])
+    with pytest.raises(ShardError, match="the limit is 1000"):
+        list(read_samples(shard))
+    assert len(through_stream(BoxStream(str(own.output)))) == len(own.with_boxes)
+    packed = tmp_path / "blank.tgz"
+    with tarfile.open(packed, "w:gz") as archive:
+        add(archive, "blank.jpg", bytes(1_000_000))
+    (shard,) = find_shards([str(packed)])
+    (sample,) = read_samples(shard, max_sample_bytes=most_in_a_sample(shard))
+    assert len(sample.members["jpg"]) == 1_000_000 > 100 * shard.size
+
+
+class Asked:
+    """Which bytes the memory file system is asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ranges: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        cat_file, read, asked = MemoryFileSystem.cat_file, MemoryFile.read, self.ranges
+
+        def counted_cat(
+            self: MemoryFileSystem, path: str, start: int = 0, end: int | None = None
+        ) -> bytes:
+            data: bytes = cat_file(self, path, start, end)
+            asked[path].append((start, start + len(data)))
+            return data
+
+        def counted_read(self: MemoryFile, size: int = -1) -> bytes:
+            start = self.tell()
+            data: bytes = read(self, size)
+            asked[self.path].append((start, start + len(data)))
+            return data
+
+        monkeypatch.setattr(MemoryFileSystem, "cat_file", counted_cat)
+        monkeypatch.setattr(MemoryFile, "read", counted_read, raising=False)
+
+
+def test_no_map_and_no_footer_twice_is_asked_of_a_storage(
+    published: Published, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    store = fsspec.filesystem("memory")
+    generator = np.random.default_rng(0)
+    output = OutputSettings(uri=f"memory://counted-{kind.__name__}")
+    maps: dict[str, tuple[int, int]] = {}
+    for shard in find_shards([str(path) for path in published.shards]):
+        stored = StoredMap.of(0, 1, generator.uniform(0, 1, (300, 300)))
+        rows = [replace(row, maps=(stored,)) for row in published.rows if row.shard == shard.uri]
+        with_maps = table(rows, boxes_of(rows), CLASS_NAMES, with_maps=True)
+        path = locate(publish(with_maps, shard, published.recipe, output))[1]
+        group = pq.read_metadata(store.open(path)).row_group(0)
+        column = group.column(group.num_columns - 1)
+        assert column.path_in_schema == "maps.list.element.values"
+        start = column.dictionary_page_offset or column.data_page_offset
+        maps[path] = (start, start + column.total_compressed_size)
+    # Else the end of a file that is read for its footer has the end of its maps in it.
+    monkeypatch.setattr(footer, "TAIL_BYTES", 8)
+    asked = Asked(monkeypatch)
+    opened = kind(output.uri)
+    found = len(list(opened)) if kind is BoxStream else len(opened)
+    assert found == len(published.with_boxes)
+    assert asked.ranges.keys() == maps.keys()
+    for path, ranges in asked.ranges.items():
+        start, end = maps[path]
+        assert end - start > 50_000
+        assert [one for one in ranges if one[0] < end and start < one[1]] == []
+        # Once to know the file, and once to know where its columns lie.
+        size = store.size(path)
+        assert len([one for one in ranges if one[1] == size and one[1] - one[0] > 8]) == 2
+        assert len(set(ranges)) == len(ranges) - 2

@@ -1,7 +1,7 @@
 """The boxes of an output and the images of its shards as a torch dataset, in any order.
 
 For up to some million images: it reads every footer and every tar header once, and keeps some
-hundred bytes an image. Beyond that, or where shards are far away, see ``box_stream.BoxStream``.
+hundred bytes an image. Beyond that, or where shards are far away, see ``stream.BoxStream``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ from torch.utils.data import Dataset
 
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import locate
-from cambox.sources.tar_index import index_images
-from cambox.training.joined import changed
-from cambox.training.labelled import LabelledImage, LabelledImages
+from cambox.training.labelled import LabelledImage, LabelledImages, TrainingSet
 from cambox.training.sample import DetectionSample, Transforms, detection_sample
 from cambox.training.selection import ClassList, Selection
-from cambox.training.shard_place import shards_now
-from cambox.training.training_set import TrainingSet
+from cambox.training.shards import changed, index_images, shards_now
 
 _SHARDS_AT_ONCE = 8
 
@@ -64,15 +61,15 @@ class BoxDataset(Dataset[DetectionSample]):
         self.transforms = transforms
         self.max_pixels = training_set.max_pixels
         self.shard_options = shard_options
-        self.shards = [
-            shard.uri for shard in shards_now(training_set.files, shards_at, shard_options)
-        ]
+        shards = shards_now(training_set.recipe.files, shards_at, shard_options)
+
+        def parts_of(index: int) -> list[_Part]:
+            return list(_parts(training_set, index, shards[index].uri, shard_options))
+
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
-            files = pool.map(
-                lambda index: list(_parts(training_set, index, self.shards[index], shard_options)),
-                range(len(self.shards)),
-            )
-            self.parts = [part for file in files for part in file]
+            self.parts = [
+                part for parts in pool.map(parts_of, range(len(shards))) for part in parts
+            ]
         self.ends = np.cumsum([len(part.images) for part in self.parts])
         self.left_out: Counter[str] = sum((part.images.left_out for part in self.parts), Counter())
 
@@ -97,10 +94,12 @@ class BoxDataset(Dataset[DetectionSample]):
             OSError: the storage failed.
         """
         part, place = self._find(index)
-        start, end = map(int, (part.offsets[place], part.offsets[place] + part.sizes[place]))
+        start, size = map(int, part.extents[place])
         # Found anew for each image: a connection must not cross a fork into a worker.
         filesystem, path = locate(part.shard, self.shard_options)
-        data = from_storage(part.shard, lambda: filesystem.cat_file(path, start=start, end=end))
+        data = from_storage(
+            part.shard, lambda: filesystem.cat_file(path, start=start, end=start + size)
+        )
         return detection_sample(part.images[place], data, self.max_pixels, self.transforms)
 
     def _find(self, index: int) -> tuple[_Part, int]:
@@ -118,27 +117,25 @@ class _Part:
 
     Attributes:
         shard: where it is now.
-        offsets, sizes: (m,) int64, bytes.
+        extents: (m, 2) int64, first byte and how many bytes.
     """
 
     shard: str
     images: LabelledImages
-    offsets: np.ndarray
-    sizes: np.ndarray
+    extents: np.ndarray
 
 
 def _parts(
     training_set: TrainingSet, index: int, shard: str, shard_options: Mapping[str, Any] | None
 ) -> Iterator[_Part]:
     places = index_images(shard, shard_options)
-    file = training_set.files[index]
-    if len(places) != file.rows:
-        raise changed(shard, f"it has {len(places)} samples and had {file.rows}")
+    rows = training_set.recipe.files[index].rows
+    if len(places) != rows:
+        raise changed(shard, f"it has {len(places)} samples and had {rows}")
     for images in training_set.read(index):
-        extents = [(key, places.get(key)) for key in images.keys.to_pylist()]
-        for key, extent in extents:
-            if extent is None:
+        extents = []
+        for key in images.keys.to_pylist():
+            if (extent := places.get(key)) is None:
                 raise changed(shard, f"the sample {key!r} has no image any more")
-        offsets = np.array([extent.offset for _, extent in extents if extent], np.int64)
-        sizes = np.array([extent.size for _, extent in extents if extent], np.int64)
-        yield _Part(shard, images, offsets, sizes)
+            extents.append(extent)
+        yield _Part(shard, images, np.array(extents, np.int64).reshape(-1, 2))

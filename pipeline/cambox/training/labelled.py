@@ -1,32 +1,40 @@
-"""Published rows as labelled images: the boxes that a selection leaves, with numbered classes."""
+"""An output opened for training: its images with the boxes that a selection leaves."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from cambox.output.entries import Entries, as_numpy
+from cambox.boxes import Boxes
+from cambox.output.reading import PublishedRecipe, open_recipe
+from cambox.output.rows import SIDES, as_numpy, boxes_from_arrow
 from cambox.training.selection import ClassList, Selection
 
-COLUMNS = ("key", "status", "width", "height", "objects")
 NO_BOX = "no box"
-_SIDES = ("x_min", "y_min", "x_max", "y_max")
+_CHOSEN_BY = ("class_id", "rank", "box_score", "component")
+IMAGE_COLUMNS = (
+    *("key", "status", "width", "height"),
+    *(f"objects.list.element.{field}" for field in _CHOSEN_BY),
+)
+"""What says which images and boxes are taken; the boxes' corners are not read."""
+COLUMNS = (*IMAGE_COLUMNS, *(f"objects.list.element.{side}" for side in SIDES))
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image and its n boxes.
+    """An image and its boxes.
 
     Attributes:
         image_id: the number of its row in the recipe's folder, from 0, files sorted by name.
+        shard: that its row is of; it may lie elsewhere by now.
         width, height: of the upright image.
-        classes: (n,) int64, places in the ``ClassList``.
-        scores: (n,) float32, ``box_score``.
-        corners: (n, 4) float32, x_min, y_min, x_max, y_max in pixels, half-open.
+        boxes: in its pixels; ``class_id`` is the place in the ``ClassList``.
     """
 
     image_id: int
@@ -34,22 +42,19 @@ class LabelledImage:
     shard: str
     width: int
     height: int
-    classes: np.ndarray
-    scores: np.ndarray
-    corners: np.ndarray
+    boxes: Boxes
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """The m images that a selection takes of some rows of a shard, with their n boxes side by side.
+    """The m images that a selection takes of some rows of a shard, side by side.
 
     Arrays and not objects, so that processes that only read them share their memory.
 
     Attributes:
         image_ids, widths, heights: (m,) int64.
         keys: (m,) strings.
-        starts: (m + 1,) int64; the boxes of image i are those from starts[i] to starts[i + 1].
-        classes, scores, corners: (n,), (n,), (n, 4), as in ``LabelledImage``.
+        boxes: of all of them, as in ``LabelledImage``; ``image`` is the place here, ascending.
         left_out: how many images were not taken, by their status; those that lack only a box
             under ``NO_BOX``.
     """
@@ -59,73 +64,114 @@ class LabelledImages:
     keys: pa.Array
     widths: np.ndarray
     heights: np.ndarray
-    starts: np.ndarray
-    classes: np.ndarray
-    scores: np.ndarray
-    corners: np.ndarray
+    boxes: Boxes
     left_out: Counter[str]
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, index: int) -> LabelledImage:
-        own = slice(self.starts[index], self.starts[index + 1])
+    def __getitem__(self, place: int) -> LabelledImage:
+        start, end = np.searchsorted(self.boxes.image, (place, place + 1))
         return LabelledImage(
-            int(self.image_ids[index]),
-            self.keys[index].as_py(),
+            int(self.image_ids[place]),
+            self.keys[place].as_py(),
             self.shard,
-            int(self.widths[index]),
-            int(self.heights[index]),
-            self.classes[own],
-            self.scores[own],
-            self.corners[own],
+            int(self.widths[place]),
+            int(self.heights[place]),
+            self.boxes[start:end],
         )
 
     def __iter__(self) -> Iterator[LabelledImage]:
-        return (self[index] for index in range(len(self)))
+        return (self[place] for place in range(len(self)))
 
 
-def labelled_images(
+@dataclass(frozen=True)
+class TrainingSet:
+    """A recipe's files, and what is taken of them.
+
+    It holds no open file, so it may be pickled and survives a fork.
+
+    Attributes:
+        first_ids: the ``image_id`` of each file's first row.
+        max_pixels: of the largest image that the recipe decodes.
+    """
+
+    recipe: PublishedRecipe
+    selection: Selection
+    classes: ClassList
+    first_ids: tuple[int, ...]
+    max_pixels: int
+
+    @classmethod
+    def open(
+        cls, output: str, selection: Selection, storage_options: Mapping[str, Any] | None = None
+    ) -> TrainingSet:
+        """Read the footers of an output.
+
+        Args:
+            output: a recipe's folder, or an output that holds one recipe.
+
+        Raises:
+            RequestError: there is no such output, a file in it is damaged, or the recipe has not
+                the classes that are asked for.
+        """
+        recipe = open_recipe(output, storage_options)
+        rows = [file.rows for file in recipe.files]
+        return cls(
+            recipe,
+            selection,
+            ClassList.of(recipe.footer.classes, selection.classes),
+            tuple(accumulate(rows[:-1], initial=0)),
+            int(recipe.settings["input"]["max_pixels"]),
+        )
+
+    def read(self, index: int, columns: Sequence[str] = COLUMNS) -> Iterator[LabelledImages]:
+        """What the selection takes of one file, some rows at a time.
+
+        Args:
+            columns: ``IMAGE_COLUMNS`` at least; without the corners' they are zeros.
+
+        Raises:
+            RequestError: the file cannot be read, or is damaged.
+        """
+        file, first_id = self.recipe.files[index], self.first_ids[index]
+        for batch in file.batches(columns):
+            yield _taken(batch, file.shard.uri, first_id, self.selection, self.classes)
+            first_id += batch.num_rows
+
+
+def _taken(
     batch: pa.RecordBatch, shard: str, first_id: int, selection: Selection, classes: ClassList
 ) -> LabelledImages:
-    """What a selection takes of some rows.
-
-    Args:
-        batch: rows with ``COLUMNS``.
-        shard: the URI of the shard that they are of.
-        first_id: the ``image_id`` of the first row.
-    """
-    objects, _, _ = Entries.of(batch["objects"], "objects")
-    place = classes.places()[objects["class_id"]]
-    taken = (place >= 0) & (objects["box_score"] >= np.float32(selection.min_score))
+    boxes = boxes_from_arrow(batch["objects"])
+    boxes = boxes.with_columns(class_id=classes.places()[boxes.class_id])
+    taken = (boxes.class_id >= 0) & (boxes.score >= np.float32(selection.min_score))
     if selection.only_labels:
-        taken &= objects["rank"] == 0
+        taken &= boxes.rank == 0
     if selection.max_rank is not None:
-        taken &= objects["rank"] <= selection.max_rank
+        taken &= boxes.rank <= selection.max_rank
     if selection.max_component is not None:
-        taken &= objects["component"] <= selection.max_component
+        taken &= boxes.component <= selection.max_component
 
     statuses = np.array(batch["status"].to_pylist(), dtype=object)
     sized = as_numpy(batch["width"].is_valid()) & as_numpy(batch["height"].is_valid())
     wanted = sized & np.isin(statuses, selection.statuses)
-    boxes_of_row = np.bincount(objects.row[taken], minlength=batch.num_rows)
-    kept = wanted if selection.keep_empty else wanted & (boxes_of_row > 0)
+    has_box = np.bincount(boxes.image[taken], minlength=batch.num_rows) > 0
+    kept = wanted if selection.keep_empty else wanted & has_box
     left_out = Counter(statuses[~wanted].tolist())
     if no_box := int(np.count_nonzero(wanted & ~kept)):
         left_out[NO_BOX] = no_box
 
-    taken &= kept[objects.row]
+    boxes = boxes[taken & kept[boxes.image]]
+    places = np.cumsum(kept) - 1
     rows = np.flatnonzero(kept)
-    kept_rows = batch.select(["key", "width", "height"]).take(pa.array(rows))
+    images = batch.select(["key", "width", "height"]).take(pa.array(rows))
     return LabelledImages(
         shard=shard,
         image_ids=first_id + rows,
-        keys=kept_rows["key"],
-        widths=as_numpy(kept_rows["width"]).astype(np.int64),
-        heights=as_numpy(kept_rows["height"]).astype(np.int64),
-        starts=np.concatenate([[0], np.cumsum(boxes_of_row[rows])]).astype(np.int64),
-        classes=place[taken],
-        scores=objects["box_score"][taken],
-        corners=np.stack([objects[side][taken] for side in _SIDES], axis=1),
+        keys=images["key"],
+        widths=as_numpy(images["width"]).astype(np.int64),
+        heights=as_numpy(images["height"]).astype(np.int64),
+        boxes=boxes.with_columns(image=places[boxes.image]),
         left_out=left_out,
     )

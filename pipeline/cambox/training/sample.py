@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torchvision import tv_tensors
 
@@ -55,14 +56,14 @@ def detection_sample(
             f"{image.width} when it was annotated; run cambox annotate again"
         )
     boxes = tv_tensors.BoundingBoxes(
-        torch.from_numpy(image.corners.copy()),
+        torch.from_numpy(image.boxes.corners.astype(np.float32)),
         format=tv_tensors.BoundingBoxFormat.XYXY,
         canvas_size=(height, width),
     )
     target: Target = {
         "boxes": boxes,
-        "labels": torch.from_numpy(image.classes + 1),
-        "scores": torch.from_numpy(image.scores.copy()),
+        "labels": torch.from_numpy(image.boxes.class_id + 1),
+        "scores": torch.from_numpy(image.boxes.score.astype(np.float32)),
         "image_id": image.image_id,
         "key": image.key,
     }

@@ -12,11 +12,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cambox.errors import RequestError
 from cambox.sources.shards import Shard
-from cambox.training.joined import EncodedImage, joined
+from cambox.training.labelled import TrainingSet
 from cambox.training.sample import DetectionSample, Transforms, detection_sample
 from cambox.training.selection import ClassList, Selection
-from cambox.training.shard_place import shards_now
-from cambox.training.training_set import TrainingSet
+from cambox.training.shards import EncodedImage, encoded_images, shards_now
 
 
 class BoxStream(IterableDataset[DetectionSample]):
@@ -71,13 +70,14 @@ class BoxStream(IterableDataset[DetectionSample]):
         self.world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
         if not 0 <= self.rank < self.world_size:
             raise RequestError(f"rank: {self.rank} is not within 0 and {self.world_size - 1}")
-        if len(self.training_set.files) < self.world_size:
+        files = self.training_set.recipe.files
+        if len(files) < self.world_size:
             raise RequestError(
-                f"world_size: {self.world_size} ranks cannot share {len(self.training_set.files)} "
-                "shards; pack smaller ones"
+                f"world_size: {self.world_size} ranks cannot share {len(files)} shards; pack "
+                "smaller ones"
             )
         self.shard_options = shard_options
-        self.shards: list[Shard] = shards_now(self.training_set.files, shards_at, shard_options)
+        self.shards: list[Shard] = shards_now(files, shards_at, shard_options)
         # Shared memory: workers that live through several epochs have a copy of all else.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -102,7 +102,9 @@ class BoxStream(IterableDataset[DetectionSample]):
         samples: Iterable[EncodedImage] = (
             sample
             for index in own
-            for sample in joined(self.training_set, index, self.shards[index], self.shard_options)
+            for sample in encoded_images(
+                self.training_set, index, self.shards[index], self.shard_options
+            )
         )
         if self.shuffle:
             generator = random.Random(f"{self.seed} {epoch} {self.rank} {number}")

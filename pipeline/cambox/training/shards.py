@@ -1,0 +1,184 @@
+"""The shards that rows were made from: where they are now, and their images."""
+
+from __future__ import annotations
+
+import logging
+import tarfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from cambox.errors import RequestError, ShardError
+from cambox.output.published_file import PublishedFile
+from cambox.sources.images import image_suffix
+from cambox.sources.retry import can_pass, from_storage
+from cambox.sources.samples import Sample, key_and_suffix, most_in_a_sample, read_samples
+from cambox.sources.shards import Shard, states_of
+from cambox.sources.storage import canonical_uri, locate
+from cambox.training.labelled import LabelledImage, TrainingSet
+
+LOG = logging.getLogger(__name__)
+
+READINGS = 2
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image of a shard with its boxes.
+
+    Attributes:
+        suffix: of its file in the shard, in lower case (``jpg``, ``left.jpg``).
+        data: the file.
+    """
+
+    image: LabelledImage
+    suffix: str
+    data: bytes
+
+
+def shards_now(
+    files: Sequence[PublishedFile],
+    moved_to: str | None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Shard]:
+    """The shard of each file, seen to be the one that was annotated.
+
+    Args:
+        moved_to: the folder or URL that holds the shards now, under their own names; a copy has
+            another time, so it is known by its size alone. None: they are where they were.
+
+    Raises:
+        RequestError: a shard is gone or not the one that was annotated, or two have one name.
+        OSError: the storage failed.
+    """
+    shards = [file.shard for file in files]
+    if moved_to is not None:
+        folder = canonical_uri(moved_to).rstrip("/")
+        names = [shard.uri.rstrip("/").rsplit("/", 1)[-1] for shard in shards]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise RequestError(
+                    f"{folder}/{name} would be the place of several shards; keep their folders "
+                    "apart and use them where they were annotated"
+                )
+        shards = [
+            replace(shard, uri=f"{folder}/{name}")
+            for shard, name in zip(shards, names, strict=True)
+        ]
+    states = states_of(shards, storage_options, moved_to is not None)
+    for shard, state in zip(shards, states, strict=True):
+        if state == "gone":
+            raise RequestError(
+                f"{shard.uri} is not there; name the folder that holds the shards now"
+            )
+        if state == "changed":
+            raise RequestError(
+                f"{shard.uri} is not the file that was annotated ({shard.fingerprint}); run "
+                "cambox annotate again, or name the folder that holds a copy of it"
+            )
+    return shards
+
+
+def encoded_images(
+    training_set: TrainingSet,
+    index: int,
+    shard: Shard,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Iterator[EncodedImage]:
+    """The images of one file in the order of the shard; only the rows are all in memory.
+
+    Args:
+        shard: where the file's shard is now.
+
+    Raises:
+        ShardError: the shard is damaged, or does not hold the samples of the rows.
+        OSError: the storage failed.
+    """
+    images = {image.key: image for images in training_set.read(index) for image in images}
+    samples = 0
+    for sample in _samples(shard, storage_options):
+        samples += 1
+        image = images.pop(sample.key, None)
+        if image is None:
+            continue
+        suffix = image_suffix(sample.members)
+        if suffix is None:
+            raise changed(shard.uri, f"the sample {sample.key!r} has no image any more")
+        yield EncodedImage(image, suffix, sample.members[suffix])
+    if images:
+        raise changed(shard.uri, f"the sample {next(iter(images))!r} is gone")
+    rows = training_set.recipe.files[index].rows
+    if samples != rows:
+        raise changed(shard.uri, f"it has {samples} samples and had {rows}")
+
+
+def _samples(shard: Shard, storage_options: Mapping[str, Any] | None) -> Iterator[Sample]:
+    """The samples of a shard; a stream that is cut is read once more, up to where it was cut."""
+    given = 0
+    for reading in range(READINGS):
+        samples = read_samples(shard, storage_options, max_sample_bytes=most_in_a_sample(shard))
+        try:
+            for sample in islice(samples, given, None):
+                given += 1
+                yield sample
+            return
+        except OSError as error:
+            if reading + 1 == READINGS or not can_pass(error):
+                raise
+            LOG.warning("%s: %s; reading it again", shard.uri, error)
+
+
+def changed(shard: str, what: str) -> ShardError:
+    """That a shard is not the one that was annotated."""
+    return ShardError(f"{shard}: {what}; run cambox annotate again")
+
+
+Extent = tuple[int, int]
+"""Where a file lies in an archive: its first byte, and how many it has."""
+
+
+def index_images(
+    uri: str, storage_options: Mapping[str, Any] | None = None
+) -> dict[str, Extent | None]:
+    """The place of each sample's image, by key, in the order of the archive.
+
+    Reads headers only and trusts them: whether the archive is whole was seen when it was
+    annotated, and has to be compared with that by whoever uses the index.
+
+    Args:
+        uri: an archive that is not compressed.
+
+    Returns:
+        None for a sample without an image.
+
+    Raises:
+        ShardError: it is compressed, or no tar archive.
+        OSError: the storage failed.
+    """
+    filesystem, path = locate(uri, storage_options)
+    samples: dict[str, dict[str, Extent]] = defaultdict(dict)
+
+    def scan() -> None:
+        samples.clear()
+        try:
+            with (
+                filesystem.open(path, "rb") as file,
+                tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive,
+            ):
+                for member in archive:
+                    found = key_and_suffix(member.name) if member.isreg() else None
+                    if found is not None:
+                        key, suffix = found
+                        samples[key][suffix] = (member.offset_data, member.size)
+        except tarfile.TarError as error:
+            raise ShardError(
+                f"{uri}: {error}; only an uncompressed tar can be read in any order"
+            ) from error
+
+    from_storage(uri, scan)
+    return {
+        key: None if (suffix := image_suffix(members)) is None else members[suffix]
+        for key, members in samples.items()
+    }
