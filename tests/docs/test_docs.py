@@ -18,7 +18,7 @@ from rich.console import Console
 
 from cambox.cli import main
 from cambox.config import Config
-from cambox.demo.demo import write_config
+from cambox.demo import write_config
 from cambox.demo.scenes import write_scenes
 from cambox.run import run
 from cambox.sources.pack import pack
@@ -26,7 +26,13 @@ from cambox.sources.pack import pack
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("gallery", "format", "recipes", "method", "ray", "troubles")),
+    *(
+        f"docs/{name}.md"
+        for name in (
+            *("code", "evaluate", "format", "gallery", "method", "nightly", "ray", "recipes"),
+            *("settings", "storage", "troubles"),
+        )
+    ),
 )
 PICTURES = 6
 
