@@ -7,25 +7,28 @@ import json
 import math
 import platform
 import random
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import timm
 import torch
 import torchvision
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from cambox.errors import RequestError
 from cambox.models.build import TORCHVISION, classification_models
-from cambox.models.heads import HeadKind
 from cambox.models.inspect import ModelFacts, inspect_model
 
 FURTHER_MEMBERS = 30
 # Many are too large to be measured on two cores; they have smaller siblings of the same make.
 MAX_PARAMETERS = 100_000_000
+
+Entry = dict[str, Any]
+"""A model's family with its facts, or with its name and the reason why it was refused."""
 
 
 def smallest_members() -> dict[str, list[str]]:
@@ -62,54 +65,29 @@ def chosen_models(seed: int) -> list[tuple[str, str]]:
     return chosen + [("torchvision", TORCHVISION + name) for name in classification_models()]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A model of a family: what was measured, or why it was refused."""
-
-    family: str
-    name: str
-    outcome: ModelFacts | str
-
-
-def probe(family: str, name: str) -> Row:
-    """Build and measure one model."""
+def measured(family: str, name: str) -> Entry:
+    """Build and measure one model, or say why it is refused."""
     try:
-        if family == "torchvision":
-            # The newest weights of its largest are for 512 pixels: too slow here.
-            return Row(family, name, inspect_model(name, input_size=224))
-        return Row(family, name, inspect_model(name, {"num_classes": 1000}))
+        # The newest weights of torchvision's largest are for 512 pixels: too slow here.
+        given = (
+            {"input_size": 224} if family == "torchvision" else {"kwargs": {"num_classes": 1000}}
+        )
+        return {"family": family, **asdict(inspect_model(name, **given))}  # type: ignore[arg-type]
     except RequestError as error:
-        return Row(family, name, str(error))
+        return {"family": family, "name": name, "reason": str(error)}
 
 
-def read(path: Path) -> list[Row]:
-    """The rows of an earlier run."""
-    document = json.loads(path.read_text())
-    rows = []
-    for entry in document["models"]:
-        family = entry.pop("family")
-        facts = ModelFacts(**{**entry, "kind": HeadKind(entry["kind"])})
-        rows.append(Row(family, facts.name, facts))
-    refused = document["refused"]
-    return rows + [Row(entry["family"], entry["name"], entry["reason"]) for entry in refused]
-
-
-def write(rows: list[Row], folder: Path) -> None:
+def write(entries: Sequence[Entry], folder: Path) -> None:
     """The table of the docs and the figures it is made of."""
-    facts = [(row.family, row.outcome) for row in rows if isinstance(row.outcome, ModelFacts)]
-    refused = [(row.family, row.name, row.outcome) for row in rows if isinstance(row.outcome, str)]
-    document = {
-        "models": [{"family": family, **asdict(fact)} for family, fact in facts],
-        "refused": [
-            {"family": family, "name": name, "reason": reason} for family, name, reason in refused
-        ],
-    }
+    facts = [entry for entry in entries if "reason" not in entry]
+    refused = [entry for entry in entries if "reason" in entry]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "models.md").write_text(table(facts, refused))
+    document = {"models": facts, "refused": refused}
     (folder / "models.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def table(facts: list[tuple[str, ModelFacts]], refused: list[tuple[str, str, str]]) -> str:
+def table(facts: Sequence[Entry], refused: Sequence[Entry]) -> str:
     """The page of the docs."""
     lines = [
         "# Models",
@@ -123,16 +101,17 @@ def table(facts: list[tuple[str, ModelFacts]], refused: list[tuple[str, str, str
         "| family | model | kind | layout | input | map | from | error | cost |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for family, fact in facts:
+    for entry in facts:
+        fact = ModelFacts(**{key: value for key, value in entry.items() if key != "family"})
         error = "" if fact.completeness_error is None else f"{fact.completeness_error:.0e}"
         lines.append(
-            f"| {family} | {fact.name} | {fact.kind} | {fact.layout} | "
+            f"| {entry['family']} | {fact.name} | {fact.kind} | {fact.layout} | "
             f"{fact.input_height}x{fact.input_width} | {fact.map_height}x{fact.map_width} | "
             f"{fact.cut or 'head'} | {error} | {fact.map_cost:.1%} |"
         )
     if refused:
         lines += ["", "Refused:", ""]
-        lines += [f"- {name} ({family}): {reason}" for family, name, reason in refused]
+        lines += ["- {name} ({family}): {reason}".format_map(entry) for entry in refused]
     return "\n".join(lines) + "\n"
 
 
@@ -151,28 +130,21 @@ def main(
     Takes about twenty minutes on two CPU cores.
     """
     console = Console()
-    kept = {}
+    kept: dict[tuple[str, str], Entry] = {}
     if only is not None:
-        for row in read(to / "models.json"):
-            if not fnmatch.fnmatchcase(row.family, only):
-                kept[row.family, row.name] = row
-    rows = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        task = progress.add_task("choosing", total=None)
-        models = chosen_models(seed)
-        progress.update(task, total=len(models))
-        for family, name in models:
-            progress.update(task, description=name)
-            row = kept.get((family, name)) or probe(family, name)
-            rows.append(row)
-            if isinstance(row.outcome, str):
-                console.print(f"refused: {row.outcome}")
-            progress.advance(task)
-    write(rows, to)
-    families = {row.family for row in rows if isinstance(row.outcome, ModelFacts)}
-    of_timm = len(families - {"torchvision"})
-    console.print(f"{of_timm} of {len(timm.list_modules())} families of timm have a map")
+        document = json.loads((to / "models.json").read_text())
+        for entry in document["models"] + document["refused"]:
+            if not fnmatch.fnmatchcase(entry["family"], only):
+                kept[entry["family"], entry["name"]] = entry
+    entries = []
+    for family, name in track(chosen_models(seed), "probing", console=console):
+        entry = kept.get((family, name)) or measured(family, name)
+        entries.append(entry)
+        if "reason" in entry:
+            console.print(f"refused: {entry['reason']}")
+    write(entries, to)
+    families = {entry["family"] for entry in entries if "reason" not in entry} - {"torchvision"}
+    console.print(f"{len(families)} of {len(timm.list_modules())} families of timm have a map")
 
 
 if __name__ == "__main__":
