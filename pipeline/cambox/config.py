@@ -152,9 +152,9 @@ class CamSettings(Section):
         None, description="only these ranks get boxes, such as [3]; null: all top_k"
     )
     min_probability: Fraction = Field(0.0, description="predicted classes below get no boxes")
-    pooling: PoolingSettings = PoolingSettings()
+    pooling: PoolingSettings = Field(PoolingSettings(), description="of the features")
     truncate: bool = Field(False, description="NWC: class weights below zero count as zero")
-    refine: RefineSettings = RefineSettings()
+    refine: RefineSettings = Field(RefineSettings(), description="of the maps")
     centre: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="photographs are aimed at their objects: maps are weighed by a Gaussian around "
@@ -187,7 +187,7 @@ class CalibrationSettings(Section):
     network, the settings and the kind of images that they were found with.
     """
 
-    intercept: float
+    intercept: float = Field(description="the sum where all traits are 0")
     class_logit: float = Field(0.0, description="log(p / (1 - p)) of the class's probability")
     class_logit_squared: float = Field(
         0.0, description="bends the above where the network is too sure of itself"
@@ -212,7 +212,9 @@ class BoxSettings(Section):
     resolution: PositiveInt | None = Field(
         None, description="longer side of the upsampled map; null: the input size"
     )
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Literal["bicubic", "bilinear"] = Field(
+        "bicubic", description="how the map is upsampled"
+    )
     calibration: CalibrationSettings | None = Field(
         None,
         description="makes box_score the probability that a box is right (IoU 0.5 with a true box "
@@ -244,7 +246,9 @@ class OutputSettings(Section):
 class EngineSettings(Section):
     """Where and how wide the work runs. Nothing here changes a row."""
 
-    name: Literal["local", "ray"] = "local"
+    name: Literal["local", "ray"] = Field(
+        "local", description="local: in this process; ray: on the cluster of RAY_ADDRESS"
+    )
     batch_size: PositiveInt | Literal["auto"] = Field(
         "auto",
         description="images per forward pass, of which a CPU runs one on each thread (8 at most); "

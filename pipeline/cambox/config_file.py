@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,19 +15,26 @@ from cambox.config import BoxSettings, Config, Section
 from cambox.errors import RequestError
 
 SUFFIX = ".yaml"
+_RECIPES = resources.files("cambox") / "recipes"
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML configuration and apply ``section.key=value`` overrides (values are YAML).
 
+    >>> load_config("precise", ["cam.top_k=3"]).cam.top_k
+    3
+
     Args:
-        path: a file, or where there is none the name of a recipe of ``configs/``: ``precise``.
+        path: a file, or where there is none the name of a recipe, see ``recipe_names``.
 
     Raises:
         RequestError: the file is missing or not YAML, a key is unknown, or a value is wrong.
     """
     try:
-        document = yaml.safe_load(_place(Path(path)).read_text(encoding="utf-8"))
+        # Not exists(): `cambox demo` makes a folder of its recipe's name.
+        by_name = str(path) in recipe_names() and not Path(path).is_file()
+        text = recipe_text(str(path)) if by_name else Path(path).read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
     except OSError as error:
         raise RequestError(
             f"{path}: {error.strerror}; name a configuration file, or one of "
@@ -48,18 +54,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def recipe_names() -> list[str]:
     """The recipes that come with cambox, which ``load_config`` knows by name."""
-    files = (entry.name for entry in _recipes().iterdir())
+    files = (entry.name for entry in _RECIPES.iterdir())
     return sorted(name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX))
 
 
-def _recipes() -> Traversable:
-    return resources.files("cambox") / "recipes"
+def recipe_text(name: str) -> str:
+    """A recipe's YAML, as it is.
 
-
-def _place(path: Path) -> Traversable:
-    if not path.exists() and str(path) in recipe_names():
-        return _recipes() / f"{path}{SUFFIX}"
-    return path
+    Raises:
+        RequestError: there is no recipe of that name.
+    """
+    names = recipe_names()
+    if name not in names:
+        near = difflib.get_close_matches(name, names)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise RequestError(f"{name}: no recipe of cambox; {hint}")
+    return (_RECIPES / f"{name}{SUFFIX}").read_text(encoding="utf-8")
 
 
 def override_boxes(settings: BoxSettings, overrides: Sequence[str]) -> BoxSettings:

@@ -1,19 +1,41 @@
-"""From the configuration and the loaded classifier to the recipe that shapes the rows."""
+"""From the configuration and the loaded classifier to the recipe that shapes the rows.
+
+A recipe is known once the model is loaded, which takes seconds. The recipes of earlier runs are
+kept in the user's cache, so that ``cambox plan`` need not load it again to say that all is done.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import platformdirs
+
 from cambox.config import Config
 from cambox.errors import RequestError
-from cambox.output.footer import SCHEMA_VERSION, Recipe, recipe_digest
+from cambox.output.footer import SCHEMA_VERSION, Recipe, library_versions, recipe_digest
+from cambox.sources.retry import from_storage
+from cambox.sources.storage import canonical_uri, fingerprint, locate
 
 if TYPE_CHECKING:
     from cambox.models.classifier import Classifier
 
 IMAGENET_CLASS_COUNT = 1000
+RECIPES_KEPT = 200
+# All but these settings, and two files whose contents count.
+_SHAPE_NO_ROW: dict[str, set[str]] = {
+    "input": {"shards", "fingerprint", "max_sample_bytes", "storage_options"},
+    "model": {"checkpoint", "class_names"},
+    "output": {"uri", "storage_options"},
+    "engine": {"batch_size", "max_attempts", "stall_seconds"},
+}
 
 
 def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
@@ -60,13 +82,108 @@ def _class_names(path: str | None, class_count: int) -> tuple[str, ...]:
             weights = torchvision.models.ResNet18_Weights.DEFAULT
             return tuple(weights.meta["categories"])
         return tuple(str(index) for index in range(class_count))
-    try:
-        names = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"model.class_names: {path} cannot be read: {error}") from error
+    names = _read_names(path).splitlines()
     if len(names) != class_count:
         raise RequestError(
             f"model.class_names: {path} has {len(names)} names, one a line; the model has "
             f"{class_count} classes"
         )
     return tuple(names)
+
+
+def _read_names(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"model.class_names: {path} cannot be read: {error}") from error
+
+
+def recipe_key(config: Config) -> str | None:
+    """All that a recipe depends on, as far as it is known without loading the model.
+
+    Weights of a hub count as those that the libraries' versions name.
+
+    Returns:
+        None where the checkpoint's storage does not say whether it has changed.
+
+    Raises:
+        RequestError: the checkpoint or the file of class names is not there.
+    """
+    model = config.model
+    names = None if model.class_names is None else _read_names(model.class_names)
+    checkpoint = None
+    if model.checkpoint is not None:
+        checkpoint = _checkpoint(model.checkpoint)
+        if checkpoint is None:
+            return None
+    known = {
+        # Threads and devices as well: the rounding of the head, which is probed, depends on them.
+        "settings": config.model_dump(mode="json", exclude=_SHAPE_NO_ROW),
+        "checkpoint": checkpoint,
+        "class_names": names,
+        "versions": {**library_versions(), "schema": SCHEMA_VERSION},
+        "machine": [platform.node(), platform.machine(), _cpus(), *_gpus()],
+        "environment": [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")],
+    }
+    return json.dumps(known, sort_keys=True)
+
+
+def remember(key: str | None, recipe: Recipe) -> None:
+    """Keep the recipe that a loaded model gave, under the key from before it was loaded.
+
+    A cache that cannot be written is none.
+    """
+    if key is None:
+        return
+    path = _place(key)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, delete=False
+        ) as file:
+            json.dump({"settings": recipe.settings, "class_names": recipe.class_names}, file)
+        Path(file.name).replace(path)
+        for old in sorted(path.parent.iterdir(), key=_age)[RECIPES_KEPT:]:
+            old.unlink()
+
+
+def remembered(key: str | None) -> Recipe | None:
+    """The recipe that was kept under a key; None where there is none, or it cannot be read."""
+    if key is None:
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        entry = json.loads(_place(key).read_text(encoding="utf-8"))
+        settings, names = str(entry["settings"]), tuple(map(str, entry["class_names"]))
+        return Recipe(settings, names, recipe_digest(settings, names))
+    return None
+
+
+def _place(key: str) -> Path:
+    name = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return platformdirs.user_cache_path("cambox") / "recipes" / f"{name}.json"
+
+
+def _age(path: Path) -> float:
+    return -path.stat().st_mtime
+
+
+def _checkpoint(uri: str) -> str | None:
+    """The state of a file of weights; None where its storage tells no more than a size."""
+    filesystem, path = locate(uri)
+    try:
+        info = from_storage(uri, lambda: filesystem.info(path))
+    except FileNotFoundError as error:
+        raise RequestError(f"model.checkpoint: {uri} cannot be read: {error}") from error
+    except OSError:
+        # A storage may give a file that it does not describe; loading it will tell.
+        return None
+    state = fingerprint(info)
+    return f"{canonical_uri(uri)} {state}" if " " in state else None
+
+
+def _cpus() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _gpus() -> Iterable[str]:
+    return sorted(path.name for path in Path("/dev").glob("nvidia*"))

@@ -1,126 +1,47 @@
-"""A whole run: find the shards, plan, annotate what is missing, sum up."""
+"""A whole run: find the shards, plan, annotate what is missing."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.version import Version
 from rich.console import Console
-from rich.markup import escape
 
-from cambox.annotate import ShardReport
 from cambox.config import Config
-from cambox.engines.display import RunDisplay
-from cambox.engines.local import LocalEngine
-from cambox.engines.outcome import Engine, ShardFailure
+from cambox.config_file import load_config
+from cambox.console import say
 from cambox.errors import RequestError
+from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, plan
-from cambox.output.leftovers import remove_leftovers
-from cambox.output.publish import recipe_uri
-from cambox.output.recipe import Recipe
-from cambox.sources.content import with_content_fingerprints
+from cambox.output.publish import recipe_uri, remove_leftovers
+from cambox.resolve import recipe_key, remember, remembered
 from cambox.sources.shards import Shard, find_shards
-from cambox.sources.storage import canonical_uri, locate
-from cambox.stopwatch import STAGES
+from cambox.sources.storage import locate
+from cambox.sources.stream import with_content_fingerprints
+from cambox.summary import RunSummary
+
+if TYPE_CHECKING:
+    # They bring torch, which a wrong request and a plan need not wait for.
+    from cambox.engines.worklist import Engine
 
 ORPHANS_NAMED = 10
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run left behind.
+def annotate(config: Config | str | Path) -> RunSummary:
+    """Annotate every shard of the input that is not annotated yet; prints nothing.
 
-    Attributes:
-        folder: the URI that readers point at.
-        plan: what the run found before it began.
-        seconds: of annotating, without start-up and planning.
+    >>> annotate("demo").complete
+    True
+
+    Args:
+        config: a configuration, the path of one, or the name of a recipe (``cambox recipes``).
+
+    Raises:
+        RequestError: the request cannot be carried out as it stands; it says why in one line.
     """
-
-    folder: str
-    recipe: Recipe
-    plan: Plan
-    reports: tuple[ShardReport, ...]
-    failures: tuple[ShardFailure, ...]
-    seconds: float
-
-    @property
-    def complete(self) -> bool:
-        """Whether every shard of the input is published."""
-        return not self.failures
-
-    @property
-    def done_before(self) -> int:
-        """Shards that were published already."""
-        return len(self.plan.done)
-
-    @property
-    def samples(self) -> int:
-        """Rows written in this run."""
-        return sum(report.samples for report in self.reports)
-
-    @property
-    def boxes(self) -> int:
-        """Boxes written in this run."""
-        return sum(report.objects for report in self.reports)
-
-    @property
-    def statuses(self) -> Counter[str]:
-        """Rows by status."""
-        return sum((report.statuses for report in self.reports), Counter())
-
-    @property
-    def no_box(self) -> Counter[str]:
-        """Maps without a box, by reason."""
-        return sum((report.no_box for report in self.reports), Counter())
-
-    @property
-    def images_per_second(self) -> float:
-        """Rows over the time of annotating; 0 where there was nothing to do."""
-        return self.samples / self.seconds if self.seconds else 0.0
-
-    @property
-    def stage_milliseconds(self) -> dict[str, float]:
-        """Per image, by stage; stages overlap, and threads add up."""
-        return {
-            stage: 1000
-            * sum(report.stage_seconds[stage] for report in self.reports)
-            / max(self.samples, 1)
-            for stage in STAGES
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """The same for machines, in plain types."""
-        return {
-            "output": canonical_uri(self.folder),
-            "recipe": self.recipe.digest,
-            "complete": self.complete,
-            "shards": {
-                "new": len(self.plan.new),
-                "changed": len(self.plan.changed),
-                "outdated": len(self.plan.outdated),
-                "done": len(self.plan.done),
-                "orphaned": list(self.plan.orphaned),
-                "published": len(self.reports),
-                "given_up": [
-                    {
-                        "shard": failure.shard.uri,
-                        "reason": failure.reason,
-                        "attempts": failure.attempts,
-                    }
-                    for failure in self.failures
-                ],
-            },
-            "rows": self.samples,
-            "rows_by_status": dict(self.statuses),
-            "boxes": self.boxes,
-            "maps_without_box": dict(self.no_box),
-            "seconds": self.seconds,
-            "images_per_second": self.images_per_second,
-            "stage_milliseconds_per_image": self.stage_milliseconds,
-            "mixed_versions": list(self.plan.mixed_versions),
-        }
+    settings = config if isinstance(config, Config) else load_config(config)
+    return run(settings, Console(quiet=True))
 
 
 def run(config: Config, console: Console, redo_older_than: Version | None = None) -> RunSummary:
@@ -138,20 +59,19 @@ def run(config: Config, console: Console, redo_older_than: Version | None = None
 
 def annotate_planned(config: Config, engine: Engine, work: Plan, console: Console) -> RunSummary:
     """Do what was found to do, with the engine that ``prepare`` gave."""
+    from cambox.engines.display import RunDisplay
+    from cambox.engines.worklist import ShardFailure
+
     if removed := remove_leftovers(config.output, engine.recipe):
-        console.print(f"removed {removed} temporary files of runs that died", highlight=False)
+        say(console, f"removed {removed} temporary files of runs that died")
     to_do = work.to_do
     with RunDisplay(console, len(to_do), sum(shard.size for shard in to_do)) as display:
         outcomes = engine.annotate(to_do, display) if to_do else []
         seconds = display.seconds
-    return RunSummary(
-        folder=recipe_uri(config.output, engine.recipe),
-        recipe=engine.recipe,
-        plan=work,
-        reports=tuple(outcome for outcome in outcomes if isinstance(outcome, ShardReport)),
-        failures=tuple(outcome for outcome in outcomes if isinstance(outcome, ShardFailure)),
-        seconds=seconds,
-    )
+    failures = tuple(outcome for outcome in outcomes if isinstance(outcome, ShardFailure))
+    reports = tuple(outcome for outcome in outcomes if not isinstance(outcome, ShardFailure))
+    folder = recipe_uri(config.output, engine.recipe)
+    return RunSummary(folder, engine.recipe, work, reports, failures, seconds)
 
 
 def prepare(
@@ -162,57 +82,26 @@ def prepare(
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    shards = _input_shards(config)
-    locate(config.output.uri, config.output.storage_options)
-    engine = make_engine(config)
-    if not config.model.has_weights:
-        console.print(
-            "warning: model.checkpoint is null and model.pretrained is false, so the weights are "
-            "random and the boxes mean nothing",
-            soft_wrap=True,
-        )
-    try:
-        work = plan(shards, engine.recipe, config.output, redo_older_than)
-    except OSError as error:
-        raise RequestError(f"output.uri: {config.output.uri} cannot be listed: {error}") from error
-    lines = [f"{work}; recipe {engine.recipe.folder}"]
-    lines += [f"orphaned, no longer in the input: {uri}" for uri in work.orphaned[:ORPHANS_NAMED]]
-    if len(work.orphaned) > ORPHANS_NAMED:
-        lines.append(f"and {len(work.orphaned) - ORPHANS_NAMED} more orphaned")
-    if work.mixed_versions:
-        lines.append(f"published with several versions: {', '.join(work.mixed_versions)}")
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
-    return engine, work
+    shards, key = _checked(config)
+    engine = _loaded(config, key, console)
+    return engine, _planned(config, shards, engine.recipe, console, redo_older_than)
 
 
-def print_summary(summary: RunSummary, console: Console) -> None:
-    """Say where the output is and what to do next."""
-    lines = [
-        f"{len(summary.reports)} shards published, {summary.done_before} were done before, "
-        f"{len(summary.failures)} given up",
-    ]
-    if summary.reports:
-        lines.append(
-            f"{summary.samples} rows ({_listed(summary.statuses)}), {summary.boxes} boxes, "
-            f"{summary.images_per_second:.1f} images/s"
-        )
-        stages = ", ".join(f"{name} {ms:.2f}" for name, ms in summary.stage_milliseconds.items())
-        lines.append(f"milliseconds per image, stages overlap: {stages}")
-    if summary.no_box:
-        lines.append(f"maps without a box: {_listed(summary.no_box)}")
-    lines += [f"given up: {failure.shard.uri}: {failure.reason}" for failure in summary.failures]
-    folder = canonical_uri(summary.folder)
-    lines.append(f"output: {folder}")
-    if summary.complete:
-        lines.append(f"read it: pyarrow.dataset.dataset({folder!r}).to_table()")
-    else:
-        lines.append("mend or remove the shards above and run the same command again")
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+def plan_only(
+    config: Config, console: Console, redo_older_than: Version | None = None
+) -> tuple[Recipe, Plan]:
+    """Say what ``run`` would do; the model is loaded only where no earlier run has kept its recipe.
+
+    Raises:
+        RequestError: the request cannot be carried out as it stands.
+    """
+    shards, key = _checked(config)
+    recipe = remembered(key) or _loaded(config, key, console).recipe
+    return recipe, _planned(config, shards, recipe, console, redo_older_than)
 
 
-def _input_shards(config: Config) -> list[Shard]:
+def _checked(config: Config) -> tuple[list[Shard], str | None]:
+    """All that can be wrong with a request before a model is loaded; the shards, and the key."""
     options = config.input.storage_options
     try:
         shards = find_shards(config.input.shards, options)
@@ -220,12 +109,22 @@ def _input_shards(config: Config) -> list[Shard]:
             shards = with_content_fingerprints(shards, options)
     except OSError as error:
         raise RequestError(f"input.shards: the input cannot be read: {error}") from error
-    return shards
+    locate(config.output.uri, config.output.storage_options)
+    return shards, recipe_key(config)
+
+
+def _loaded(config: Config, key: str | None, console: Console) -> Engine:
+    say(console, f"loading model {config.model.name}")
+    engine = make_engine(config)
+    remember(key, engine.recipe)
+    return engine
 
 
 def make_engine(config: Config) -> Engine:
     """The configured engine, its model loaded and its recipe resolved."""
     if config.engine.name == "local":
+        from cambox.engines.local import LocalEngine
+
         return LocalEngine(config)
     # Ray takes seconds to import and a laptop does not need it.
     from cambox.engines.cluster import RayEngine
@@ -233,5 +132,28 @@ def make_engine(config: Config) -> Engine:
     return RayEngine(config)
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+def _planned(
+    config: Config,
+    shards: list[Shard],
+    recipe: Recipe,
+    console: Console,
+    redo_older_than: Version | None,
+) -> Plan:
+    if not config.model.has_weights:
+        say(
+            console,
+            "warning: model.checkpoint is null and model.pretrained is false, so the weights are "
+            "random and the boxes mean nothing",
+        )
+    try:
+        work = plan(shards, recipe, config.output, redo_older_than)
+    except OSError as error:
+        raise RequestError(f"output.uri: {config.output.uri} cannot be listed: {error}") from error
+    say(console, f"{work}; recipe {recipe.folder}")
+    for uri in work.orphaned[:ORPHANS_NAMED]:
+        say(console, f"orphaned, no longer in the input: {uri}")
+    if len(work.orphaned) > ORPHANS_NAMED:
+        say(console, f"and {len(work.orphaned) - ORPHANS_NAMED} more orphaned")
+    if work.mixed_versions:
+        say(console, f"published with several versions: {', '.join(work.mixed_versions)}")
+    return work

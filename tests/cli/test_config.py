@@ -8,7 +8,7 @@ import pytest
 
 from cambox.config import Config
 from cambox.config_file import load_config
-from cambox.demo.demo import write_config
+from cambox.demo import write_config
 from cambox.errors import RequestError
 
 MINIMAL = "input: {shards: a.tar}\nmodel: {name: resnet18}\noutput: {uri: out}\n"

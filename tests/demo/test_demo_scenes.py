@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from cambox.demo import network
+from cambox.demo import CLASSIFIER, demo_model
 from cambox.demo.scenes import CLASS_NAMES, compose_scene, make_scene, write_scenes
 from cambox.demo.textures import TEXTURES, texture_ink
 
@@ -158,15 +158,15 @@ def test_a_request_out_of_range_is_refused(tmp_path: Path, count: int, first_see
 
 
 def test_the_shipped_classifier_knows_the_textures() -> None:
-    path = Path(network.__file__).parent / network.CHECKPOINT
-    assert path.stat().st_size < 2_000_000
-    model = timm.create_model(network.MODEL_NAME, **network.MODEL_KWARGS).eval()
-    model.load_state_dict(load_file(path))
-    side = (network.INPUT_SIZE, network.INPUT_SIZE)
+    assert CLASSIFIER.stat().st_size < 2_000_000
+    settings = demo_model()
+    model = timm.create_model(settings.name, **settings.kwargs).eval()
+    model.load_state_dict(load_file(CLASSIFIER))
+    side = (settings.input_size, settings.input_size)
     scenes = [make_scene(5_000_000 + index) for index in range(30)]
     images = [cv2.resize(scene.image, side, interpolation=cv2.INTER_AREA) for scene in scenes]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255.0
-    mean, std = torch.tensor(network.MEAN), torch.tensor(network.STD)
+    mean, std = torch.tensor(settings.mean), torch.tensor(settings.std)
     with torch.inference_mode():
         found = model((pixels - mean.view(3, 1, 1)) / std.view(3, 1, 1)) > 0.0
     right = 0

@@ -1,26 +1,14 @@
-"""The ``cambox`` command; each module below holds some of its commands."""
+"""The ``cambox`` command; each module here holds the commands of one kind."""
 
 from __future__ import annotations
 
-# Importing them is what makes them commands of app.
-from cambox.cli import annotating, exporting, judging, looking
-from cambox.cli.options import ConfigPath, EngineName, Overrides, app, carry_out, with_engine
+# Importing them is what makes them commands of app, in the order that --help has them in.
+from cambox.cli import annotate, output, review, recipes  # isort: skip
+from cambox.cli.options import app, carry_out
 
-__all__ = [
-    "ConfigPath",
-    "EngineName",
-    "Overrides",
-    "annotating",
-    "app",
-    "carry_out",
-    "exporting",
-    "judging",
-    "looking",
-    "main",
-    "with_engine",
-]
+__all__ = ["annotate", "app", "main", "output", "recipes", "review"]
 
 
 def main() -> None:
-    """Run ``cambox``."""
-    carry_out(app)
+    """Run ``cambox``; a wrong request ends in one line and exit code 2."""
+    carry_out(lambda: app(prog_name="cambox"))

@@ -1,4 +1,4 @@
-"""The ``cambox`` command, and the options that several of its commands have."""
+"""The app, and what several of its commands share: options, and the one line of a wrong request."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from typing import Annotated
 import typer
 from packaging.version import InvalidVersion, Version
 
+from cambox import __version__
 from cambox.errors import RequestError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Turn image datasets into detector training data: class activation maps to pseudo "
-    "boxes, without gradients. Start with `cambox demo`; then `cambox pack` a folder of images "
-    "and `cambox annotate` the shards.",
+    # Plain help: it comes at once, and wraps where a terminal does.
+    rich_markup_mode=None,
 )
 
-ConfigPath = Annotated[Path, typer.Argument(help="YAML configuration; see configs/")]
+ConfigPath = Annotated[
+    Path, typer.Argument(help="A file, or a recipe's name: see cambox recipes", metavar="CONFIG")
+]
+OneRecipe = Annotated[
+    str, typer.Argument(help="A recipe's folder, or an output that holds one recipe")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -45,6 +50,27 @@ Json = Annotated[
     bool,
     typer.Option("--json", help="One JSON object on standard output, the rest on standard error"),
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cambox {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cambox(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which it is"),
+    ] = False,
+) -> None:
+    """Turn image datasets into detector training data: class activation maps to pseudo boxes.
+
+    Start with `cambox demo`. Then `cambox pack` a folder of images, choose one of `cambox
+    recipes`, and `cambox annotate` the shards; look at them with `cambox gallery`, and `cambox
+    export` them for a detector.
+    """
 
 
 def version_of(text: str | None) -> Version | None:

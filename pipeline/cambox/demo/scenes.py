@@ -8,6 +8,7 @@ texture, and its evidence is spread over the whole object.
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cambox.demo.painting import paint_background, paint_texture
-from cambox.demo.silhouettes import fill_silhouette, random_silhouette
+from cambox.demo.painting import (
+    fill_silhouette,
+    paint_background,
+    paint_texture,
+    random_silhouette,
+)
 from cambox.demo.textures import TEXTURES
 
 CLASS_NAMES: tuple[str, ...] = tuple(TEXTURES)
@@ -80,7 +85,7 @@ def compose_scene(seed: int) -> tuple[Picture, NDArray[np.uint8], tuple[int, ...
     """Paint a picture and keep which object each of its pixels shows.
 
     Args:
-        seed: Any number from 0; the result depends on nothing else.
+        seed: any number from 0; the result depends on nothing else.
 
     Returns:
         The picture, (H, W, 3) uint8 RGB; the owner of each pixel, (H, W) uint8, 0 for the
@@ -108,16 +113,10 @@ def compose_scene(seed: int) -> tuple[Picture, NDArray[np.uint8], tuple[int, ...
 
 
 def make_scene(seed: int) -> Scene:
-    """Make one picture and the boxes of its objects.
+    """One picture, of 192 to 288 pixels a side, and the boxes of its one to three objects.
 
     Args:
-        seed: Any number from 0; the scene depends on nothing else.
-
-    Returns:
-        A picture of 192 to 288 pixels a side with one to three objects.
-
-    Raises:
-        ValueError: The seed is negative.
+        seed: any number from 0; the scene depends on nothing else.
     """
     image, owners, classes = compose_scene(seed)
     objects = []
@@ -136,13 +135,13 @@ def write_scenes(folder: Path, count: int, first_seed: int) -> None:
     y_max; one row for each object) and ``class_names.txt`` (one name a line).
 
     Args:
-        folder: Where to write; made if it is not there.
-        count: Number of pictures, from 1.
-        first_seed: Seed of the first picture, from 0; the others follow it.
+        folder: it is made where it is not there.
+        count: of pictures, from 1.
+        first_seed: of the first picture, from 0; the others follow it.
 
     Raises:
-        ValueError: The count or the seed is out of range.
-        OSError: The folder cannot be written.
+        ValueError: the count or the seed is out of range.
+        OSError: the folder cannot be written.
     """
     if count < 1 or first_seed < 0:
         raise ValueError(f"need count >= 1 and first_seed >= 0, got {count} and {first_seed}")
@@ -160,13 +159,15 @@ def write_scenes(folder: Path, count: int, first_seed: int) -> None:
         label_rows.extend((name, class_index) for class_index in classes)
         box_rows.extend((name, item.class_index, *item.box) for item in scene.objects)
 
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        label_writer = csv.writer(file, lineterminator="\n")
-        label_writer.writerow(("image", "class_index"))
-        label_writer.writerows(label_rows)
-    with (folder / "boxes.csv").open("w", newline="", encoding="utf-8") as file:
-        box_writer = csv.writer(file, lineterminator="\n")
-        box_writer.writerow(("image", "class_index", "x_min", "y_min", "x_max", "y_max"))
-        box_writer.writerows(box_rows)
+    box_columns = ("image", "class_index", "x_min", "y_min", "x_max", "y_max")
+    _write_csv(folder / "labels.csv", ("image", "class_index"), label_rows)
+    _write_csv(folder / "boxes.csv", box_columns, box_rows)
     names = "".join(f"{name}\n" for name in CLASS_NAMES)
     (folder / "class_names.txt").write_text(names, encoding="utf-8")
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -98,16 +98,12 @@ def texture_ink(name: str, u: Plane, v: Plane, period: float) -> Plane:
     """How much of each pixel the ink of a texture covers.
 
     Args:
-        name: A key of ``TEXTURES``.
-        u: Coordinates along the first axis of the texture, in periods, (H, W) float32.
-        v: Coordinates along the second axis, in periods, (H, W) float32.
-        period: Length of one period in pixels, which makes the edges one pixel wide.
+        name: a key of ``TEXTURES``.
+        u, v: (H, W) float32, coordinates along the axes of the texture, in periods.
+        period: in pixels, which makes the edges one pixel wide.
 
     Returns:
         (H, W) float32, 0 (paper) to 1 (ink).
-
-    Raises:
-        KeyError: There is no texture of that name.
     """
     distance = TEXTURES[name](u, v)
     return np.asarray(np.clip(np.float32(0.5) + distance * np.float32(period), 0.0, 1.0))

@@ -18,12 +18,12 @@ from cambox.nightly import notes
 from cambox.nightly.day import of_the_day
 from cambox.nightly.redact import config_without_secrets, without_secrets
 from cambox.nightly.report import LatestNote, RunReport, publish_report, report_name
-from cambox.output.footer import library_versions
+from cambox.output.footer import Recipe, library_versions
 from cambox.output.latest import Latest, check_latest, move_latest
 from cambox.output.ledger import Plan, plan
-from cambox.output.recipe import Recipe
-from cambox.run import RunSummary, annotate_planned, prepare, print_summary
+from cambox.run import annotate_planned, prepare
 from cambox.sources.shards import Shard
+from cambox.summary import RunSummary, print_summary
 from cambox.verify.verify import Verification, verify
 
 

@@ -14,10 +14,10 @@ from cambox.nightly.report import (
     VerificationNote,
     WorkNote,
 )
+from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan
-from cambox.output.recipe import Recipe
-from cambox.run import RunSummary
 from cambox.sources.shards import Shard
+from cambox.summary import RunSummary
 from cambox.verify.verify import Verification
 
 

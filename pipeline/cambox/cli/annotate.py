@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from cambox.cli.options import (
     ConfigPath,
@@ -22,6 +21,7 @@ from cambox.cli.options import (
     version_of,
     with_engine,
 )
+from cambox.console import say
 
 
 @app.command()
@@ -42,7 +42,10 @@ def pack(
         int, typer.Option(min=1, help="Images in one shard, the unit of work and of retry")
     ] = 1000,
 ) -> None:
-    """Write a folder of images as WebDataset shards, shard-000000.tar and so on."""
+    """Write a folder of images as WebDataset shards.
+
+    They are DIR/shard-000000.tar and so on; the same images and labels give the same bytes.
+    """
     from rich.progress import Progress, TextColumn
 
     from cambox.sources.pack import pack as write_shards
@@ -53,11 +56,10 @@ def pack(
     ) as bar:
         task = bar.add_task("pack", total=None)
         report = write_shards(images_dir, to, labels, samples_per_shard, lambda: bar.advance(task))
-    console.print(
+    say(
+        console,
         f"{report.samples} images in {report.shards} shards, {report.unlabelled} without a label, "
         f"{report.skipped} other files skipped: {to}",
-        highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -71,14 +73,16 @@ def plan(
 ) -> None:
     """Show what a run would do, shard by shard, and do nothing.
 
-    Reads the input's listing and the footers of what is published; opens no shard.
+    Reads the input's listing and the footers of what is published; opens no shard. The model is
+    loaded only where no earlier run with these settings, files and versions has kept its recipe:
+    on a cluster that has changed since then, `auto` may come out otherwise.
     """
     from cambox.config_file import load_config
-    from cambox.run import prepare
+    from cambox.run import plan_only
 
     console = Console(stderr=as_json)
     settings = load_config(config, with_engine(overrides, engine))
-    ready, work = prepare(settings, console, version_of(redo_older_than))
+    recipe, work = plan_only(settings, console, version_of(redo_older_than))
     groups = {
         "new": work.new,
         "changed": work.changed,
@@ -87,16 +91,11 @@ def plan(
     }
     if as_json:
         uris = {name: [shard.uri for shard in group] for name, group in groups.items()}
-        document = {"recipe": ready.recipe.digest, **uris, "orphaned": work.orphaned}
-        typer.echo(json.dumps(document))
+        typer.echo(json.dumps({"recipe": recipe.digest, **uris, "orphaned": work.orphaned}))
         return
     for name, group in groups.items():
         for shard in group:
-            console.print(
-                escape(f"{name:8} {shard.size:>14,} bytes  {shard.uri}"),
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(console, f"{name:8} {shard.size:>14,} bytes  {shard.uri}")
 
 
 @app.command()
@@ -114,7 +113,8 @@ def annotate(
     request is wrong.
     """
     from cambox.config_file import load_config
-    from cambox.run import print_summary, run
+    from cambox.run import run
+    from cambox.summary import print_summary
 
     console = Console(stderr=as_json)
     settings = load_config(config, with_engine(overrides, engine))
@@ -139,48 +139,21 @@ def nightly(
         ),
     ] = None,
 ) -> None:
-    """Annotate what is new, verify everything, write a report, and move `latest`.
+    """Annotate what is new, verify, report, and move `latest`.
 
-    The report is OUTPUT/_runs/<start>-<recipe>.json and .html. Exit code: 0 every shard of the
-    input is published and verified, and `latest` points there; 1 it ran, and something is
-    unfinished or wrong; 2 the request is wrong.
+    Everything published is verified. The report is OUTPUT/_runs/<start>-<recipe>.json and .html.
+    Exit code: 0 every shard of the input is published and verified, and `latest` points there; 1 it
+    ran, and something is unfinished or wrong; 2 the request is wrong.
     """
     from cambox.config_file import load_config
     from cambox.nightly.day import parse_day
+    from cambox.nightly.night import run_night
 
     day = datetime.now(UTC).date() if date is None else parse_day(date)
     settings = load_config(config, with_engine(overrides, engine))
-    # Later than a wrong configuration: it brings torch, which takes seconds.
-    from cambox.nightly.night import run_night
-
     report = run_night(settings, day, ("cambox", *sys.argv[1:]), Console())
     if report.exit_code:
         raise typer.Exit(report.exit_code)
-
-
-@app.command()
-def models(
-    pattern: Annotated[
-        str, typer.Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")
-    ],
-    limit: Annotated[int, typer.Option(min=1, help="The most models to build and run")] = 30,
-    as_json: Json = False,
-) -> None:
-    """Say which models have a map, of what kind, how fine, and at what cost.
-
-    Builds each with random weights and probes it. Kinds: affine, fixed class weights; frozen,
-    norms and gates behind the pooling are held at each image's values; derivative, where that is
-    not enough; attention, what each token hands to the class through the last attention; cells,
-    layers over all cells at once (VGG).
-    """
-    from cambox.models.listing import inspect_models, matching_models, print_models, to_json
-
-    console = Console(stderr=as_json)
-    inspected = list(inspect_models(matching_models(pattern, limit), console))
-    if as_json:
-        typer.echo(to_json(inspected))
-    else:
-        print_models(inspected, console)
 
 
 @app.command()
@@ -189,10 +162,11 @@ def demo(
         "demo"
     ),
 ) -> None:
-    """Annotate pictures with known boxes and see what comes out; no network, under a minute.
+    """Annotate pictures with known boxes and see what comes out.
 
-    Makes 240 pictures of textured objects, packs them into shards, annotates them with a small
-    classifier that comes with cambox, compares with the true boxes, and draws DIR/sheet.png.
+    Takes no network and less than a minute. Makes 240 pictures of textured objects, packs them into
+    shards, annotates them with a small classifier that comes with cambox, compares with the true
+    boxes, and draws DIR/sheet.png.
     """
     from cambox.demo.demo import run_demo
 

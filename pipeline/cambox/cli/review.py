@@ -1,4 +1,4 @@
-"""Whether annotations are whole, right, and as good as they could be."""
+"""Looking at annotations: pictures, what changed, how right they are, and better settings."""
 
 from __future__ import annotations
 
@@ -7,59 +7,88 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from cambox.cli.options import (
-    ConfigPath,
-    Json,
-    Overrides,
-    app,
-)
+from cambox.cli.options import ConfigPath, Json, OneRecipe, Overrides, app
+from cambox.console import say
 
 
 @app.command()
-def verify(
-    output: Annotated[
-        str,
-        typer.Argument(help="An output (every recipe in it is checked) or one recipe's folder"),
-    ],
-    against_input: Annotated[
-        bool,
+def gallery(
+    output: OneRecipe,
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="Folder for gallery.html and sheet.png")
+    ] = Path("gallery"),
+    sample: Annotated[int, typer.Option(min=1, help="Rows to show")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Which rows; one seed, one sample")] = 0,
+    most_shards: Annotated[
+        int,
         typer.Option(
-            "--against-input",
-            help="Read every shard again: the rows must be its samples, all and in order",
+            min=1, help="Shards that the sample comes from; each is read up to its last picture"
         ),
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else")
-    ] = False,
+    ] = 64,
 ) -> None:
-    """Read an output whole and prove that it keeps its promise.
+    """Make one HTML page to look at an output.
 
-    Every file is complete, holds its shard's rows once, says truly which recipe made it, and has
-    only boxes that lie in their images. Exit code: 0 all is well, 1 something is wrong, 2 there
-    is no such output.
+    It has pictures, boxes, maps, scores, and what failed and why. The page needs no server and no
+    network. Its figures and plots are of all rows, read from a few columns; its pictures are a
+    sample, read again from the shards. Exit code: 0 it is written, 2 the request is wrong.
     """
-    from cambox.verify.report import FileCounter, print_verification, to_json
-    from cambox.verify.verify import verify as verify_output
+    from cambox.console import Steps
+    from cambox.review.files import require_folder
+    from cambox.review.gallery.collect import GalleryRequest, collect
+    from cambox.review.gallery.page import write_gallery
 
+    console = Console()
+    require_folder(to)
+    request = GalleryRequest(output, sample, seed, most_shards)
+    with Steps(console) as steps:
+        made = collect(request, steps.step("files counted"), steps.step("rows shown"))
+    for path in write_gallery(made, to):
+        say(console, f"written: {path}")
+
+
+@app.command()
+def diff(
+    output_a: OneRecipe,
+    output_b: Annotated[str, typer.Argument(help="The other")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="DIR", help="Folder for diff.json and diff.png")
+    ] = Path("diff"),
+    pictures: Annotated[
+        int, typer.Option(min=0, help="The largest changes to draw, from the shards")
+    ] = 12,
+    as_json: Json = False,
+) -> None:
+    """Say what changed between two nights, or two recipes.
+
+    Shards are matched by their URI, rows by their key, boxes by overlap within image and class:
+    statuses, boxes lost and gained, how far the others moved, classes, and the largest changes
+    side by side. Exit code: 0 they are compared, however much they differ; 2 the request is wrong.
+    """
+    from cambox.console import Steps
+    from cambox.output.reading import open_recipe
+    from cambox.review.diff.compare import compare
+    from cambox.review.diff.write import draw_changes, print_difference, write_difference
+    from cambox.review.files import require_folder
+
+    console = Console(stderr=as_json)
+    require_folder(to)
+    with Steps(console) as steps:
+        comparison = compare(
+            open_recipe(output_a), open_recipe(output_b), pictures, steps.step("shards compared")
+        )
+    report, sheet = draw_changes(comparison)
+    written = write_difference(report, sheet, to)
+    print_difference(report, console)
+    for path in written:
+        say(console, f"written: {path}")
     if as_json:
-        result = verify_output(output, against_input=against_input)
-        typer.echo(to_json(result))
-    else:
-        console = Console()
-        with FileCounter(console) as counter:
-            result = verify_output(output, against_input=against_input, on_file=counter.advance)
-        print_verification(result, console)
-    if not result.ok:
-        raise typer.Exit(1)
+        typer.echo(report.model_dump_json())
 
 
 @app.command()
 def evaluate(
-    output: Annotated[
-        str, typer.Argument(help="A recipe's folder, or an output that holds one recipe")
-    ],
+    output: OneRecipe,
     truth: Annotated[
         str,
         typer.Option(
@@ -78,15 +107,15 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of these draws")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare an output with true boxes, always beside a box in the middle of each image.
+    """Compare an output with true boxes.
 
-    GT-known and Top-1 localisation, CorLoc, MaxBoxAcc and MaxBoxAccV2 (where the maps are
-    stored), COCO's average precision, and whether box_score says how likely a box is right. The
-    report goes to the current folder and not to OUTPUT, whose readers expect Parquet. Exit code:
-    0 it is compared, 2 the request is wrong.
+    Always beside a box in the middle of each image: GT-known and Top-1 localisation, CorLoc,
+    MaxBoxAcc and MaxBoxAccV2 (where the maps are stored), COCO's average precision, and whether
+    box_score says how likely a box is right. The report goes to the current folder and not to
+    OUTPUT, whose readers expect Parquet. Exit code: 0 it is compared, 2 the request is wrong.
     """
     from cambox.review.evaluate.evaluate import evaluate as evaluate_output
-    from cambox.review.evaluate.files import require_folder, write_evaluation
+    from cambox.review.evaluate.report import write_evaluation
     from cambox.review.evaluate.text import print_evaluation
     from cambox.verify.report import FileCounter
 
@@ -99,7 +128,7 @@ def evaluate(
     written = write_evaluation(evaluation, to)
     print_evaluation(evaluation, console)
     for path in written:
-        console.print(escape(f"written: {path}"), highlight=False, soft_wrap=True)
+        say(console, f"written: {path}")
     if as_json:
         typer.echo(evaluation.model_dump_json())
 
@@ -155,11 +184,12 @@ def tune(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Choose settings with a few hundred true boxes, and make box_score a probability.
+    """Choose settings by true boxes; make box_score a probability.
 
-    Stores the maps of the images once, tries a grid of box settings over them by cross-validation,
-    and writes a configuration for cambox annotate. Settings change only where the gain on held-out
-    images is above noise. Exit code: 0 the configuration is written, 2 the request is wrong.
+    A few hundred images with true boxes are enough. Stores the maps of the images once, tries a
+    grid of box settings over them by cross-validation, and writes a configuration for cambox
+    annotate. Settings change only where the gain on held-out images is above noise. Exit code: 0
+    the configuration is written, 2 the request is wrong.
     """
     from cambox.config_file import load_config
     from cambox.review.tune.objective import require_objective
@@ -184,6 +214,6 @@ def tune(
     tuned, tuning = tune_config(request, console)
     write_recipe(tuned, tuning, to)
     print_tuning(tuning, console)
-    console.print(escape(f"written: {to}"), highlight=False, soft_wrap=True)
+    say(console, f"written: {to}")
     if as_json:
         typer.echo(tuning.model_dump_json())

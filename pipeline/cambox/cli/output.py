@@ -1,0 +1,179 @@
+"""What is done with an output: proved, made anew with other boxes, and handed to a detector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cambox.cli.options import Json, OneRecipe, app
+from cambox.export import Format
+
+
+@app.command()
+def verify(
+    output: Annotated[
+        str,
+        typer.Argument(help="An output (every recipe in it is checked) or one recipe's folder"),
+    ],
+    against_input: Annotated[
+        bool,
+        typer.Option(
+            "--against-input",
+            help="Read every shard again: the rows must be its samples, all and in order",
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else")
+    ] = False,
+) -> None:
+    """Read an output whole and prove that it keeps its promise.
+
+    Every file is complete, holds its shard's rows once, says truly which recipe made it, and has
+    only boxes that lie in their images. Exit code: 0 all is well, 1 something is wrong, 2 there
+    is no such output.
+    """
+    from cambox.verify.report import FileCounter, print_verification, to_json
+    from cambox.verify.verify import verify as verify_output
+
+    if as_json:
+        result = verify_output(output, against_input=against_input)
+        typer.echo(to_json(result))
+    else:
+        console = Console()
+        with FileCounter(console) as counter:
+            result = verify_output(output, against_input=against_input, on_file=counter.advance)
+        print_verification(result, console)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rebox(
+    output: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe's folder, or an output that holds one recipe; with stored maps"
+        ),
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="OUTPUT2", help="Where the new output goes; may be a URL")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="boxes.KEY=VALUE",
+            help="A setting of boxes; the value is YAML. Repeatable: --set boxes.threshold=0.4 "
+            "--set boxes.percentile=95",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make new boxes from stored maps: no image, no network, no GPU.
+
+    Takes every key of the section boxes, such as --set boxes.threshold=0.4, and writes an output
+    of its own, which says what it came from. Running it again does only what is new or changed in
+    OUTPUT. Exit code: 0 everything is published, 1 a file was given up, 2 the request is wrong.
+    """
+    from cambox.console import Steps
+    from cambox.rebox.rebox import print_rebox, rebox_output
+
+    console = Console(stderr=as_json)
+    with Steps(console) as steps:
+        summary = rebox_output(output, to, overrides or [], steps.step("files"))
+    print_rebox(summary, console)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+    if summary.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    output: OneRecipe,
+    to_format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="COCO JSON, YOLO text files, Pascal VOC XML, or Parquet for Hugging Face datasets",
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder that is not there yet")],
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images",
+            help="Extract the images, upright; without it the export says of each its shard and "
+            "key, and takes its name to end in .jpg",
+        ),
+    ] = False,
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out boxes with a lower box_score")
+    ] = 0.0,
+    max_rank: Annotated[
+        int | None,
+        typer.Option(min=0, help="Leave out predicted classes of a higher rank; labels have 0"),
+    ] = None,
+    only_labels: Annotated[
+        bool, typer.Option("--only-labels", help="Only boxes of given labels")
+    ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="ID,ID,...", help="Only these class ids, numbered in this order"),
+    ] = None,
+    present_classes: Annotated[
+        bool,
+        typer.Option(
+            "--present-classes",
+            help="Number only classes that have a box; without it numbers stay as new images come",
+        ),
+    ] = False,
+    max_component: Annotated[
+        int | None,
+        typer.Option(min=0, help="Boxes of each class in an image: 0 the best only, 1 two, ..."),
+    ] = None,
+    keep_empty: Annotated[
+        bool,
+        typer.Option(
+            "--keep-empty", help="Also images without a box: the detector learns they are empty"
+        ),
+    ] = False,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(help="Images of this status, ok unless given; repeatable: --status no_label"),
+    ] = None,
+    shards_at: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
+    ] = None,
+) -> None:
+    """Write boxes as COCO, YOLO, Pascal VOC or Hugging Face Parquet.
+
+    A detector trains on them. All of the recipe's classes are numbered, from 1 in COCO and from 0
+    in YOLO and Hugging Face; DIR/cambox.json says which number is which class, what was asked for
+    and what was left out. DIR appears when it is whole. Exit code: 0 it is exported, 2 the request
+    is wrong.
+    """
+    from cambox.console import Steps
+    from cambox.export.export import ExportRequest, print_report
+    from cambox.export.export import export as export_output
+    from cambox.training.selection import Selection, class_ids
+
+    selection = Selection(
+        min_score=min_score,
+        max_rank=max_rank,
+        only_labels=only_labels,
+        classes=None if classes is None else class_ids(classes),
+        max_component=max_component,
+        keep_empty=keep_empty,
+        **({} if status is None else {"statuses": tuple(status)}),
+    )
+    request = ExportRequest(output, to_format, to, selection, present_classes, images, shards_at)
+    console = Console()
+    with Steps(console) as steps:
+        report = export_output(request, steps.step("images"))
+    print_report(report, to, console)

@@ -1,0 +1,143 @@
+"""What a run left behind, for a person and for a program."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from cambox.console import say
+from cambox.output.footer import Recipe
+from cambox.output.ledger import Plan
+from cambox.sources.storage import canonical_uri
+from cambox.stopwatch import STAGES
+
+if TYPE_CHECKING:
+    from cambox.annotator import ShardReport
+    from cambox.engines.worklist import ShardFailure
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run left behind.
+
+    Attributes:
+        folder: the URI that readers point at.
+        plan: what the run found before it began.
+        seconds: of annotating, without start-up and planning.
+    """
+
+    folder: str
+    recipe: Recipe
+    plan: Plan
+    reports: tuple[ShardReport, ...]
+    failures: tuple[ShardFailure, ...]
+    seconds: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard of the input is published."""
+        return not self.failures
+
+    @property
+    def done_before(self) -> int:
+        """Shards that were published already."""
+        return len(self.plan.done)
+
+    @property
+    def samples(self) -> int:
+        """Rows written in this run."""
+        return sum(report.samples for report in self.reports)
+
+    @property
+    def boxes(self) -> int:
+        """Boxes written in this run."""
+        return sum(report.objects for report in self.reports)
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """Rows by status."""
+        return sum((report.statuses for report in self.reports), Counter())
+
+    @property
+    def no_box(self) -> Counter[str]:
+        """Maps without a box, by reason."""
+        return sum((report.no_box for report in self.reports), Counter())
+
+    @property
+    def images_per_second(self) -> float:
+        """Rows over the time of annotating; 0 where there was nothing to do."""
+        return self.samples / self.seconds if self.seconds else 0.0
+
+    @property
+    def stage_milliseconds(self) -> dict[str, float]:
+        """Per image, by stage; stages overlap, and threads add up."""
+        return {
+            stage: 1000
+            * sum(report.stage_seconds[stage] for report in self.reports)
+            / max(self.samples, 1)
+            for stage in STAGES
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for machines, in plain types."""
+        return {
+            "output": canonical_uri(self.folder),
+            "recipe": self.recipe.digest,
+            "complete": self.complete,
+            "shards": {
+                "new": len(self.plan.new),
+                "changed": len(self.plan.changed),
+                "outdated": len(self.plan.outdated),
+                "done": len(self.plan.done),
+                "orphaned": list(self.plan.orphaned),
+                "published": len(self.reports),
+                "given_up": [
+                    {
+                        "shard": failure.shard.uri,
+                        "reason": failure.reason,
+                        "attempts": failure.attempts,
+                    }
+                    for failure in self.failures
+                ],
+            },
+            "rows": self.samples,
+            "rows_by_status": dict(self.statuses),
+            "boxes": self.boxes,
+            "maps_without_box": dict(self.no_box),
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "stage_milliseconds_per_image": self.stage_milliseconds,
+            "mixed_versions": list(self.plan.mixed_versions),
+        }
+
+
+def print_summary(summary: RunSummary, console: Console) -> None:
+    """Say where the output is and what to do next."""
+    lines = [
+        f"{len(summary.reports)} shards published, {summary.done_before} were done before, "
+        f"{len(summary.failures)} given up",
+    ]
+    if summary.reports:
+        lines.append(
+            f"{summary.samples} rows ({_listed(summary.statuses)}), {summary.boxes} boxes, "
+            f"{summary.images_per_second:.1f} images/s"
+        )
+        stages = ", ".join(f"{name} {ms:.2f}" for name, ms in summary.stage_milliseconds.items())
+        lines.append(f"milliseconds per image, stages overlap: {stages}")
+    if summary.no_box:
+        lines.append(f"maps without a box: {_listed(summary.no_box)}")
+    lines += [f"given up: {failure.shard.uri}: {failure.reason}" for failure in summary.failures]
+    folder = canonical_uri(summary.folder)
+    lines.append(f"output: {folder}")
+    if summary.complete:
+        lines.append(f"read it: pyarrow.dataset.dataset({folder!r}).to_table()")
+    else:
+        lines.append("mend or remove the shards above and run the same command again")
+    say(console, *lines)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
