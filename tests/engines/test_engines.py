@@ -22,11 +22,10 @@ import torch
 from rich.console import Console
 
 from cambox.annotator import Annotator, Progress, ShardReport
-from cambox.config import Config, EngineSettings
+from cambox.config import Config
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import LocalEngine
-from cambox.engines.outcome import ShardFailure
-from cambox.engines.sizing import Pool, size_pool
+from cambox.engines.worklist import ShardFailure
 from cambox.models.classifier import Classifier, Scores
 from cambox.run import run
 from cambox.sources.shards import Shard, find_shards
@@ -237,35 +236,6 @@ def test_the_local_engine_tries_again_when_the_storage_fails(
     assert (Path(failure.shard.uri).name, failure.attempts) == ("shard-000002.tar", 3)
     assert "PermissionError" in failure.reason
     assert len(summary.reports) == 2
-
-
-def nodes(*resources: dict[str, float]) -> list[dict[str, object]]:
-    return [{"Alive": True, "Resources": node} for node in resources]
-
-
-@pytest.mark.parametrize(
-    ("settings", "cluster_nodes", "available", "expected"),
-    [
-        # Eight GPUs on two nodes: each worker has its share of the CPUs.
-        ({}, nodes(*[{"CPU": 32.0, "GPU": 4.0}] * 2), 63.0, Pool(8, 1.0, 7.0, 7)),
-        # A laptop: one worker for four CPUs.
-        ({}, nodes({"CPU": 2.0}), 2.0, Pool(1, 0.0, 2.0, 2)),
-        ({}, nodes({"CPU": 16.0}), 15.0, Pool(3, 0.0, 4.0, 4)),
-        # More workers than CPUs are still all placed.
-        ({"workers": 2}, nodes({"CPU": 2.0, "GPU": 2.0}), 1.0, Pool(2, 1.0, 0.5, 1)),
-        ({"gpus_per_worker": 0.5}, nodes({"CPU": 8.0, "GPU": 1.0}), 8.0, Pool(2, 0.5, 4.0, 4)),
-        ({"gpus_per_worker": 0}, nodes({"CPU": 8.0, "GPU": 1.0}), 8.0, Pool(2, 0.0, 4.0, 4)),
-        ({"cpus_per_worker": 3}, nodes({"CPU": 9.0}), 9.0, Pool(3, 0.0, 3.0, 3)),
-    ],
-)
-def test_the_pool_fits_the_cluster(
-    settings: dict[str, object],
-    cluster_nodes: list[dict[str, object]],
-    available: float,
-    expected: Pool,
-) -> None:
-    pool = size_pool(EngineSettings.model_validate(settings), cluster_nodes, {"CPU": available})
-    assert pool == expected
 
 
 def test_plain_lines_tell_rate_counts_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

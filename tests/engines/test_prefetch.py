@@ -1,17 +1,25 @@
-"""The next shard is begun while the one before is finished, and nothing goes on after an end."""
+"""The next shard is begun while the one before is finished, and nothing goes on after an end.
+
+A worker is as still as its oldest shard, whatever the others do.
+"""
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cambox.annotator as station
+from cambox.annotator import Progress
 from cambox.engines.display import RunDisplay
-from cambox.engines.outcome import Outcome
+from cambox.engines.prefetch import Prefetch, WorkerProgress
+from cambox.engines.worklist import Outcome
 from cambox.sources.samples import Sample
 from cambox.sources.shards import Shard, find_shards
 from faults import QUIET, LocalRuns, visible
@@ -95,3 +103,83 @@ def test_an_interrupt_ends_the_shards_in_work(
     # The same again does the rest.
     assert local_runs.run(tmp_path / "out").complete
     assert visible(local_runs.folder(tmp_path / "out")) == clean.files
+
+
+class ByHand:
+    """An annotator of shards that are read at once, and then move when a test says so."""
+
+    def __init__(self) -> None:
+        self.advance: dict[Shard, Callable[[Progress], None]] = {}
+        self.closed = threading.Event()
+
+    def annotate(self, shard: Shard, advance: Any, read: Callable[[], None]) -> None:
+        self.advance[shard] = advance
+        read()
+        self.closed.wait(PATIENCE)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_shard_that_hangs_is_seen_while_others_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    hung, other, next_one = (Shard(f"{name}.tar", 1, "x") for name in ("hung", "other", "next"))
+    by_hand: Any = ByHand()
+    with closing(Prefetch(by_hand)) as worker:
+        assert worker.progress() == WorkerProgress(Progress(), 0.0)
+        worker.begin(hung)
+        clock[0] = 10
+        by_hand.advance[hung](Progress(bytes_read=100))
+        worker.begin(other)
+        clock[0] = 50
+        by_hand.advance[other](Progress(bytes_read=30, samples=4))
+        assert worker.progress() == WorkerProgress(Progress(130, 4), 40.0)
+        # Others come and go.
+        worker.end(other)
+        worker.begin(next_one)
+        clock[0] = 90
+        assert worker.progress().still_seconds == 80
+        # Moved again, it counts from then; ended, the next oldest does.
+        by_hand.advance[hung](Progress(samples=1))
+        assert worker.progress().still_seconds == 0
+        worker.end(hung)
+        assert worker.progress() == WorkerProgress(Progress(130, 5), 40.0)
+        worker.end(next_one)
+        assert worker.progress().still_seconds == 0
+
+
+def test_a_shard_that_waits_for_older_ones_is_not_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    older, waiting = Shard("older.tar", 1, "x"), Shard("waiting.tar", 1, "x")
+    by_hand: Any = ByHand()
+    with closing(Prefetch(by_hand)) as worker:
+        worker.begin(older)
+        worker.begin(waiting)
+        for second in range(1, 1000):
+            clock[0] = second
+            by_hand.advance[older](Progress(samples=1))
+        assert worker.progress() == WorkerProgress(Progress(0, 999), 0.0)
+
+
+class Frozen(RunDisplay):
+    """Notes for each shard whether the collector leaves out what was loaded before."""
+
+    frozen: tuple[bool, ...] = ()
+
+    def finished(self, outcome: Outcome) -> None:
+        self.frozen += (gc.get_freeze_count() > 0,)
+
+
+def test_only_a_run_keeps_the_collector_from_what_is_loaded(local_runs: LocalRuns) -> None:
+    gc.unfreeze()
+    before = gc.get_freeze_count()
+    by_hand: Any = ByHand()
+    with closing(Prefetch(by_hand)):
+        assert gc.get_freeze_count() == before, "a helper does nothing to the whole process"
+    shards = tuple(find_shards(local_runs.config.input.shards))
+    display = Frozen(QUIET, 3, 1)
+    local_runs.engine.annotate(shards, display)
+    assert display.frozen == (True,) * 3
+    assert gc.get_freeze_count() == before

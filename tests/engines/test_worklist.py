@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambox.annotator import Progress, ShardReport
-from cambox.engines.outcome import Outcome, ShardFailure
 from cambox.engines.prefetch import SHARDS_IN_WORK
-from cambox.engines.worklist import WorkList
+from cambox.engines.worklist import Outcome, ShardFailure, WorkList
 from cambox.sources.shards import Shard
 
 

@@ -1,12 +1,29 @@
-"""What the driver of a cluster knows of one of its actors."""
+"""An actor of a cluster, all but Ray itself: what its driver knows of it, and what runs in it."""
 
 from __future__ import annotations
 
+import gc
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cambox.annotator import Progress
+import cambox
+from cambox.annotator import Progress, ShardReport
+from cambox.config import Config
+from cambox.engines.prefetch import Prefetch, WorkerProgress
+from cambox.engines.worker import load_model, local_device, make_annotator, resolve_precision
+from cambox.errors import RequestError
+from cambox.models.heads import HeadKind
 from cambox.sources.shards import Shard
+from cambox.sources.storage import canonical_uri
+
+MOST_WARNINGS = 20
 
 
 @dataclass(eq=False)
@@ -47,6 +64,20 @@ class Actor:
         """What it has not answered yet; reports first, as they may be there although it died."""
         return [*self.reports, *([] if self.call is None else [self.call])]
 
+    def ask(self, poll_seconds: float) -> None:
+        """Ask it how far it is, if it was not heard for so long; its other answers tell it, too."""
+        quiet = time.monotonic() - self.heard > poll_seconds
+        if self.shards and self.asked is None and quiet:
+            self.asked = self.handle.progress.remote()
+
+    def begin(self, shard: Shard) -> None:
+        """Give it a shard more."""
+        self.heard = time.monotonic()
+        # Of those that it has already, one may hang; it is not forgotten for the next.
+        if not self.shards:
+            self.moved = self.heard
+        self.reading, self.call = shard, self.handle.begin.remote(shard)
+
     def end(self, call: Any) -> Shard:
         """Forget a call that was answered, and give its shard."""
         if call is not self.call:
@@ -54,3 +85,134 @@ class Actor:
         shard, self.call, self.reading = self.reading, None, None
         assert shard is not None
         return shard
+
+    def hear(self, progress: WorkerProgress) -> Progress:
+        """Note how far it is, and give what is new of it."""
+        self.heard = time.monotonic()
+        self.moved = self.heard - progress.still_seconds
+        total, seen = progress.total, self.seen
+        new = Progress(total.bytes_read - seen.bytes_read, total.samples - seen.samples)
+        # Answers may overtake each other.
+        if new.bytes_read < 0 or new.samples < 0:
+            return Progress()
+        self.seen = total
+        return new
+
+
+class Worker:
+    """What runs in an actor: a classifier on its own device, and the shards in work.
+
+    Args:
+        recipe_digest, head: what the driver found; ``head`` is the kind of the classifier's.
+
+    Raises:
+        RuntimeError: this process finds another recipe.
+    """
+
+    def __init__(self, config: Config, recipe_digest: str, head: HeadKind, threads: int) -> None:
+        self.warnings = Warnings()
+        self.threads = threads
+        self.device = local_device()
+        precision = resolve_precision(config, self.device.type == "cuda")
+        model = load_model(config, self.device, precision, threads, head)
+        if model.recipe.digest != recipe_digest:
+            raise RuntimeError(
+                f"this worker's recipe {model.recipe.folder} differs from the driver's "
+                f"{recipe_digest[:16]}: its files or library versions are not the driver's"
+            )
+        self.prefetch = Prefetch(make_annotator(config, model, threads))
+        self.begun: dict[Shard, Future[ShardReport]] = {}
+        # Until the process ends; see nothing_loaded_is_garbage.
+        gc.freeze()
+
+    def begin(self, shard: Shard) -> WorkerProgress:
+        """Annotate a shard; gives the progress when it was read to its end, or failed."""
+        self.begun[shard] = self.prefetch.begin(shard)
+        return self.progress()
+
+    def report(self, shard: Shard) -> tuple[ShardReport, WorkerProgress]:
+        """Wait until a shard that was begun is published; raises what it failed of."""
+        try:
+            report = self.begun.pop(shard).result()
+        finally:
+            self.prefetch.end(shard)
+        return report, self.progress()
+
+    def progress(self) -> WorkerProgress:
+        """How far it is, and since when its oldest shard has not moved."""
+        return self.prefetch.progress(self.warnings.take())
+
+
+class Warnings(logging.Handler):
+    """Keeps what cambox warns of in an actor, for the driver, which does not see its output."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept = deque[str](maxlen=MOST_WARNINGS)
+        self._dropped = 0
+        logging.getLogger("cambox").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one; of many the latest. Called from any thread, one at a time."""
+        self._dropped += len(self._kept) == MOST_WARNINGS
+        self._kept.append(f"process {os.getpid()}: {record.getMessage()}")
+
+    def take(self) -> tuple[str, ...]:
+        """Those since the last time."""
+        self.acquire()
+        try:
+            kept, dropped = tuple(self._kept), self._dropped
+            self._kept.clear()
+            self._dropped = 0
+        finally:
+            self.release()
+        more = (f"process {os.getpid()}: and {dropped} warnings before these",) if dropped else ()
+        return (*more, *kept)
+
+
+def absolute(config: Config) -> Config:
+    """The same configuration with paths that mean the same to a worker in another folder.
+
+    Raises:
+        RequestError: a relative output inside a job's temporary folder.
+    """
+    output = canonical_uri(config.output.uri)
+    if output != config.output.uri and _in_a_jobs_folder():
+        raise RequestError(
+            f"output.uri: {config.output.uri} is relative, and this job runs in a temporary folder "
+            f"that is deleted after it; give a URL, or an absolute path that all nodes share"
+        )
+    model = config.model
+    paths = {
+        name: canonical_uri(path)
+        for name in ("checkpoint", "class_names")
+        if (path := getattr(model, name)) is not None
+    }
+    return config.model_copy(
+        update={
+            "output": config.output.model_copy(update={"uri": output}),
+            "model": model.model_copy(update=paths),
+        }
+    )
+
+
+def runtime_env(of_the_job: Mapping[str, Any]) -> dict[str, Any]:
+    """What an actor needs so that it can import cambox: nothing where that is installed.
+
+    Of a submitted job's folder each node has a copy, in a place of its own, where workers start.
+
+    Args:
+        of_the_job: the environment that its job has already.
+    """
+    root = Path(cambox.__file__).resolve().parents[1]
+    if "site-packages" in root.parts or "dist-packages" in root.parts:
+        return {}
+    folder = Path.cwd().resolve()
+    if _in_a_jobs_folder() and folder in root.parents:
+        root = root.relative_to(folder)
+    others = of_the_job.get("env_vars", {}).get("PYTHONPATH", "${PYTHONPATH}")
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join([str(root), others])}}
+
+
+def _in_a_jobs_folder() -> bool:
+    return "runtime_resources" in Path.cwd().parts

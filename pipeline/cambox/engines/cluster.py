@@ -8,9 +8,9 @@ processes.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -18,77 +18,48 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter
 
-from cambox.annotator import Progress, ShardReport
+from cambox.annotator import ShardReport
 from cambox.config import Config
-from cambox.engines.absolute import absolute
-from cambox.engines.actor import Actor
-from cambox.engines.outcome import Observer, Outcome
-from cambox.engines.prefetch import SHARDS_IN_WORK, Relay
+from cambox.console import one_line
+from cambox.engines.actor import Actor, Worker, absolute, runtime_env
+from cambox.engines.prefetch import SHARDS_IN_WORK, WorkerProgress
 from cambox.engines.sizing import Pool, size_pool
-from cambox.engines.worker import (
-    WorkerDescription,
-    load_model,
-    local_device,
-    make_annotator,
-    resolve_precision,
-)
-from cambox.engines.worker_progress import Movement, WorkerProgress
-from cambox.engines.worklist import WorkList
+from cambox.engines.worker import load_model, resolve_precision
+from cambox.engines.worklist import Observer, Outcome, WorkList
+from cambox.errors import RequestError
 from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
 
+LOG = logging.getLogger(__name__)
+
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 30.0
+# Nodes that are started for a run take minutes.
+GPU_SECONDS = 600.0
 
 
-class ShardWorker:
-    """The actor: a classifier on its own device, and how far it is in its shards."""
+class ShardWorker(Worker):
+    """The actor."""
 
-    def __init__(self, config: Config, recipe_digest: str, threads: int) -> None:
-        device = local_device()
-        precision = resolve_precision(config, device.type == "cuda")
-        model = load_model(config, device, precision, threads)
-        if model.recipe.digest != recipe_digest:
-            raise RuntimeError(
-                f"this worker's recipe {model.recipe.folder} differs from the driver's "
-                f"{recipe_digest[:16]}: its files or library versions are not the driver's"
-            )
-        self.threads = threads
-        self.device = device
-        self.movement = Movement()
-        self.relay = Relay(make_annotator(config, model, threads), self.movement.advance)
-        self.begun: dict[Shard, Future[ShardReport]] = {}
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.metrics = _Metrics()
 
-    def describe(self) -> WorkerDescription:
+    def describe(self) -> str:
         """Where this actor runs."""
         context = ray.get_runtime_context()
-        return WorkerDescription(
-            node=context.get_node_id(),
-            process=os.getpid(),
-            gpus=tuple(context.get_accelerator_ids().get("GPU", ())),
-            device=str(self.device),
-            threads=self.threads,
+        gpus = context.get_accelerator_ids().get("GPU")
+        return (
+            f"process {os.getpid()} on node {context.get_node_id()[:8]}: "
+            f"{'GPU ' + ', '.join(gpus) if gpus else 'no GPU'}, computing on {self.device}, "
+            f"{self.threads} threads"
         )
 
-    def begin(self, shard: Shard) -> WorkerProgress:
-        """Annotate a shard; gives the progress when it was read to its end, or failed."""
-        self.movement.begin(shard)
-        self.begun[shard] = self.relay.begin(shard)
-        return self.progress()
-
     def report(self, shard: Shard) -> tuple[ShardReport, WorkerProgress]:
-        """Wait until a shard that was begun is published; raises what it failed of."""
-        try:
-            report = self.begun.pop(shard).result()
-        finally:
-            self.movement.end(shard)
+        """As of any worker, and counted."""
+        report, progress = super().report(shard)
         self.metrics.count(report)
-        return report, self.progress()
-
-    def progress(self) -> WorkerProgress:
-        """How far it is, and since when its oldest shard has not moved."""
-        return self.movement.progress()
+        return report, progress
 
 
 class _Metrics:
@@ -127,10 +98,12 @@ class RayEngine:
         self.config = config.model_copy(
             update={"model": config.model.model_copy(update={"precision": precision})}
         )
-        # Loaded here too: a wrong request is refused before any actor starts.
-        self._recipe = load_model(
-            self.config, torch.device("cpu"), precision, self.pool.threads
-        ).recipe
+        # Loaded here too: a wrong request is refused before any actor starts, and what the head is
+        # is decided once, as two devices may differ at the border.
+        model = load_model(self.config, torch.device("cpu"), precision, self.pool.threads)
+        self._recipe = model.recipe
+        self.head = model.classifier.head.kind
+        self.runtime_env = runtime_env(ray.get_runtime_context().runtime_env)
 
     @property
     def recipe(self) -> Recipe:
@@ -139,19 +112,33 @@ class RayEngine:
 
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Hand out the shards in their order."""
-        run = _Run(self, shards, observer)
-        try:
-            return run.to_the_end()
-        finally:
-            run.stop()
+        return _Run(self, shards, observer).to_the_end()
 
     def _workers_compute_on_gpus(self, config: Config) -> bool:
-        """Ask a worker: a cluster may count GPUs that torch cannot use."""
+        """Ask a worker: a cluster may count GPUs that torch cannot use.
+
+        Raises:
+            RequestError: no GPU came free for ten minutes.
+        """
         if config.model.precision != "auto" or not self.pool.gpus_per_worker:
             return False
         ask = ray.remote(num_gpus=self.pool.gpus_per_worker, num_cpus=0)(torch.cuda.is_available)
-        answer: bool = ray.get(ask.remote())
-        return answer
+        answer = ask.remote()
+        deadline = time.monotonic() + GPU_SECONDS
+        while not ray.wait([answer], timeout=PATIENCE_SECONDS)[0]:
+            if time.monotonic() > deadline:
+                ray.cancel(answer)
+                raise RequestError(
+                    f"model.precision: auto asks a worker what its GPU computes, and no GPU was "
+                    f"free for {GPU_SECONDS:g} s; set bfloat16 or float32, which needs no asking, "
+                    f"or wait until the cluster has a free GPU"
+                )
+            LOG.warning(
+                "model.precision is auto: waiting for a free GPU, to ask it what it computes; "
+                "the cluster has %s free",
+                ray.available_resources(),
+            )
+        return bool(ray.get(answer))
 
 
 class _Run:
@@ -165,45 +152,38 @@ class _Run:
         self.failed_starts = 0
         self.last_start_error = ""
         self.actors = [self._start() for _ in range(min(engine.pool.workers, len(shards)))]
-        self.nobody_since = time.monotonic()
+        self.all_there = time.monotonic()
+        self.patience = PATIENCE_SECONDS
 
     def to_the_end(self) -> list[Outcome]:
-        while self.work.unfinished:
-            if not self.actors:
-                self.work.give_up_the_rest(f"no worker could be started: {self.last_start_error}")
-                break
-            self._wait_for_answers()
-            self._replace_stalled()
-            self._complain_while_nobody_works()
+        try:
+            while self.work.unfinished and self.actors:
+                self._wait_for_answers()
+                self._replace_stalled()
+                self._say_who_is_missing()
+            self.work.give_up_the_rest(f"no worker could be started: {self.last_start_error}")
+        finally:
+            for actor in self.actors:
+                ray.kill(actor.handle)
         return self.work.outcomes
 
-    def stop(self) -> None:
-        for actor in self.actors:
-            ray.kill(actor.handle)
-
     def _start(self) -> Actor:
-        pool = self.engine.pool
-        options = {
-            "num_gpus": pool.gpus_per_worker,
-            "num_cpus": pool.cpus_per_worker,
-            "max_restarts": 0,
-            "max_task_retries": 0,
+        engine, pool = self.engine, self.engine.pool
+        worker = ray.remote(ShardWorker).options(
+            num_gpus=pool.gpus_per_worker,
+            num_cpus=pool.cpus_per_worker,
+            max_restarts=0,
+            max_task_retries=0,
             # One thread waits for each shard; one more, so that progress can be asked for.
-            "max_concurrency": SHARDS_IN_WORK + 1,
-        }
-        handle = (
-            ray.remote(ShardWorker)
-            .options(**options)
-            .remote(self.engine.config, self.engine.recipe.digest, pool.threads)
+            max_concurrency=SHARDS_IN_WORK + 1,
+            runtime_env=engine.runtime_env,
         )
+        handle = worker.remote(engine.config, engine.recipe.digest, engine.head, pool.threads)
         return Actor(handle, call=handle.describe.remote())
 
     def _wait_for_answers(self) -> None:
-        now = time.monotonic()
         for actor in self.actors:
-            # Its other answers tell it as well; a question takes time that is missing elsewhere.
-            if actor.shards and actor.asked is None and now - actor.heard > POLL_SECONDS:
-                actor.asked = actor.handle.progress.remote()
+            actor.ask(POLL_SECONDS)
         calls = [call for actor in self.actors for call in actor.calls]
         questions = [actor.asked for actor in self.actors if actor.asked is not None]
         ray.wait(calls, timeout=POLL_SECONDS)
@@ -226,14 +206,9 @@ class _Run:
         self._note_progress(actor, progress)
 
     def _note_progress(self, actor: Actor, progress: WorkerProgress) -> None:
-        actor.heard = time.monotonic()
-        actor.moved = actor.heard - progress.still_seconds
-        total, seen = progress.total, actor.seen
-        new = Progress(total.bytes_read - seen.bytes_read, total.samples - seen.samples)
-        # Answers may overtake each other.
-        if new.bytes_read >= 0 and new.samples >= 0:
-            self.observer.advance(new)
-            actor.seen = total
+        self.observer.advance(actor.hear(progress))
+        for warning in progress.warnings:
+            self.observer.note(warning)
 
     def _finish_call(self, actor: Actor, call: Any) -> None:
         try:
@@ -242,12 +217,12 @@ class _Run:
             # The actor lives, and its code raised. An error of its constructor is not of this kind.
             cause = error.cause if isinstance(error.cause, Exception) else error
             if actor.starting:
-                self._replace(actor, f"the worker failed: {_one_line(cause)}")
+                self._replace(actor, f"the worker failed: {one_line(cause)}")
                 return
             self.work.failed(actor.end(call), cause)
         except RayError as error:
             # Death has many names: the actor's, its node's, out of memory, a failed environment.
-            self._replace(actor, f"the worker died: {_one_line(error)}")
+            self._replace(actor, f"the worker died: {one_line(error)}")
             return
         else:
             self._take(actor, call, result)
@@ -273,11 +248,7 @@ class _Run:
             return
         shard = self.work.next(beside=actor.shards)
         if shard is not None:
-            actor.heard = time.monotonic()
-            # Of those that it has already, one may hang; it is not forgotten for the next.
-            if not actor.shards:
-                actor.moved = actor.heard
-            actor.reading, actor.call = shard, actor.handle.begin.remote(shard)
+            actor.begin(shard)
         elif not actor.shards:
             self.actors.remove(actor)
             # An idle actor gives its GPU back.
@@ -295,8 +266,7 @@ class _Run:
         # One that only cannot be reached may live, and would keep its GPU from the next.
         ray.kill(actor.handle)
         if actor.starting:
-            self.failed_starts += 1
-            self.last_start_error = reason
+            self.failed_starts, self.last_start_error = self.failed_starts + 1, reason
             self.observer.note(f"a worker did not start: {reason}")
         else:
             self.work.lost(actor.shards, reason)
@@ -305,19 +275,18 @@ class _Run:
         ):
             self.actors.append(self._start())
 
-    def _complain_while_nobody_works(self) -> None:
-        """At the start, and when all nodes are gone: Ray waits for new ones without a word."""
+    def _say_who_is_missing(self) -> None:
+        """At the start, and when nodes are gone: Ray waits for new ones without a word."""
         now = time.monotonic()
-        if any(actor.shards for actor in self.actors):
-            self.nobody_since = now
-        elif now - self.nobody_since > PATIENCE_SECONDS:
+        missing = sum(actor.starting for actor in self.actors)
+        if not missing:
+            self.all_there, self.patience = now, PATIENCE_SECONDS
+        elif now - self.all_there > self.patience:
             self.observer.note(
-                f"still waiting for a worker: each asks for {self.engine.pool.cpus_per_worker:g} "
-                f"CPUs and {self.engine.pool.gpus_per_worker:g} GPUs; the cluster has "
+                f"still waiting for {missing} of {len(self.actors)} workers: each asks for "
+                f"{self.engine.pool.cpus_per_worker:g} CPUs and "
+                f"{self.engine.pool.gpus_per_worker:g} GPUs; the cluster has "
                 f"{ray.available_resources()} free"
             )
-            self.nobody_since = now
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+            # Less and less often: the others go on.
+            self.all_there, self.patience = now, 2 * self.patience

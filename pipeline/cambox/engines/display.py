@@ -8,7 +8,6 @@ from collections import Counter
 from types import TracebackType
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     ProgressColumn,
@@ -21,7 +20,8 @@ from rich.progress import Progress as Bar
 from rich.text import Text
 
 from cambox.annotator import Progress
-from cambox.engines.outcome import Outcome, ShardFailure
+from cambox.console import say
+from cambox.engines.worklist import Outcome, ShardFailure
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -102,8 +102,7 @@ class RunDisplay:
 
     def note(self, text: str) -> None:
         """Something a person should know while the run goes on."""
-        line = escape(f"{time.strftime('%H:%M:%S')} {text}")
-        self.console.print(line, highlight=False, soft_wrap=True)
+        say(self.console, f"{time.strftime('%H:%M:%S')} {text}")
 
     def counts(self) -> str:
         """Shards, images, rate, statuses and the time left, in one line."""

@@ -1,16 +1,26 @@
-"""One worker: a classifier on one device, annotating one shard at a time."""
+"""What makes a process a worker: its device and classifier, its batch size, its annotator."""
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import json
 import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
+import numpy as np
+import platformdirs
 import torch
+from filelock import FileLock
 
-from cambox.annotate import Annotator
+from cambox.annotator import Annotator
 from cambox.config import Config
-from cambox.engines.batch_size import gpu_batch_size
 from cambox.maps import require_fitting
 from cambox.models.classifier import (
     Classifier,
@@ -19,11 +29,20 @@ from cambox.models.classifier import (
     with_class_size,
     with_middle_layers,
 )
-from cambox.output.recipe import Recipe, resolve_recipe
+from cambox.models.heads import HeadKind
+from cambox.output.footer import Recipe
+from cambox.resolve import resolve_recipe
 
 # What a batch leaves behind stays in the cache then, and its tensors are small enough for malloc
 # to keep: in batches of 16 a third of the time went into fresh pages.
 BATCH_SIZE_ON_CPU = 4
+
+SMALLEST, LARGEST = 16, 512
+# Less of a gain is within what one timing differs from the next, and costs memory.
+WORTH = 1.03
+TIMINGS = 3
+# So long a worker waits for another one's timing; that one may hang.
+LOCK_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -34,32 +53,9 @@ class LoadedModel:
     recipe: Recipe
 
 
-@dataclass(frozen=True)
-class WorkerDescription:
-    """Where a worker of a cluster runs."""
-
-    node: str
-    process: int
-    gpus: tuple[str, ...]
-    device: str
-    threads: int
-
-    def __str__(self) -> str:
-        gpus = f"GPU {', '.join(self.gpus)}" if self.gpus else "no GPU"
-        return (
-            f"process {self.process} on node {self.node[:8]}: {gpus}, computing on {self.device}, "
-            f"{self.threads} threads"
-        )
-
-
 def local_device() -> torch.device:
     """The GPU this process may use, or the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def local_threads() -> int:
-    """The CPUs this process may use; the machine may have more."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_precision(config: Config, on_gpu: bool) -> Precision:
@@ -70,16 +66,28 @@ def resolve_precision(config: Config, on_gpu: bool) -> Precision:
 
 
 def load_model(
-    config: Config, device: torch.device, precision: Precision, threads: int
+    config: Config,
+    device: torch.device,
+    precision: Precision,
+    threads: int,
+    kind: HeadKind | None = None,
 ) -> LoadedModel:
     """Load the classifier, computing with so many threads, and resolve the recipe.
+
+    From then on float32 means float32 in all of the process: a GPU would else take TF32 for
+    convolutions, with 10 bits of mantissa where a CPU has 23.
+
+    Args:
+        kind: of the head, where another process has found it already.
 
     Raises:
         RequestError: the model cannot serve, or a setting does not fit it.
     """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
     # Also for the probing of the head: its rounding depends on the number of threads.
     torch.set_num_threads(threads)
-    classifier = load_classifier(config.model, device, precision, config.cam.nonlinear_head)
+    classifier = load_classifier(config.model, device, precision, config.cam.nonlinear_head, kind)
     if config.cam.refine.steps:
         classifier = with_middle_layers(classifier, config.cam.refine.layers)
     # Last: the pass at another size is none that middle layers are looked for in.
@@ -98,3 +106,110 @@ def make_annotator(config: Config, model: LoadedModel, threads: int) -> Annotato
         on_gpu = model.classifier.device.type == "cuda"
         batch_size = gpu_batch_size(model.classifier) if on_gpu else BATCH_SIZE_ON_CPU
     return Annotator(config, model.classifier, model.recipe, batch_size, threads)
+
+
+@contextmanager
+def nothing_loaded_is_garbage() -> Iterator[None]:
+    """What libraries and the model hold is not searched for garbage meanwhile.
+
+    The collector would look at all of it again and again, while every thread waits for it.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def gpu_batch_size(classifier: Classifier) -> int:
+    """The fastest batch size of a classifier on its GPU, from an earlier run where there was one.
+
+    Timing takes a few seconds. Of the workers of one machine the first one does it and the others
+    wait for what it finds, so that they compute alike.
+    """
+    return remembered(
+        timed_of(classifier),
+        lambda: fastest_batch_size(lambda count: _seconds(classifier, count)),
+    )
+
+
+def timed_of(classifier: Classifier) -> str:
+    """All that the time of a batch depends on."""
+    size = classifier.preprocessing
+    middle = ",".join(layer.name for layer in classifier.middle)
+    return (
+        f"{classifier.weights_digest} {size.height}x{size.width} classes at "
+        f"{classifier.class_size} middle layers {middle} {classifier.precision} "
+        f"{torch.cuda.get_device_name(classifier.device)} torch {torch.__version__}"
+    )
+
+
+def fastest_batch_size(seconds_of: Callable[[int], float]) -> int:
+    """Double the batch for as long as images get quicker by it.
+
+    Args:
+        seconds_of: what a batch of so many images takes. Where it raises that memory ran out, the
+            size before is taken.
+    """
+    best, best_rate, size = SMALLEST, 0.0, SMALLEST
+    while size <= LARGEST:
+        try:
+            rate = size / seconds_of(size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        if rate < WORTH * best_rate:
+            break
+        best, best_rate = size, rate
+        size *= 2
+    return best
+
+
+def remembered(what: str, find: Callable[[], int], folder: Path | None = None) -> int:
+    """A number that is found once for each ``what``, and kept in the user's cache.
+
+    Processes that ask at once wait for the first of them; not for one that died, and for one that
+    hangs no longer than two minutes.
+
+    Args:
+        folder: of the cache; None: the one that the system has for it.
+    """
+    folder = folder or platformdirs.user_cache_path("cambox") / "batch-sizes"
+    path = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+    if (known := _read(path)) is not None:
+        return known
+    lock = FileLock(path.with_suffix(".lock"))
+    # A cache that cannot be written is none, and on some file systems nothing can be locked.
+    with suppress(OSError, NotImplementedError):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=LOCK_SECONDS)
+    try:
+        if (known := _read(path)) is not None:
+            return known
+        found = find()
+        with suppress(OSError):
+            with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as file:
+                json.dump({"what": what, "batch_size": found}, file)
+            os.replace(file.name, path)  # noqa: PTH105 (the name is a string)
+        return found
+    finally:
+        lock.release()
+
+
+def _read(path: Path) -> int | None:
+    # What cannot be read is found again.
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return int(json.loads(path.read_text())["batch_size"])
+    return None
+
+
+def _seconds(classifier: Classifier, count: int) -> float:
+    size = classifier.preprocessing
+    images = np.zeros((count, size.height, size.width, 3), dtype=np.uint8)
+    taken = []
+    for _ in range(1 + TIMINGS):  # the first picks the kernels
+        start = time.perf_counter()
+        classifier.scores(images)
+        torch.cuda.synchronize(classifier.device)
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])

@@ -4,11 +4,55 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from cambox.annotate import ShardReport
-from cambox.engines.outcome import Observer, Outcome, ShardFailure
+from cambox.annotator import Progress, ShardReport
+from cambox.console import one_line
 from cambox.errors import ShardError
+from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
+
+
+@dataclass(frozen=True)
+class ShardFailure:
+    """A shard that nothing was published for.
+
+    Attributes:
+        reason: what was wrong, in one line.
+        attempts: how often it was tried.
+    """
+
+    shard: Shard
+    reason: str
+    attempts: int
+
+
+Outcome = ShardReport | ShardFailure
+
+
+class Observer(Protocol):
+    """Whoever watches a run."""
+
+    def advance(self, progress: Progress) -> None:
+        """More bytes were read, or samples annotated; called from any thread."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A shard was published or given up."""
+
+    def note(self, text: str) -> None:
+        """Something a person should know while the run goes on."""
+
+
+class Engine(Protocol):
+    """Something that annotates shards under one recipe."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that all of its workers share."""
+
+    def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
+        """Annotate the shards; each gets exactly one outcome."""
 
 
 class WorkList:
@@ -58,11 +102,15 @@ class WorkList:
 
         A damaged shard stays damaged however often it is read.
         """
+        reason = one_line(error)
+        if not isinstance(error, (ShardError, WorkerLostError)):
+            # The message of a library may tell nothing without the kind.
+            reason = f"{type(error).__name__}: {reason}"
         attempts = self._attempts[shard]
         if isinstance(error, ShardError) or attempts >= self._max_attempts:
-            self._finish(ShardFailure(shard, _one_line(error), attempts))
+            self._finish(ShardFailure(shard, reason, attempts))
         else:
-            self._observer.note(f"{shard.uri}: {_one_line(error)}; attempt {attempts} failed")
+            self._observer.note(f"{shard.uri}: {reason}; attempt {attempts} failed")
             self._waiting.append(shard)
 
     def lost(self, shards: Collection[Shard], reason: str) -> None:
@@ -89,11 +137,3 @@ class WorkList:
 
 class WorkerLostError(Exception):
     """The worker of a shard died or hung; the message tells which."""
-
-
-def _one_line(error: Exception) -> str:
-    """An error in one line, with its kind where the message alone would not tell it."""
-    text = " ".join(str(error).split())
-    if isinstance(error, (ShardError, WorkerLostError)):
-        return text
-    return f"{type(error).__name__}: {text}"

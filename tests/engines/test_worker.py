@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cambox.engines.batch_size import LARGEST, SMALLEST, fastest_batch_size, remembered
+from cambox.engines.worker import LARGEST, SMALLEST, fastest_batch_size, remembered
 
 
 def test_the_largest_batch_that_still_gains_is_taken() -> None:
@@ -42,13 +42,13 @@ def test_it_is_found_once_for_each_model_and_gpu(tmp_path: Path) -> None:
     assert remembered("a on one GPU", lambda: next(answers), tmp_path / "cache") == 64
     assert remembered("b on one GPU", lambda: next(answers), tmp_path / "cache") == 128
     assert remembered("a on one GPU", lambda: next(answers), tmp_path / "cache") == 64
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache").glob("*.json"))) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"batch_size": "many"}', b"\xff"])
 def test_a_damaged_memory_is_found_anew(tmp_path: Path, damage: bytes) -> None:
     assert remembered("a", lambda: 64, tmp_path) == 64
-    (kept,) = tmp_path.iterdir()
+    (kept,) = tmp_path.glob("*.json")
     kept.write_bytes(damage)
     assert remembered("a", lambda: 32, tmp_path) == 32
     assert remembered("a", lambda: 16, tmp_path) == 32
