@@ -22,18 +22,23 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
+from cambox.boxes import Boxes
 from cambox.cli import main
 from cambox.errors import RequestError
-from cambox.export import export as export_run
+from cambox.export import Format
 from cambox.export.coco import CocoWriter
-from cambox.export.export import ExportRequest, export
-from cambox.export.formats import Format
-from cambox.export.names import FileNames
-from cambox.export.writer import Exported
-from cambox.output.rows import Row
+from cambox.export.export import WRITERS, ExportRequest, export
+from cambox.export.writer import Exported, FileNames
 from cambox.training.labelled import LabelledImage
 from cambox.training.selection import ClassList, Selection
-from training_data import CLASS_NAMES, Published, corners_of, publish_rows, stored_picture
+from training_data import (
+    CLASS_NAMES,
+    KnownRow,
+    Published,
+    corners_of,
+    publish_rows,
+    stored_picture,
+)
 
 NAMES = ("striped", "crane (1)", "dotted", "crane (3)", "plain <&>")
 PIXELS = 0.01
@@ -56,7 +61,7 @@ def exported(published: Published, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def class_ids(row: Row) -> list[int]:
+def class_ids(row: KnownRow) -> list[int]:
     return [item.class_id for item in row.objects]
 
 
@@ -66,7 +71,7 @@ def names_of(folder: Path) -> dict[tuple[str, str], str]:
         return {(row["shard"], row["key"]): row["image"] for row in csv.DictReader(file)}
 
 
-def require_picture(row: Row, image: Image.Image) -> None:
+def require_picture(row: KnownRow, image: Image.Image) -> None:
     """An exported picture is the row's, upright to a reader that knows nothing of EXIF."""
     assert image.size == (row.width, row.height)
     difference = np.asarray(image.convert("RGB"), int) - np.asarray(stored_picture(row), int)
@@ -163,7 +168,7 @@ def voc_corners(box: Any) -> list[float]:
     return [float(box["xmin"]) - 1, float(box["ymin"]) - 1, float(box["xmax"]), float(box["ymax"])]
 
 
-def voc_boxes(row: Row) -> np.ndarray:
+def voc_boxes(row: KnownRow) -> np.ndarray:
     """The boxes of a row; sides shorter than a pixel, which VOC cannot say, are one pixel."""
     boxes = corners_of(row)
     low = np.minimum(boxes[:, :2], np.array([row.width, row.height]) - 1)
@@ -299,7 +304,7 @@ def test_classes_without_a_box_can_be_left_out(
 def test_a_failure_leaves_nothing_behind(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
 ) -> None:
-    writer = export_run.WRITERS[kind]
+    writer = WRITERS[kind]
     add = writer.add
     added = []
 
@@ -479,8 +484,7 @@ def test_coco_boxes_stay_inside_their_image(
 ) -> None:
     # a <= b <= c <= d: one box is (a, b)..(c, d).
     corners = (np.array(shares) * [width, height, width, height]).astype(np.float32)
-    zeros = np.zeros(len(corners))
-    image = LabelledImage(7, "k", "s", width, height, zeros.astype(np.int64), zeros, corners)
+    image = LabelledImage(7, "k", "s", width, height, Boxes.of(corners))
     rounded = np.array(Exported(image, "k", "jpg").corners())
     assert np.abs(rounded - corners).max() < PIXELS
     assert (rounded >= 0).all()
@@ -488,8 +492,7 @@ def test_coco_boxes_stay_inside_their_image(
 
 
 def test_the_memory_of_coco_does_not_grow(tmp_path: Path) -> None:
-    boxes = np.tile(np.array([[1, 2, 30, 40]], np.float32), (5, 1))
-    zeros = np.zeros(5, np.int64)
+    boxes = Boxes.of([[1, 2, 30, 40]] * 5, class_id=0)
     peaks = []
     for count in (200, 2000):
         folder = tmp_path / str(count)
@@ -497,7 +500,7 @@ def test_the_memory_of_coco_does_not_grow(tmp_path: Path) -> None:
         tracemalloc.start()
         writer = CocoWriter(folder, ClassList.of(CLASS_NAMES, None), with_images=False)
         for number in range(count):
-            image = LabelledImage(number, str(number), "s", 50, 50, zeros, zeros, boxes)
+            image = LabelledImage(number, str(number), "s", 50, 50, boxes)
             writer.add(Exported(image, str(number), "jpg"))
         writer.close()
         peaks.append(tracemalloc.get_traced_memory()[1])

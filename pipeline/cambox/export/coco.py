@@ -56,7 +56,10 @@ class CocoWriter:
         self.file.write((",\n" if self.images else "\n") + json.dumps(entry))
         self.images += 1
         for (x_min, y_min, x_max, y_max), number, score in zip(
-            exported.corners(), image.classes.tolist(), image.scores.tolist(), strict=True
+            exported.corners(),
+            image.boxes.class_id.tolist(),
+            image.boxes.score.tolist(),
+            strict=True,
         ):
             width, height = x_max - x_min, y_max - y_min
             self.waiting.write(",\n" if self.boxes else "\n")

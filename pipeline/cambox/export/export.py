@@ -7,30 +7,31 @@ import os
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import cv2
+from rich.console import Console
+
 from cambox import __version__
-from cambox.console import Advance
+from cambox.console import Advance, say
 from cambox.errors import RequestError, ShardError
+from cambox.export import Format
 from cambox.export.coco import CocoWriter
-from cambox.export.formats import Format
 from cambox.export.hf import HuggingFaceWriter
-from cambox.export.names import FileNames
-from cambox.export.pictures import upright_file
 from cambox.export.voc import VocWriter
-from cambox.export.writer import Exported, Writer, write_new
+from cambox.export.writer import Exported, FileNames, Writer, write_new
 from cambox.export.yolo import YoloWriter
-from cambox.sources.decode import DecodeError
+from cambox.sources.decode import DecodeError, decode_image, is_upright
 from cambox.sources.shards import Shard
-from cambox.training.joined import joined
+from cambox.training.labelled import IMAGE_COLUMNS, TrainingSet
 from cambox.training.selection import Selection
-from cambox.training.shard_place import shards_now
-from cambox.training.training_set import TrainingSet
+from cambox.training.shards import encoded_images, shards_now
 
 ABOUT = "cambox.json"
 ASSUMED_SUFFIX = "jpg"
+_JPEG_QUALITY = 95
 
 WRITERS: Mapping[Format, type[Writer]] = {
     Format.coco: CocoWriter,
@@ -83,7 +84,7 @@ def export(request: ExportRequest, on_image: Advance | None = None) -> ExportRep
     In memory are eight bytes an image, and the rows of one file; with images, one image.
 
     Args:
-        on_image: called after each image.
+        on_image: called with the number of images, after each.
 
     Raises:
         RequestError: nothing is published there, the folder is in the way, no image is left, or
@@ -102,19 +103,21 @@ def export(request: ExportRequest, on_image: Advance | None = None) -> ExportRep
     if request.present_classes:
         classes = training_set.classes.only(scan.present)
         training_set = replace(training_set, classes=classes)
-    shards = shards_now(training_set.files, request.shards_at) if request.with_images else None
+    files = training_set.recipe.files
+    shards = shards_now(files, request.shards_at) if request.with_images else None
     beside = to.with_name(f".{to.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         beside.mkdir(parents=True)
         writer = WRITERS[request.format](beside, training_set.classes, request.with_images)
         boxes = turned = 0
-        images = _exported(training_set, shards, scan.names, writer.start_shard)
-        for exported in images:
-            writer.add(exported)
-            boxes += len(exported.image.classes)
-            turned += exported.turned
-            if on_image is not None:
-                on_image(scan.images)
+        for index in range(len(files)):
+            writer.start_shard(index, len(files))
+            for exported in _exported(training_set, index, shards, scan.names):
+                writer.add(exported)
+                boxes += len(exported.image.boxes)
+                turned += exported.turned
+                if on_image is not None:
+                    on_image(scan.images)
         writer.close()
         report = ExportReport(
             scan.images, boxes, len(training_set.classes.ids), dict(scan.left_out), turned
@@ -129,6 +132,18 @@ def export(request: ExportRequest, on_image: Advance | None = None) -> ExportRep
         # Where all went well it has another name by now.
         shutil.rmtree(beside, ignore_errors=True)
     return report
+
+
+def print_report(report: ExportReport, to: Path, console: Console) -> None:
+    """Say what was exported and what was not."""
+    left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.left_out.items()))
+    say(
+        console,
+        f"{report.images:,} images with {report.boxes:,} boxes, {report.classes:,} classes: {to}",
+        f"left out: {left_out or 'nothing'}",
+    )
+    if report.turned:
+        say(console, f"{report.turned:,} images were turned upright and encoded anew")
 
 
 def _require_free(to: Path) -> None:
@@ -155,10 +170,10 @@ class _Scan:
 
         def keys() -> Iterator[str]:
             nonlocal images
-            for index in range(len(training_set.files)):
-                for part in training_set.read(index):
+            for index in range(len(training_set.recipe.files)):
+                for part in training_set.read(index, IMAGE_COLUMNS):
                     images += len(part)
-                    present.update(part.classes.tolist())
+                    present.update(part.boxes.class_id.tolist())
                     left_out.update(part.left_out)
                     yield from part.keys.to_pylist()
 
@@ -167,25 +182,46 @@ class _Scan:
 
 
 def _exported(
-    training_set: TrainingSet,
-    shards: Sequence[Shard] | None,
-    names: FileNames,
-    start_shard: Callable[[int, int], None],
+    training_set: TrainingSet, index: int, shards: Sequence[Shard] | None, names: FileNames
 ) -> Iterator[Exported]:
-    for index in range(len(training_set.files)):
-        start_shard(index, len(training_set.files))
-        if shards is None:
-            for part in training_set.read(index):
-                for image in part:
-                    yield Exported(image, names.name(image.key, image.shard), ASSUMED_SUFFIX)
-        else:
-            for encoded in joined(training_set, index, shards[index]):
-                image = encoded.image
-                data, suffix, turned = upright_file(
-                    encoded.data, encoded.suffix, training_set.max_pixels
-                )
-                name = names.name(image.key, image.shard)
-                yield Exported(image, name, suffix, data, turned)
+    """The images of one file, with their bytes where the shards are given."""
+    if shards is None:
+        for part in training_set.read(index):
+            for image in part:
+                yield Exported(image, names.name(image.key, image.shard), ASSUMED_SUFFIX)
+        return
+    for encoded in encoded_images(training_set, index, shards[index]):
+        image = encoded.image
+        data, suffix, turned = _upright(encoded.data, encoded.suffix, training_set.max_pixels)
+        yield Exported(image, names.name(image.key, image.shard), suffix, data, turned)
+
+
+def _upright(data: bytes, suffix: str, max_pixels: int) -> tuple[bytes, str, bool]:
+    """The file as it is, or, where an orientation is to be applied, encoded anew.
+
+    Many readers of these formats do not look at the EXIF orientation, and the boxes are those of
+    the upright image.
+
+    Args:
+        suffix: as in the shard; of a compound one (``left.jpg``) the last part counts.
+
+    Returns:
+        The file, its suffix, and whether it was turned: a JPEG stays one (quality 95), all else
+        that is turned becomes a PNG.
+
+    Raises:
+        DecodeError: it is no image, or has to be turned and does not decode.
+    """
+    kind = suffix.rpartition(".")[2]
+    if is_upright(data):
+        return data, kind, False
+    pixels = cv2.cvtColor(decode_image(data, max_pixels), cv2.COLOR_RGB2BGR)
+    if kind in ("jpg", "jpeg"):
+        _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    else:
+        kind = "png"
+        _, encoded = cv2.imencode(".png", pixels)
+    return encoded.tobytes(), kind, True
 
 
 def _about(request: ExportRequest, training_set: TrainingSet, report: ExportReport) -> bytes:
@@ -194,8 +230,8 @@ def _about(request: ExportRequest, training_set: TrainingSet, report: ExportRepo
     document = {
         "cambox": __version__,
         "format": request.format,
-        "output": training_set.uri,
-        "recipe_digest": training_set.recipe_digest,
+        "output": training_set.recipe.uri,
+        "recipe_digest": training_set.recipe.footer.recipe_digest,
         "selection": asdict(request.selection),
         **asdict(report),
         "class_ids": dict(zip(classes.names, classes.ids, strict=True)),

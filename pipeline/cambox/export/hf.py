@@ -55,7 +55,8 @@ class HuggingFaceWriter:
     def add(self, exported: Exported) -> None:
         """Write one image."""
         image = exported.image
-        sizes = image.corners[:, 2:] - image.corners[:, :2]
+        corners = image.boxes.corners.astype(np.float32)
+        sizes = corners[:, 2:] - corners[:, :2]
         row = {
             "image_id": image.image_id,
             "width": image.width,
@@ -63,9 +64,9 @@ class HuggingFaceWriter:
             "objects": {
                 "id": list(range(self.boxes, self.boxes + len(sizes))),
                 "area": sizes.prod(axis=1).tolist(),
-                "bbox": np.concatenate([image.corners[:, :2], sizes], axis=1).tolist(),
-                "category": image.classes.tolist(),
-                "score": image.scores.tolist(),
+                "bbox": np.concatenate([corners[:, :2], sizes], axis=1).tolist(),
+                "category": image.boxes.class_id.tolist(),
+                "score": image.boxes.score.tolist(),
             },
             "shard": image.shard,
             "key": image.key,

@@ -12,8 +12,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cambox.export.origins import Origins
-from cambox.export.writer import Exported, write_new
+from cambox.export.writer import Exported, Origins, write_new
 from cambox.training.selection import ClassList
 
 _ROOT = Path("VOCdevkit", "VOC2012")
@@ -61,7 +60,7 @@ class VocWriter:
         _texts(size, width=str(image.width), height=str(image.height), depth="3")
         _texts(root, segmented="0")
         for (x_min, y_min, x_max, y_max), number in zip(
-            exported.corners(), image.classes.tolist(), strict=True
+            exported.corners(), image.boxes.class_id.tolist(), strict=True
         ):
             item = ElementTree.SubElement(root, "object")
             _texts(item, name=self.names[number], pose="Unspecified", truncated="0", difficult="0")

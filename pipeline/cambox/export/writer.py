@@ -1,7 +1,12 @@
-"""What a writer of a format is given, and what it has to offer."""
+"""What a writer of a format is given and has to offer, and what the formats share."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +18,10 @@ from cambox.training.selection import ClassList
 
 # Half a thousandth of a pixel at most is lost, and a line stays short.
 _DECIMALS = 3
+# With a suffix still below the 255 bytes that file systems take.
+_MAX_NAME_BYTES = 200
+# Windows takes these for devices, whatever their suffix.
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,9 +48,7 @@ class Exported:
 
     def corners(self) -> list[list[float]]:
         """(n, 4) x_min, y_min, x_max, y_max in pixels, half-open, to a thousandth."""
-        rounded: list[list[float]] = np.round(
-            self.image.corners.astype(np.float64), _DECIMALS
-        ).tolist()
+        rounded: list[list[float]] = self.image.boxes.corners.round(_DECIMALS).tolist()
         return rounded
 
 
@@ -68,3 +75,67 @@ def write_new(path: Path, data: bytes) -> None:
     """
     with path.open("xb") as file:
         file.write(data)
+
+
+class Origins:
+    """``shards.csv``, row by row: of each image in an export the shard and the key it is from."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = (folder / "shards.csv").open("x", newline="", encoding="utf-8")
+        self.rows = csv.writer(self.file, lineterminator="\n")
+        self.rows.writerow(("image", "shard", "key"))
+
+    def add(self, exported: Exported) -> None:
+        """Where one image comes from."""
+        self.rows.writerow((exported.file_name, exported.image.shard, exported.image.key))
+
+    def close(self) -> None:
+        """All is added."""
+        self.file.close()
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """Names without a suffix, for the keys of an output: none leads out of its folder.
+
+    A key may be anything that a tar holds, and the same in several shards. Letters, digits, ``_``
+    and ``-`` stay; all else, folders' slashes and dots among it, becomes ``_``. A name that
+    several samples would have, upper and lower case being the same, and one that is too long or
+    a device's gets a digest of shard and key.
+
+    Attributes:
+        repeated: (n,) sorted digests of the names that several samples would have.
+    """
+
+    repeated: np.ndarray
+
+    @classmethod
+    def of_keys(cls, keys: Iterable[str]) -> FileNames:
+        """Look through the keys of all samples that get a name; takes eight bytes for each."""
+        digests = np.fromiter((_digest(_plain(key)) for key in keys), np.uint64)
+        digests.sort()
+        return cls(np.unique(digests[1:][digests[1:] == digests[:-1]]))
+
+    def name(self, key: str, shard: str) -> str:
+        """The name of a sample's files, without a suffix."""
+        plain = _plain(key)
+        fits = len(plain.encode()) <= _MAX_NAME_BYTES
+        if fits and not _DEVICES.fullmatch(plain) and not self._is_repeated(plain):
+            return plain
+        own = hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:16]
+        return f"{plain.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{own}"
+
+    def _is_repeated(self, plain: str) -> bool:
+        digest = np.uint64(_digest(plain))
+        place = int(np.searchsorted(self.repeated, digest))
+        return place < len(self.repeated) and bool(self.repeated[place] == digest)
+
+
+def _plain(key: str) -> str:
+    name = re.sub(r"[^\w-]", "_", unicodedata.normalize("NFC", key)) or "_"
+    # A dash would make it an option to whoever lists the folder on a command line.
+    return f"_{name[1:]}" if name.startswith("-") else name
+
+
+def _digest(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.casefold().encode(), digest_size=8).digest())

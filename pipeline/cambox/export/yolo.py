@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cambox.export.origins import Origins
-from cambox.export.writer import Exported, write_new
+from cambox.boxes import Boxes
+from cambox.export.writer import Exported, Origins, write_new
 from cambox.training.selection import ClassList
 
 # Relative precision 5e-8; a fixed number of decimals would lose small boxes.
@@ -52,8 +52,8 @@ class YoloWriter:
         lines = "".join(
             f"{number} {' '.join(format(share, _FORMAT) for share in box)}\n"
             for number, box in zip(
-                image.classes.tolist(),
-                centre_shares(image.corners, image.width, image.height).tolist(),
+                image.boxes.class_id.tolist(),
+                centre_shares(image.boxes, image.width, image.height).tolist(),
                 strict=True,
             )
         )
@@ -64,8 +64,7 @@ class YoloWriter:
         self.origins.close()
 
 
-def centre_shares(corners: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(n, 4) centre x, centre y, width, height of boxes (n, 4), as shares of the image's size."""
-    boxes = corners.astype(np.float64) / [width, height, width, height]
-    low, high = boxes[:, :2], boxes[:, 2:]
+def centre_shares(boxes: Boxes, width: int, height: int) -> np.ndarray:
+    """(n, 4) centre x, centre y, width, height of boxes, as shares of the image's size."""
+    low, high = np.split(boxes.corners / [width, height, width, height], 2, axis=1)
     return np.concatenate([(low + high) / 2, high - low], axis=1)

@@ -12,9 +12,14 @@ from typing import Any
 
 from cambox.errors import RequestError, ShardError
 from cambox.output.published_file import PublishedFile
-from cambox.sources.images import image_suffix
 from cambox.sources.retry import can_pass, from_storage
-from cambox.sources.samples import Sample, key_and_suffix, most_in_a_sample, read_samples
+from cambox.sources.samples import (
+    Sample,
+    image_suffix,
+    key_and_suffix,
+    most_in_a_sample,
+    read_samples,
+)
 from cambox.sources.shards import Shard, states_of
 from cambox.sources.storage import canonical_uri, locate
 from cambox.training.labelled import LabelledImage, TrainingSet
