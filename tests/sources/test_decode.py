@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
-from cambox.sources.images import IMAGE_SUFFIXES, image_member
+from cambox.sources.samples import IMAGE_SUFFIXES, image_member
 
 PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos-300" / "images"
 LIMIT = 100_000_000

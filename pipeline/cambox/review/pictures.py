@@ -1,29 +1,83 @@
-"""Pictures of some samples, read again from their shards; where that fails, the reason."""
+"""Which rows of an output to look at, and their pictures, read again from the shards.
+
+The rows are the same for the same seed, whoever asks and in what order: a row's turn depends on the
+seed, its shard's URI and its place in the shard, and on nothing else, so two recipes over the same
+shards are sampled at the same images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from cambox.console import one_line
 from cambox.errors import RequestError, ShardError
+from cambox.output.published_file import PublishedFile
 from cambox.sources.decode import DecodeError, decode_image
-from cambox.sources.images import image_member
-from cambox.sources.listing import describe
-from cambox.sources.samples import read_samples
-from cambox.sources.shards import Shard
-from cambox.sources.storage import fingerprint, locate, storage_failures
+from cambox.sources.samples import image_member, most_in_a_sample, read_samples
+from cambox.sources.shards import Shard, state_of
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A sample whose picture is wanted, and the size that its row says, in pixels."""
+def row_turns(seed: int, shard_uri: str, rows: int) -> np.ndarray:
+    """(rows,) uint64, evenly spread: the rows with the smallest are looked at first."""
+    key = hashlib.sha256(f"{seed}\n{shard_uri}".encode()).digest()[:16]
+    turns: np.ndarray = np.random.Philox(key=int.from_bytes(key, "little")).random_raw(rows)
+    return turns
 
-    key: str
-    width: int
-    height: int
+
+def choose_shards(files: Sequence[PublishedFile], most: int, seed: int) -> list[PublishedFile]:
+    """At most so many files, each the likelier the more rows it has.
+
+    Every shard that is looked into costs a read from its start, so a sample of a thousand images
+    must not come from a thousand shards.
+    """
+
+    def turn(file: PublishedFile) -> float:
+        # Efraimidis and Spirakis: the largest u^(1/weight) are a sample in proportion to weight.
+        u = (float(row_turns(seed, f"shard {file.shard.uri}", 1)[0]) + 1.0) / 2.0**64
+        return float(np.log(u)) / file.rows
+
+    full = [file for file in files if file.rows]
+    return sorted(full, key=lambda file: (turn(file), file.shard.uri), reverse=True)[:most]
+
+
+def choose_rows(files: Sequence[PublishedFile], count: int, seed: int) -> dict[str, list[int]]:
+    """The places of ``count`` rows (all, where there are fewer), by the URI of their file."""
+    first = FirstRows(count)
+    for file in files:
+        first.offer(file.uri, np.arange(file.rows), row_turns(seed, file.shard.uri, file.rows))
+    return first.places()
+
+
+class FirstRows:
+    """The ``count`` rows whose turn comes first, of all that are offered; memory is constant."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._first: list[tuple[int, str, int]] = []
+
+    def offer(self, uri: str, places: np.ndarray, turns: np.ndarray) -> None:
+        """Rows of one file.
+
+        Args:
+            places, turns: (n,) of each row.
+        """
+        order = np.argsort(turns, kind="stable")[: self._count]
+        entries = zip(turns[order].tolist(), places[order].tolist(), strict=True)
+        offered = [(turn, uri, place) for turn, place in entries]
+        self._first = heapq.nsmallest(self._count, [*self._first, *offered])
+
+    def places(self) -> dict[str, list[int]]:
+        """By the URI of the file, in ascending order."""
+        places: dict[str, list[int]] = {}
+        for _, uri, place in self._first:
+            places.setdefault(uri, []).append(place)
+        return {uri: sorted(of_file) for uri, of_file in places.items()}
 
 
 @dataclass(frozen=True)
@@ -41,25 +95,28 @@ class ShownPicture:
 
 
 def read_pictures(
-    shard: Shard, wanted: Mapping[str, Wanted], max_pixels: int
+    shard: Shard, sizes: Mapping[str, tuple[int, int]], max_pixels: int
 ) -> Iterator[ShownPicture]:
     """The pictures of some samples of a shard, each once; read no further than the last of them.
 
     A picture whose size is not that of its row is another picture than the boxes are of.
 
     Args:
-        wanted: by key.
+        shard: as a footer describes it.
+        sizes: width and height in pixels that the row of each wanted sample says, by key.
+        max_pixels: of the recipe.
     """
-    missing = dict(wanted)
+    missing = dict(sizes)
     problem = "the shard has no sample of this key any more"
     try:
-        for sample in read_samples(shard):
+        for sample in read_samples(shard, max_sample_bytes=most_in_a_sample(shard)):
             if sample.key in missing:
-                yield _picture(missing.pop(sample.key), sample.members, max_pixels)
+                size = missing.pop(sample.key)
+                yield _picture(sample.key, sample.members, size, max_pixels)
             if not missing:
                 return
     except (OSError, RequestError, ShardError) as error:
-        problem = f"the shard cannot be read: {' '.join(str(error).split())}"
+        problem = f"the shard cannot be read: {one_line(error)}"
     for key in missing:
         yield ShownPicture(key, None, problem)
 
@@ -67,30 +124,30 @@ def read_pictures(
 def has_changed(shard: Shard) -> bool:
     """Whether the storage has another state of the shard now; False where it cannot be asked."""
     try:
-        with storage_failures(shard.uri):
-            (info,) = describe([locate(shard.uri)], lists=False)
+        return state_of(shard) == "changed"
     except (OSError, RequestError):
         # Reading it says so, too, and better.
         return False
-    return info is not None and fingerprint(info) != shard.fingerprint
 
 
-def _picture(wanted: Wanted, members: Mapping[str, bytes], max_pixels: int) -> ShownPicture:
+def _picture(
+    key: str, members: Mapping[str, bytes], size: tuple[int, int], max_pixels: int
+) -> ShownPicture:
     data = image_member(members)
     if data is None:
-        return ShownPicture(wanted.key, None, "the sample has no image any more")
+        return ShownPicture(key, None, "the sample has no image any more")
     try:
         pixels = decode_image(data, max_pixels)
     except DecodeError as error:
-        return ShownPicture(wanted.key, None, str(error))
+        return ShownPicture(key, None, str(error))
     height, width = pixels.shape[:2]
-    if (width, height) != (wanted.width, wanted.height):
+    if (width, height) != size:
         problem = (
             f"the shard now has an image of {width} x {height} pixels here, and the row is of one "
-            f"of {wanted.width} x {wanted.height}"
+            f"of {size[0]} x {size[1]}"
         )
-        return ShownPicture(wanted.key, None, problem)
-    return ShownPicture(wanted.key, pixels, None)
+        return ShownPicture(key, None, problem)
+    return ShownPicture(key, pixels, None)
 
 
 def within(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from cambox.config import InputSettings
 from cambox.in_order import grouped, in_order
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
-from cambox.sources.images import image_member
 from cambox.sources.labels import LabelError, read_labels
-from cambox.sources.samples import Sample
+from cambox.sources.samples import Sample, image_member
 from cambox.stopwatch import Stopwatch
 
 

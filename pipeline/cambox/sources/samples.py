@@ -1,11 +1,11 @@
-"""One shard, to its samples: the files of a tar archive that share a key."""
+"""One shard, to its samples: the files of a tar archive that share a key; which is the image."""
 
 from __future__ import annotations
 
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,10 @@ from cambox.sources.shards import Shard
 from cambox.sources.stream import is_compressed, open_shard
 from cambox.sources.webdataset_io import base_plus_ext, group_by_keys, reraise_exception
 
+IMAGE_SUFFIXES = (
+    *("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"),
+    *("gif", "ppm", "pgm", "jp2", "avif"),
+)
 # WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
 META_NAME = re.compile(r"__[^/]*__($|/)")
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
@@ -161,3 +165,27 @@ def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, ob
                 f"{uri}: member {name!r} has a suffix that WebDataset keeps for itself; rename it"
             )
         yield {"fname": name, "data": member.data, "__url__": uri}
+
+
+def image_member(members: Mapping[str, bytes]) -> bytes | None:
+    """The encoded image of a sample, or None where it has none; see ``image_suffix``."""
+    suffix = image_suffix(members)
+    return None if suffix is None else members[suffix]
+
+
+def image_suffix(suffixes: Iterable[str]) -> str | None:
+    """Which of a sample's suffixes is that of its image; None where it has none.
+
+    The first one in the order of ``IMAGE_SUFFIXES``. Where no suffix is one of them as it
+    stands, compound ones count by their last part (``left.jpg``), the first in that same order,
+    then by name.
+    """
+    present = sorted(suffixes)
+    for suffix in IMAGE_SUFFIXES:
+        if suffix in present:
+            return suffix
+    for suffix in IMAGE_SUFFIXES:
+        for name in present:
+            if name.endswith(f".{suffix}"):
+                return name
+    return None

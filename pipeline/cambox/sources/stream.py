@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
-from cambox.sources.retry import with_retries
+from cambox.sources.retry import from_storage, with_retries
 from cambox.sources.shards import Shard
 from cambox.sources.storage import open_stream, storage_failures
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 # Large enough that a remote read is not dominated by the calls.
 _BUFFER_BYTES = 1 << 20
+SHARDS_AT_ONCE = 8
+CHUNK_BYTES = 1 << 20
 
 
 class StoredBytes(io.RawIOBase):
@@ -91,3 +96,29 @@ def open_shard(
                 yield cast(BinaryIO, plain)
         else:
             yield cast(BinaryIO, buffered)
+
+
+def with_content_fingerprints(
+    shards: Sequence[Shard], storage_options: Mapping[str, Any] | None = None
+) -> list[Shard]:
+    """The same shards with a SHA-256 of their bytes as fingerprint; reads every shard once.
+
+    Raises:
+        OSError: the storage failed.
+    """
+
+    def digest(shard: Shard) -> str:
+        found = hashlib.sha256()
+        with open_stream(shard.uri, storage_options) as stored:
+            stream = StoredBytes(stored, shard)
+            # What ends early is a cut connection, not another content.
+            while chunk := stream.read(CHUNK_BYTES):
+                found.update(chunk)
+        return found.hexdigest()
+
+    def read(shard: Shard) -> Shard:
+        found = from_storage(shard.uri, lambda: digest(shard))
+        return replace(shard, fingerprint=f"sha256={found}")
+
+    with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
+        return list(pool.map(read, shards))
