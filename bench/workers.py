@@ -6,6 +6,7 @@ import heapq
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ import typer
 from rich.console import Console
 
 from bench.common import Images, Observed, To, config_of, packed, write_figures
+from bench.gpu_use import gpu_use
 from cambox.annotator import ShardReport
+from cambox.config import Config
+from cambox.engines.worker import local_device
 from cambox.engines.worklist import WorkList
 from cambox.in_order import usable_cpus
 from cambox.output.ledger import Plan
@@ -105,6 +109,44 @@ def engines(threads: int, on_gpu: bool) -> dict[str, Settings]:
     return {"local": local, "one": one, "single": single, "two": single | {"workers": 2}}
 
 
+@dataclass(frozen=True)
+class ActorRun:
+    """How a run went.
+
+    Attributes:
+        rate: rows a second, see ``Observed``.
+        until_made, until_ready, until_done: seconds until there is an engine, from then until its
+            workers are ready, and from then to the last shard.
+        gpu_busy: share of the time; None on a CPU.
+    """
+
+    rate: float
+    rows: int
+    until_made: float
+    until_ready: float
+    until_done: float
+    gpu_busy: float | None
+
+
+def observed_run(config: Config) -> ActorRun:
+    """Annotate all shards with the engine that is configured."""
+    start = time.perf_counter()
+    engine = make_engine(config)
+    made = time.perf_counter()
+    observed = Observed()
+    with gpu_use(local_device()) as use:
+        engine.annotate(tuple(find_shards(config.input.shards)), observed)
+    ready = max(observed.ready)
+    return ActorRun(
+        rate=observed.rate(),
+        rows=sum(rows for _, rows in observed.ends),
+        until_made=made - start,
+        until_ready=ready - made,
+        until_done=observed.ends[-1][0] - ready,
+        gpu_busy=use.busy,
+    )
+
+
 def actors(
     images: Images,
     model: Annotated[str, typer.Option(help="A timm model")] = "mobilenetv2_100",
@@ -128,9 +170,7 @@ def actors(
             for name, engine in settings.items():
                 config = config_of(shards, Path(folder, "out"), {"name": model}, engine=engine)
                 shutil.rmtree(config.output.uri, ignore_errors=True)
-                observed = Observed()
-                make_engine(config).annotate(tuple(find_shards(config.input.shards)), observed)
-                rates[name].append(observed.rate())
+                rates[name].append(observed_run(config).rate)
                 write_figures(rates, to)
     middle = {name: float(np.median(values)) for name, values in rates.items()}
     Console().print(

@@ -1,0 +1,32 @@
+"""The steps of the GPU kit that are not of ``python -m bench``: ``python -m bench.gpu STEP``."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+# Each is imported when it is asked for: the project may lack a module that only another step needs.
+STEPS = {
+    "environment": "environment",
+    "first": "environment",
+    "sanity": "sanity",
+    "precise": "runs",
+    "actors": "runs",
+    "memory": "runs",
+    "profile": "profile",
+    "forward": "limits",
+    "jpeg": "limits",
+    "put_photographs": "step",
+    "summary": "summary",
+}
+
+
+def main(name: str, *given: str) -> None:
+    """Do a step; what it is given are numbers, or a folder."""
+    step = getattr(import_module(f"bench.gpu.{STEPS[name]}"), name)
+    step(*(int(value) if value.isdigit() else Path(value) for value in given))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,118 @@
+"""A step of the GPU kit: what it found is written after each part, so that one that is cut off
+leaves what it had."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.common import Observed, config_of
+from cambox.config import Config
+from cambox.engines.local import LocalEngine
+from cambox.engines.worker import local_device
+from cambox.sources.shards import find_shards
+
+BEGUN = time.monotonic()
+SECONDS = float(os.environ.get("STEP_SECONDS", "1000000"))
+DRY = os.environ.get("DRY", "0") not in ("", "0")
+WORK = Path(os.environ.get("KIT_WORK", "gpu-kit"))
+RESULTS = WORK / "results"
+PHOTOS, REPEATED = WORK / "photos", WORK / "photos-repeated"
+WEIGHTS = WORK / "mobilenetv2.safetensors"
+RESNET, SWIN, MOBILENET = "resnet50", "swin_tiny_patch4_window7_224", "mobilenetv2_100"
+SMALL = "test_resnet"
+
+
+class Step:
+    """The parts of one step.
+
+    Attributes:
+        found: by part.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found: dict[str, Any] = {}
+
+    def part(self, key: str, work: Callable[..., Any], *given: Any) -> Any:
+        """Do a part; an error is noted with its traceback, and the next part begun."""
+        print(f"--- {self.name}: {key} ({seconds_left():.0f} s left)", flush=True)
+        start = time.monotonic()
+        try:
+            self.found[key] = work(*given)
+        except Exception as error:  # noqa: BLE001 (it is what was found)
+            traceback.print_exc()
+            self.found[key] = {"error": f"{type(error).__name__}: {error}"[:600]}
+        print(f"    {time.monotonic() - start:.1f} s", flush=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        part = RESULTS / f"{self.name}.part"
+        part.write_text(json.dumps(self.found, indent=1, default=str) + "\n")
+        part.rename(RESULTS / f"{self.name}.json")
+        return self.found[key]
+
+
+def seconds_left() -> float:
+    """Until this step is cut off."""
+    return SECONDS - (time.monotonic() - BEGUN)
+
+
+def put_photographs(kit: Path) -> None:
+    """The photographs with their labels, and a folder with each of them four times.
+
+    A peer's images are those of a folder, so that one of many needs many.
+    """
+    PHOTOS.mkdir(parents=True)
+    REPEATED.mkdir()
+    chosen = sorted((kit / "photos").iterdir())[: 12 if DRY else None]
+    for path in chosen:
+        shutil.copy(path, PHOTOS / path.name)
+        for copy in range(2 if DRY else 4):
+            os.link(PHOTOS / path.name, REPEATED / f"{copy}-{path.name}")
+    names = {path.name for path in chosen}
+    first, *lines = (kit / "labels.csv").read_text().splitlines()
+    kept = [line for line in lines if line.split(",")[0] in names]
+    (WORK / "labels.csv").write_text("\n".join([first, *kept]) + "\n")
+    print(len(chosen), "photographs")
+
+
+def own_config(shards: str, model: str, **sections: Any) -> Config:
+    """The defaults, with an output of their own."""
+    output = WORK / "out" / f"{os.getpid()}-{time.monotonic_ns()}"
+    return config_of(shards, output, {"name": model}, **sections)
+
+
+def annotate(engine: LocalEngine) -> list[Any]:
+    """Annotate the shards of the engine's configuration; its reports."""
+    shards = tuple(find_shards(engine.config.input.shards))
+    return list(engine.annotate(shards, Observed()))
+
+
+def sync() -> None:
+    """Wait for what a GPU still computes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def median_seconds(work: Callable[[], object], warm: int = 3) -> float:
+    """Of one call, waited for; a few calls before are not counted."""
+    each = []
+    for _ in range(warm + (3 if DRY else 12)):
+        sync()
+        start = time.perf_counter()
+        work()
+        sync()
+        each.append(time.perf_counter() - start)
+    return statistics.median(each[warm:])
+
+
+def on_gpu() -> bool:
+    return local_device().type == "cuda"
