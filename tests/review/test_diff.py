@@ -16,53 +16,59 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
+from cambox.boxes import Boxes, pairs_by_overlap
 from cambox.cli import app
 from cambox.config import Config, OutputSettings
+from cambox.output.footer import Recipe, recipe_digest
 from cambox.output.publish import publish
-from cambox.output.recipe import Recipe, recipe_digest
-from cambox.output.rows import AnnotatedObject, ClassScore, Row
-from cambox.review.diff.compare import Output, compare
-from cambox.review.diff.match import BoxSet, match_boxes
+from cambox.output.reading import open_recipe
+from cambox.output.rows import ClassScore, Row, table
+from cambox.review.diff.compare import Comparison, compare
 from cambox.review.diff.report import Difference, changed_settings
+from cambox.review.diff.write import draw_changes
 from cambox.run import run
 from cambox.sources.shards import Shard
 
 NAMES = ("cat", "dog", "cow")
 
 
-def made(
-    class_id: int, corners: tuple[float, float, float, float], score: float
-) -> AnnotatedObject:
-    return AnnotatedObject(class_id, NAMES[class_id], 1, 0.9, score, *corners, 0, False)
+RowAndBoxes = tuple[Row, Boxes]
 
 
-def row(key: str, *objects: AnnotatedObject, status: str = "ok", best: int | None = 0) -> Row:
+def made(class_id: int, corners: tuple[float, float, float, float], score: float) -> Boxes:
+    return Boxes.of([corners], class_id=class_id, rank=1, class_score=0.9, score=score)
+
+
+def row(key: str, *boxes: Boxes, status: str = "ok", best: int | None = 0) -> RowAndBoxes:
     decoded = status == "ok"
-    return Row(
-        key=key,
-        shard="shard.tar",
-        sample_index=0,
-        status=status,
-        error=None if decoded else "cut",
-        width=100 if decoded else None,
-        height=100 if decoded else None,
-        labels=None,
-        classes=() if best is None else (ClassScore(best, 1, 0.9),),
-        objects=objects,
-    )
+    side = 100 if decoded else None
+    classes = () if best is None else (ClassScore(best, 1, 0.9),)
+    error = None if decoded else "cut"
+    return Row(key, "shard.tar", 0, status, error, side, side, None, classes), Boxes.joined(boxes)
 
 
 def write(
     folder: Path,
-    shards: dict[str, list[Row]],
+    shards: dict[str, list[RowAndBoxes]],
     threshold: float,
     names: tuple[str, ...] = NAMES,
 ) -> str:
     recipe_settings = json.dumps(
-        {"boxes": {"threshold": threshold}, "input": {"max_pixels": 10**6}, "model": {"name": "m"}}
+        {
+            "boxes": {"threshold": threshold},
+            "input": {"max_pixels": 10**6},
+            "model": {"name": "m"},
+            "cam": {},
+            "output": {},
+        }
     )
     recipe = Recipe(recipe_settings, names, recipe_digest(recipe_settings, names))
-    for uri, rows in shards.items():
+    for uri, entries in shards.items():
+        boxes = Boxes.joined(
+            of_row.with_columns(image=np.full(len(of_row), place))
+            for place, (_, of_row) in enumerate(entries)
+        )
+        rows = table([row for row, _ in entries], boxes, names, with_maps=False)
         publish(rows, Shard(uri, 1, ""), recipe, OutputSettings(uri=str(folder)))
     return str(folder)
 
@@ -91,8 +97,12 @@ def two_outputs(tmp_path: Path) -> tuple[str, str]:
     return first, second
 
 
+def comparison(first: str, second: str, pictures: int = 10) -> Comparison:
+    return compare(open_recipe(first), open_recipe(second), pictures)
+
+
 def compared(first: str, second: str, pictures: int = 10) -> Difference:
-    return compare(Output.at(first), Output.at(second), pictures)[0]
+    return comparison(first, second, pictures).report
 
 
 def test_everything_that_changed_is_counted_by_hand(two_outputs: tuple[str, str]) -> None:
@@ -152,9 +162,10 @@ def test_the_order_only_changes_the_sides(two_outputs: tuple[str, str]) -> None:
 def test_classes_of_different_lists_are_compared_by_name(tmp_path: Path) -> None:
     # Class 0 is "cat" in one list and class 2 in the other.
     other = ("dog", "cow", "cat")
-    cat = AnnotatedObject(2, "cat", 1, 0.9, 0.5, 0, 0, 10, 10, 0, False)
     first = write(tmp_path / "a", {"s.tar": [row("x", made(0, (0, 0, 10, 10), 0.5))]}, 0.3)
-    second = write(tmp_path / "b", {"s.tar": [row("x", cat, best=2)]}, 0.3, other)
+    second = write(
+        tmp_path / "b", {"s.tar": [row("x", made(2, (0, 0, 10, 10), 0.5), best=2)]}, 0.3, other
+    )
     report = compared(first, second)
     assert not report.same_classes
     assert report.boxes.identical == 1
@@ -183,13 +194,10 @@ box = st.tuples(
 )
 
 
-def box_set(boxes: list[tuple[int, ...]]) -> BoxSet:
-    values = np.array(boxes, np.float64).reshape(-1, 6)
-    corners = np.stack(
-        [values[:, 2], values[:, 3], values[:, 2] + values[:, 4], values[:, 3] + values[:, 5]], 1
-    )
-    ids = values[:, :2].astype(np.int64)
-    return BoxSet(ids[:, 0], ids[:, 1], corners, np.ones(len(values)))
+def as_boxes(boxes: list[tuple[int, ...]]) -> Boxes:
+    image, class_id, *low, width, height = np.array(boxes, np.int64).reshape(-1, 6).T
+    corners = np.stack([*low, low[0] + width, low[1] + height], axis=1)
+    return Boxes.of(corners, image=image, class_id=class_id)
 
 
 @settings(max_examples=200)
@@ -212,10 +220,19 @@ def test_pairs_are_those_of_a_greedy_search_written_out(
     for _, at, to in sorted(every):
         if all(at != other and to != another for other, another in expected):
             expected.append((at, to))
-    matches = match_boxes(box_set(first), box_set(second))
-    pairs = list(zip(matches.first.tolist(), matches.second.tolist(), strict=True))
-    assert pairs == expected
-    assert matches.overlap.tolist() == sorted(matches.overlap.tolist(), reverse=True)
+    in_first, in_second, overlap = pairs_by_overlap(as_boxes(first), as_boxes(second))
+    assert list(zip(in_first.tolist(), in_second.tolist(), strict=True)) == expected
+    assert overlap.tolist() == sorted(overlap.tolist(), reverse=True)
+
+
+def test_an_image_that_could_not_be_decoded_says_so_in_place_of_its_picture(
+    two_outputs: tuple[str, str],
+) -> None:
+    report, sheet = draw_changes(comparison(*two_outputs))
+    problems = {change.key: change.problem or "" for change in report.largest}
+    assert problems["broke"] == "cut"
+    assert "the shard cannot be read" in problems["moved"]
+    assert sheet is None
 
 
 def test_the_command_draws_the_changes_and_says_why_where_it_cannot(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -26,11 +29,12 @@ from typer.testing import CliRunner
 from cambox.cli import app
 from cambox.config import Config
 from cambox.errors import RequestError
-from cambox.output.columns import read_rows
-from cambox.output.reading import published_recipe
-from cambox.review.gallery.collect import GalleryRequest, collect
+from cambox.output.published_file import PublishedFile
+from cambox.output.reading import open_recipe
+from cambox.review import pictures
+from cambox.review.gallery.collect import collect
 from cambox.review.gallery.page import render_page, script_safe_json
-from cambox.review.sampling import FirstRows, ShardRows, choose_rows, choose_shards, row_turns
+from cambox.review.pictures import FirstRows, choose_rows, choose_shards, row_turns
 from cambox.run import run
 from cambox.sources.shards import Shard
 
@@ -133,7 +137,7 @@ def all_rows(folder: Path) -> list[dict]:
 def test_the_figures_are_those_of_all_rows(hostile: Callable[..., Path]) -> None:
     folder = hostile()
     rows = all_rows(folder)
-    counts = collect(GalleryRequest(str(folder), sample=2)).distributions
+    counts = collect(str(folder), sample=2).distributions
     assert counts.statuses == Counter(row["status"] for row in rows)
     assert {"ok", "unreadable", "no_image", "no_label"} >= set(counts.statuses)
     boxes = [(row, box) for row in rows for box in row["objects"]]
@@ -161,7 +165,7 @@ def test_the_figures_are_those_of_all_rows(hostile: Callable[..., Path]) -> None
 
 def test_the_page_holds_boxes_maps_and_pictures_of_the_rows(hostile: Callable[..., Path]) -> None:
     folder = hostile("output.store_maps=true")
-    page = render_page(collect(GalleryRequest(str(folder), sample=100)))
+    page = render_page(collect(str(folder), sample=100))
     data = page_data(page)
     rows = {row["key"]: row for row in all_rows(folder)}
     assert {item["key"] for item in data["items"]} == set(rows)
@@ -192,7 +196,7 @@ def test_the_page_holds_boxes_maps_and_pictures_of_the_rows(hostile: Callable[..
 
 def test_no_text_of_the_data_becomes_part_of_the_page(hostile: Callable[..., Path]) -> None:
     folder = hostile("output.store_maps=true")
-    gallery = collect(GalleryRequest(str(folder), sample=100))
+    gallery = collect(str(folder), sample=100)
     page = render_page(gallery)
     scripts = Scripts(page)
     types = Counter(attributes.get("type") for attributes, _ in scripts.found)
@@ -214,7 +218,7 @@ def test_json_in_a_script_is_the_value_and_nothing_else(value: object) -> None:
 
 
 def test_without_maps_the_page_says_how_to_get_them(hostile: Callable[..., Path]) -> None:
-    page = render_page(collect(GalleryRequest(str(hostile()), sample=3)))
+    page = render_page(collect(str(hostile()), sample=3))
     assert "output.store_maps=true" in page
     assert re.search(r'id="heat"[^>]* disabled', page)
     assert all(not item["maps"] for item in page_data(page)["items"])
@@ -228,12 +232,12 @@ def test_where_shards_are_gone_or_changed_the_frames_say_so(
     other = {f"two-{number}.jpg": picture(20 + number, 41, 70) for number in range(2)}
     other["padding.txt"] = bytes(9000)  # of the same length in whole records
     write_tar(hostile_shards / "shard-1.tar", other)
-    gallery = collect(GalleryRequest(str(folder), sample=100))
-    problems = {item.key: item.problem or "" for item in gallery.items}
+    gallery = collect(str(folder), sample=100)
+    problems = {item.row["key"]: item.problem or "" for item in gallery.items}
     assert "cannot be read" in problems["one-0"]
     assert "70 x 41 pixels here, and the row is of one of 70 x 40" in problems["two-0"]
     assert "no sample of this key" in problems["two-2"]
-    assert not any(gallery.thumbnails)
+    assert not any(item.thumbnail for item in gallery.items)
     assert gallery.tiles == []
     assert gallery.changed_shards == [str(hostile_shards / "shard-1.tar")]
     page = render_page(gallery)
@@ -244,16 +248,42 @@ def test_where_shards_are_gone_or_changed_the_frames_say_so(
 def test_a_failed_row_is_shown_even_where_the_sample_misses_it(
     hostile: Callable[..., Path],
 ) -> None:
-    gallery = collect(GalleryRequest(str(hostile()), sample=10, seed=4, most_shards=1))
+    gallery = collect(str(hostile()), sample=10, seed=4, most_shards=1)
     assert gallery.sampled_shards == 1
-    failed = [item for item in gallery.items if item.status in ("unreadable", "no_image")]
+    rows = [item.row for item in gallery.items]
+    failed = [row for row in rows if row["status"] in ("unreadable", "no_image")]
     assert failed
-    assert all(item.error for item in failed)
+    assert all(row["error"] for row in failed)
 
 
-def files(*rows: int) -> list[ShardRows]:
+def test_a_fingerprint_of_the_content_says_nothing_of_a_change(
+    hostile: Callable[..., Path], hostile_shards: Path
+) -> None:
+    folder = hostile("input.fingerprint=content")
+    gallery = collect(str(folder), sample=100)
+    assert all(
+        file.shard.fingerprint.startswith("sha256=") for file in open_recipe(str(folder)).files
+    )
+    assert gallery.changed_shards == []
+    with (hostile_shards / "shard-0.tar").open("ab") as shard:
+        shard.write(bytes(512))
+    gallery = collect(str(folder), sample=100)
+    assert gallery.changed_shards == [str(hostile_shards / "shard-0.tar")]
+
+
+def test_a_sample_that_a_raised_bound_let_in_is_shown(
+    hostile: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of a gigabyte, what is read without a bound of its own stops at 300 bytes.
+    read = functools.partial(pictures.read_samples, max_sample_bytes=300)
+    monkeypatch.setattr(pictures, "read_samples", read)
+    gallery = collect(str(hostile()), sample=100)
+    assert sum(item.thumbnail != "" for item in gallery.items) == 9
+
+
+def files(*rows: int) -> list[PublishedFile]:
     return [
-        ShardRows(f"file-{at}", Shard(f"shard-{at}.tar", 1, ""), count)
+        PublishedFile(f"file-{at}", Shard(f"shard-{at}.tar", 1, ""), count, "", {}, None, None)
         for at, count in enumerate(rows)
     ]
 
@@ -264,10 +294,10 @@ def test_a_sample_is_the_same_in_any_order_and_grows_without_forgetting() -> Non
     twenty = choose_rows(shards[::-1], 20, seed=3)
     assert sum(map(len, ten.values())) == 10
     assert sum(map(len, twenty.values())) == 20
-    assert all(set(places) <= set(twenty[path]) for path, places in ten.items())
+    assert all(set(places) <= set(twenty[uri]) for uri, places in ten.items())
     assert choose_rows(shards, 10, seed=4) != ten
     assert choose_rows(shards, 1000, seed=3) == {
-        file.path: list(range(file.rows)) for file in shards if file.rows
+        file.uri: list(range(file.rows)) for file in shards if file.rows
     }
 
 
@@ -280,7 +310,7 @@ def test_rows_and_shards_are_drawn_evenly() -> None:
     assert np.abs(hits - 125).max() < 5 * 9.7
     chosen = [choose_shards(files(100, 300), 1, seed)[0].rows for seed in range(500)]
     assert abs(chosen.count(300) - 375) < 5 * 9.7
-    assert len({file.path for file in choose_shards(files(5, 5, 5, 0), 3, 0)}) == 3
+    assert len({file.uri for file in choose_shards(files(5, 5, 5, 0), 3, 0)}) == 3
 
 
 @given(st.lists(st.integers(0, 60), max_size=8), st.integers(1, 50), st.integers(0, 9))
@@ -291,10 +321,10 @@ def test_the_first_rows_are_those_with_the_smallest_turns(
     every = []
     for file in files(*rows):
         turns = row_turns(seed, file.shard.uri, file.rows)
-        first.offer(file.path, np.arange(file.rows), turns)
-        every += [(turn, file.path, place) for place, turn in enumerate(turns.tolist())]
-    expected = {(path, place) for _, path, place in sorted(every)[:count]}
-    assert {(path, at) for path, places in first.places().items() for at in places} == expected
+        first.offer(file.uri, np.arange(file.rows), turns)
+        every += [(turn, file.uri, place) for place, turn in enumerate(turns.tolist())]
+    expected = {(uri, place) for _, uri, place in sorted(every)[:count]}
+    assert {(uri, at) for uri, places in first.places().items() for at in places} == expected
 
 
 def test_single_rows_are_read_across_row_groups(hostile: Callable[..., Path]) -> None:
@@ -302,8 +332,7 @@ def test_single_rows_are_read_across_row_groups(hostile: Callable[..., Path]) ->
     path = sorted(folder.glob("*.parquet"))[0]
     table = pq.read_table(path)
     pq.write_table(table, path, row_group_size=2)
-    filesystem, found = published_recipe(str(folder))
-    rows = list(read_rows(filesystem, found, str(path), [5, 0, 3]))
+    rows = list(open_recipe(str(folder)).files[0].rows_at([5, 0, 3]))
     assert rows == table.take([0, 3, 5]).to_pylist()
 
 
@@ -395,12 +424,33 @@ def test_the_command_writes_the_page_and_a_contact_sheet(
 
 def test_an_output_that_is_not_there_is_a_request_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="does not exist"):
-        collect(GalleryRequest(str(tmp_path / "nowhere")))
+        collect(str(tmp_path / "nowhere"))
 
 
-def test_a_damaged_file_is_named(hostile: Callable[..., Path]) -> None:
+def test_a_file_that_cannot_be_counted_is_named(hostile: Callable[..., Path]) -> None:
     folder = hostile()
     path = sorted(folder.glob("*.parquet"))[0]
+    other = sorted(hostile("boxes.threshold=0.5").glob("*.parquet"))[0]
+    (folder / "z.parquet").write_bytes(other.read_bytes())
+    with pytest.raises(RequestError, match=r"z\.parquet is of another recipe than"):
+        collect(str(folder))
+    (folder / "z.parquet").unlink()
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(RequestError, match=f"{path.name} cannot be read .* run cambox verify"):
-        collect(GalleryRequest(str(folder)))
+    with pytest.raises(RequestError, match=f"{path.name} is damaged .* run cambox annotate again"):
+        collect(str(folder))
+
+
+def test_looking_at_an_output_loads_nothing_of_a_model(
+    hostile: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = str(hostile("output.store_maps=true"))
+    program = f"""
+import sys
+from cambox.cli import app
+for arguments in (["gallery", {folder!r}], ["diff", {folder!r}, {folder!r}]):
+    app([*arguments, "--to", {str(tmp_path / "look")!r}], standalone_mode=False)
+print({{"torch", "torchvision", "timm", "numba", "ray"}} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\nset()\n")

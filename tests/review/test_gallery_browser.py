@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,10 +18,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from browser import chromium, uri_of
+from cambox.boxes import Boxes
+from cambox.output.folders import Folder
 from cambox.output.footer import Footer
-from cambox.review.gallery.collect import Gallery, GalleryRequest
+from cambox.output.reading import PublishedRecipe
+from cambox.review.gallery.collect import Gallery, Item
 from cambox.review.gallery.distributions import Distributions
-from cambox.review.gallery.items import Item, ItemBox, ItemMap
 from cambox.review.gallery.page import render_page
 from cambox.sources.shards import Shard
 
@@ -40,52 +43,54 @@ def thumbnail(number: int) -> str:
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A thousand rows; the box of row n has the score n / 1000 and a side of n / 1000."""
     thumbnails = [thumbnail(number) for number in range(7)]
-    ramp = base64.b64encode(bytes(range(0, 256, 4))).decode()
+    stored = {"height": 8, "width": 8, "low": 0.0, "high": 1.0, "values": bytes(range(0, 256, 4))}
     items = []
     for number in range(COUNT):
         share = number / COUNT
         class_id = number % 2
-        box = ItemBox(class_id, 1, 0, 0.5, share, False, (0.0, 0.0, max(share, 0.001), 1.0))
-        items.append(
-            Item(
-                key=f"key-{number:04d}",
-                shard=0,
-                sample_index=number,
-                status="ok",
-                error=None,
-                width=400,
-                height=300,
-                labels=(),
-                predicted=((class_id, 0.5),),
-                boxes=(box,),
-                maps=(ItemMap(class_id, 1, 8, 8, ramp),),
-                problem=None,
-            )
+        row = {
+            "key": f"key-{number:04d}",
+            "sample_index": number,
+            "status": "ok",
+            "error": None,
+            "width": 400,
+            "height": 300,
+            "labels": None,
+            "classes": [{"class_id": class_id, "rank": 1, "probability": 0.5}],
+            "maps": [{"class_id": class_id, "rank": 1, **stored}],
+        }
+        boxes = Boxes.of(
+            [[0, 0, 400 * max(share, 0.001), 300]],
+            class_id=class_id,
+            rank=1,
+            class_score=0.5,
+            score=share,
         )
-    items[0] = replace(
-        items[0],
-        key=BAD_KEY,
-        status="unreadable",
-        error="cut <b>short</b>",
-        width=None,
-        height=None,
-        predicted=(),
-        boxes=(),
-        maps=(),
-    )
+        shown = thumbnails[number % 7] if number > 1 else ""
+        items.append(Item(row, 0, boxes, shown))
+    without_image = {
+        "key": BAD_KEY,
+        "status": "unreadable",
+        "error": "cut <b>short</b>",
+        "width": None,
+        "height": None,
+        "classes": [],
+        "maps": [],
+    }
+    items[0] = Item({**items[0].row, **without_image}, 0, Boxes.of(()))
     items[1] = replace(items[1], problem="the shard cannot be read: gone")
     shard = Shard("s3://bucket/shard.tar", 1, "")
+    settings = {section: {} for section in ("input", "model", "cam", "boxes")}
+    recipe = json.dumps({**settings, "output": {"store_maps": True}})
+    footer = Footer(1, recipe, "0" * 64, shard, (BAD_CLASS, "dotted"), {})
+    folder = Folder("s3://bucket/boxes/0123456789abcdef", (), ())
     gallery = Gallery(
-        folder="s3://bucket/boxes/0123456789abcdef",
-        footer=Footer(1, "{}", "0" * 64, shard, (BAD_CLASS, "dotted"), {}),
-        recipe={"output": {"store_maps": True}},
+        recipe=PublishedRecipe(folder, footer, ()),
         distributions=Distributions(2),
-        files=1,
-        request=GalleryRequest("s3://bucket/boxes"),
+        seed=0,
         sampled=COUNT,
         sampled_shards=1,
         items=items,
-        thumbnails=["", "", *(thumbnails[at % 7] for at in range(2, COUNT))],
         shards=[shard.uri],
     )
     path = tmp_path_factory.mktemp("page") / "gallery.html"

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from cambox.boxes import Boxes
 from cambox.review.draw import draw_boxes, draw_heat_map, fit_text
-from cambox.review.sheet import Box, SheetTile, draw_sheet, write_sheet
+from cambox.review.sheet import SheetTile, draw_sheet, png
 
 GREY = np.full((90, 120, 3), 128, np.uint8)
 GREEN = (10, 240, 20)
-BOX = Box(30.0, 30.0, 90.0, 75.0, "striped", 0.875)
-TILE = SheetTile(
-    GREY, "scene-000000", np.eye(4, dtype=np.float32), (BOX,), ((5.0, 5.0, 50.0, 60.0),)
-)
+NAMES = ("striped", "dotted", "label" * 100)
+NONE = Boxes.of(())
+BOX = Boxes.of([[30, 30, 90, 75]], class_id=0, score=0.875)
+TILE = SheetTile(GREY, "scene-000000", np.eye(4, dtype=np.float32), BOX, Boxes.of([[5, 5, 50, 60]]))
 FONT = ImageFont.load_default(size=12)
 
 
 def test_the_sheet_grows_with_tiles_and_columns() -> None:
-    one = draw_sheet([TILE], columns=3, tile_width=400)
-    two = draw_sheet([TILE, TILE], columns=3, tile_width=400)
-    three = draw_sheet([TILE, TILE, TILE], columns=2, tile_width=400)
+    one = draw_sheet([TILE], NAMES, columns=3, tile_width=400)
+    two = draw_sheet([TILE, TILE], NAMES, columns=3, tile_width=400)
+    three = draw_sheet([TILE, TILE, TILE], NAMES, columns=2, tile_width=400)
     assert one.dtype == np.uint8
     assert one.ndim == 3
     assert one.shape[2] == 3
@@ -37,7 +38,7 @@ def test_the_sheet_grows_with_tiles_and_columns() -> None:
 
 def test_the_border_of_a_box_lies_at_its_pixels() -> None:
     # Twice the picture's size: the frame is from 60, 60 to 180, 150, half-open.
-    panel = draw_boxes(GREY, (240, 180), (BOX,), (), {"striped": GREEN}, FONT)
+    panel = draw_boxes(GREY, (240, 180), BOX, ["striped"], NONE, {"striped": GREEN}, FONT)
     drawn = (panel == GREEN).all(axis=2)
     assert drawn[60:150, 60].all()
     assert drawn[60:150, 179].all()
@@ -50,7 +51,7 @@ def test_the_border_of_a_box_lies_at_its_pixels() -> None:
 
 
 def test_a_true_box_is_a_thin_dashed_white_line() -> None:
-    panel = draw_boxes(GREY, (120, 90), (), ((20.0, 10.0, 100.0, 80.0),), {}, FONT)
+    panel = draw_boxes(GREY, (120, 90), NONE, [], Boxes.of([[20, 10, 100, 80]]), {}, FONT)
     white = (panel == 255).all(axis=2)
     assert 0.3 < white[10, 20:100].mean() < 0.9
     assert 0.3 < white[10:80, 20].mean() < 0.9
@@ -60,8 +61,8 @@ def test_a_true_box_is_a_thin_dashed_white_line() -> None:
 
 
 def test_a_box_at_the_picture_s_edge_is_drawn_whole() -> None:
-    box = replace(BOX, x_min=0.0, y_min=0.0, x_max=120.0, y_max=90.0)
-    panel = draw_boxes(GREY, (120, 90), (box,), (), {"striped": GREEN}, FONT)
+    box = Boxes.of([[0, 0, 120, 90]])
+    panel = draw_boxes(GREY, (120, 90), box, ["striped"], NONE, {"striped": GREEN}, FONT)
     drawn = (panel == GREEN).all(axis=2)
     assert drawn[89].all()
     assert drawn[:, 119].all()
@@ -88,9 +89,9 @@ def test_each_label_keeps_one_colour_over_the_sheet() -> None:
     def colours_of(label: str, sheet: np.ndarray) -> set[tuple[int, ...]]:
         return {tuple(pixel) for pixel in sheet.reshape(-1, 3)}
 
-    dotted = replace(TILE, boxes=(replace(BOX, label="dotted"),))
-    both = colours_of("both", draw_sheet([TILE, dotted], 2, 400))
-    striped_twice = colours_of("striped", draw_sheet([TILE, TILE], 2, 400))
+    dotted = replace(TILE, boxes=replace(BOX, class_id=np.array([1])))
+    both = colours_of("both", draw_sheet([TILE, dotted], NAMES, 2, 400))
+    striped_twice = colours_of("striped", draw_sheet([TILE, TILE], NAMES, 2, 400))
     assert (255, 176, 0) in both
     assert (0, 200, 255) in both
     assert (255, 176, 0) not in striped_twice
@@ -101,19 +102,19 @@ def test_long_texts_are_cut_to_the_room_they_have() -> None:
     cut = fit_text("a title that is much too long for this", FONT, 80)
     assert cut.endswith("…")
     assert FONT.getlength(cut) <= 80
-    tile = replace(TILE, title="word " * 200, boxes=(replace(BOX, label="label" * 100),))
-    assert draw_sheet([tile], 1, 240).shape == draw_sheet([TILE], 1, 240).shape
+    tile = replace(TILE, title="word " * 200, boxes=replace(BOX, class_id=np.array([2])))
+    assert draw_sheet([tile], NAMES, 1, 240).shape == draw_sheet([TILE], NAMES, 1, 240).shape
 
 
 def test_a_tile_without_a_map_or_boxes_is_drawn() -> None:
-    sheet = draw_sheet([SheetTile(GREY, "nothing found", None, ())], 1, 400)
-    assert sheet.shape == draw_sheet([TILE], 1, 400).shape
+    sheet = draw_sheet([SheetTile(GREY, "nothing found", None, NONE)], NAMES, 1, 400)
+    assert sheet.shape == draw_sheet([TILE], NAMES, 1, 400).shape
 
 
 def test_tiles_of_different_shapes_keep_their_proportions() -> None:
     red = np.zeros((200, 50, 3), np.uint8)
     red[:, :, 0] = 255
-    sheet = draw_sheet([SheetTile(red, "", None, ()), TILE], 2, 400)
+    sheet = draw_sheet([SheetTile(red, "", None, NONE), TILE], NAMES, 2, 400)
     rows, columns = np.nonzero((sheet == (255, 0, 0)).all(axis=2))
     ratio = (np.ptp(rows) + 1) / (np.ptp(columns) + 1)
     assert ratio == pytest.approx(4.0, rel=0.05)
@@ -134,23 +135,21 @@ def test_a_wrong_request_is_refused(
     tiles: list[SheetTile], columns: int, width: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        draw_sheet(tiles, columns, width)
+        draw_sheet(tiles, NAMES, columns, width)
 
 
-def test_the_file_holds_the_sheet(tmp_path: Path) -> None:
-    sheet = draw_sheet([TILE], 1, 300)
-    path = tmp_path / "review" / "sheet.png"
-    write_sheet(path, sheet)
-    with Image.open(path) as image:
+def test_the_file_holds_the_sheet() -> None:
+    sheet = draw_sheet([TILE], NAMES, 1, 300)
+    with Image.open(io.BytesIO(png(sheet))) as image:
         assert image.format == "PNG"
         assert np.array_equal(np.asarray(image), sheet)
 
 
 def test_boxes_of_afterwards_take_the_place_of_the_map() -> None:
-    moved = replace(BOX, x_min=60.0, x_max=110.0)
-    sheet = draw_sheet([replace(TILE, after=(moved,))], 1, 600, legend="before, after")
+    moved = replace(BOX, corners=np.array([[60.0, 30, 110, 75]]))
+    sheet = draw_sheet([replace(TILE, after=moved)], NAMES, 1, 600, legend="before, after")
     _, columns = np.nonzero((sheet == (0, 200, 255)).all(axis=2))
     left = columns < sheet.shape[1] // 2
     # Each panel has its own frame; between them the frames of one label have one colour.
     assert np.ptp(columns[left]) / np.ptp(columns[~left]) == pytest.approx(60 / 50, rel=0.1)
-    assert draw_sheet([replace(TILE, after=())], 1, 600).shape == sheet.shape
+    assert draw_sheet([replace(TILE, after=NONE)], NAMES, 1, 600).shape == sheet.shape

@@ -27,10 +27,11 @@ from cambox.errors import RequestError
 from cambox.nightly.night import run_night
 from cambox.output.latest import latest_folder
 from cambox.output.publish import publish_bytes
+from cambox.output.reading import open_recipe
 from cambox.rebox.rebox import rebox_output
-from cambox.review.diff.compare import Output, compare
-from cambox.review.diff.pictures import picture_changes
-from cambox.review.gallery.collect import GalleryRequest, collect
+from cambox.review.diff.compare import compare
+from cambox.review.diff.write import draw_changes
+from cambox.review.gallery.collect import collect
 from cambox.run import prepare, run
 from cambox.sources.pack import pack
 from cambox.summary import RunSummary
@@ -315,13 +316,13 @@ def test_what_looks_at_an_output_works_on_a_bucket_with_the_environment_s_creden
     assert rebox_output(source, other, ["boxes.threshold=0.7"]).done_before == 6
     assert verify(other, against_input=True).ok
 
-    gallery = collect(GalleryRequest(other))
+    gallery = collect(other)
     assert gallery.distributions.statuses == {"ok": 12}
     assert len(gallery.items) == 12
-    assert all(gallery.thumbnails)
+    assert all(item.thumbnail for item in gallery.items)
     assert gallery.changed_shards == []
 
-    report, changes = compare(Output.at(source), Output.at(other), 2)
+    report, sheet = draw_changes(compare(open_recipe(source), open_recipe(other), 2))
     assert (report.shards.both, report.rows.both) == (6, 12)
-    tiles, problems = picture_changes(changes)
-    assert (len(tiles), problems) == (2, {})
+    assert [change.problem for change in report.largest] == [None, None]
+    assert sheet is not None

@@ -1,9 +1,8 @@
-"""One picture of a contact sheet: boxes with labels on it, or a heat map over it."""
+"""The one place that draws: boxes with their labels on a picture, or a heat map over it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -11,26 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from cambox.boxes import Boxes
+
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Frame = tuple[int, int, int, int]
 
 _HALO: Colour = (12, 13, 16)
 _WHITE: Colour = (255, 255, 255)
 _DASH = 7
 _LABEL_PADDING = 4
-
-
-@dataclass(frozen=True)
-class Box:
-    """A pseudo box in pixels of its picture, half-open, with its class's name and its score."""
-
-    x_min: float
-    y_min: float
-    x_max: float
-    y_max: float
-    label: str
-    score: float
 
 
 def fit_text(text: str, font: Font, width: float) -> str:
@@ -42,20 +32,17 @@ def fit_text(text: str, font: Font, width: float) -> str:
     return text.rstrip() + "…"
 
 
-def _pixel_frame(
-    box: tuple[float, float, float, float], scale: tuple[float, float], panel: Picture
-) -> tuple[int, int, int, int]:
-    """The box in whole pixels of the panel, at least one pixel a side and inside it."""
+def _frames(boxes: Boxes, scale: tuple[float, float], panel: Picture) -> list[_Frame]:
+    """The boxes in whole pixels of the panel, at least one pixel a side and inside it."""
     height, width = panel.shape[:2]
-    left = min(max(round(box[0] * scale[0]), 0), width - 1)
-    top = min(max(round(box[1] * scale[1]), 0), height - 1)
-    right = min(max(round(box[2] * scale[0]), left + 1), width)
-    bottom = min(max(round(box[3] * scale[1]), top + 1), height)
-    return left, top, right, bottom
+    sides = np.rint(boxes.scaled(*scale).corners).astype(int)
+    low = np.clip(sides[:, :2], 0, (width - 1, height - 1))
+    high = np.minimum(np.maximum(sides[:, 2:], low + 1), (width, height))
+    return [tuple(frame) for frame in np.concatenate([low, high], axis=1).tolist()]
 
 
 def _draw_frame(
-    panel: Picture, frame: tuple[int, int, int, int], colour: Colour, thickness: int, dashed: bool
+    panel: Picture, frame: _Frame, colour: Colour, thickness: int, dashed: bool
 ) -> None:
     """Draw the frame's border in place, inwards, so that one at the panel's edge is whole."""
     left, top, right, bottom = frame
@@ -75,8 +62,9 @@ def _draw_frame(
 
 def _draw_labels(
     panel: Picture,
-    boxes: tuple[Box, ...],
-    frames: list[tuple[int, int, int, int]],
+    frames: Sequence[_Frame],
+    labels: Sequence[str],
+    scores: np.ndarray,
     colours: Mapping[str, Colour],
     font: Font,
 ) -> Picture:
@@ -84,9 +72,9 @@ def _draw_labels(
     draw = ImageDraw.Draw(image)
     ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (11, 0)
     height = ascent + descent + _LABEL_PADDING
-    taken: list[tuple[int, int, int, int]] = []
-    for box, (left, top, _, _) in zip(boxes, frames, strict=True):
-        text = fit_text(f"{box.label} {box.score:.2f}", font, image.width - 2 * _LABEL_PADDING)
+    taken: list[_Frame] = []
+    for (left, top, _, _), label, score in zip(frames, labels, scores, strict=True):
+        text = fit_text(f"{label} {score:.2f}", font, image.width - 2 * _LABEL_PADDING)
         width = int(np.ceil(font.getlength(text))) + 2 * _LABEL_PADDING
         x = max(0, min(left, image.width - width))
         # Above the box where there is room, else inside it; then down past other labels.
@@ -98,7 +86,7 @@ def _draw_labels(
             y += 1
         y = max(0, min(y, image.height - height))
         taken.append((x, y, x + width, y + height))
-        colour = colours[box.label]
+        colour = colours[label]
         bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 120
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
         ink = _HALO if bright else _WHITE
@@ -109,35 +97,34 @@ def _draw_labels(
 def draw_boxes(
     image: Picture,
     size: tuple[int, int],
-    boxes: tuple[Box, ...],
-    true_boxes: tuple[tuple[float, float, float, float], ...],
+    boxes: Boxes,
+    labels: Sequence[str],
+    true_boxes: Boxes,
     colours: Mapping[str, Colour],
     font: Font,
 ) -> Picture:
-    """A picture with pseudo boxes (solid, labelled) and true boxes (dashed, white).
+    """A picture with pseudo boxes (solid, with label and score) and true boxes (dashed, white).
 
     Args:
         image: (H, W, 3) uint8 RGB.
         size: Width and height of the result in pixels.
-        boxes: Pseudo boxes in pixels of ``image``.
-        true_boxes: x_min, y_min, x_max, y_max in pixels of ``image``, half-open.
+        boxes, true_boxes: In pixels of ``image``.
+        labels: One for each of ``boxes``.
         colours: The colour of each label.
         font: The labels' font.
 
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    panel = resize_picture(image, size)
+    panel = _resized(image, size)
     scale = (size[0] / image.shape[1], size[1] / image.shape[0])
     thickness = max(2, round(min(size) / 90))
-    frames = []
-    for box in boxes:
-        corners = (box.x_min, box.y_min, box.x_max, box.y_max)
-        frames.append(_pixel_frame(corners, scale, panel))
-        _draw_frame(panel, frames[-1], colours[box.label], thickness, dashed=False)
-    for corners in true_boxes:
-        _draw_frame(panel, _pixel_frame(corners, scale, panel), _WHITE, 1, dashed=True)
-    return _draw_labels(panel, boxes, frames, colours, font)
+    frames = _frames(boxes, scale, panel)
+    for frame, label in zip(frames, labels, strict=True):
+        _draw_frame(panel, frame, colours[label], thickness, dashed=False)
+    for frame in _frames(true_boxes, scale, panel):
+        _draw_frame(panel, frame, _WHITE, 1, dashed=True)
+    return _draw_labels(panel, frames, labels, boxes.score, colours, font)
 
 
 def draw_heat_map(
@@ -153,7 +140,7 @@ def draw_heat_map(
     Returns:
         (height, width, 3) uint8 RGB.
     """
-    panel = resize_picture(image, size).astype(np.float32)
+    panel = _resized(image, size).astype(np.float32)
     if score_map is None:
         return np.asarray(0.35 * panel).astype(np.uint8)
     scores = cv2.resize(score_map.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
@@ -166,8 +153,17 @@ def draw_heat_map(
     return np.asarray(0.62 * colours + 0.38 * grey[:, :, None]).astype(np.uint8)
 
 
-def resize_picture(image: Picture, size: tuple[int, int]) -> Picture:
+def _resized(image: Picture, size: tuple[int, int]) -> Picture:
     """A picture of (width, height) ``size``, smoothly resized; always a copy."""
-    shrinks = size[0] < image.shape[1]
+    shrinks = size[0] < image.shape[1] or size[1] < image.shape[0]
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image, size, interpolation=interpolation)).copy()
+
+
+def within(picture: Picture, side: int) -> Picture:
+    """The picture (H, W, 3), shrunk where its longer side has more than ``side`` pixels."""
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return picture
+    return _resized(picture, (max(1, round(width * scale)), max(1, round(height * scale))))

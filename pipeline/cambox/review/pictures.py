@@ -150,17 +150,6 @@ def _picture(
     return ShownPicture(key, pixels, None)
 
 
-def within(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The picture, shrunk where its longer side has more than ``side`` pixels."""
-    height, width = pixels.shape[:2]
-    scale = side / max(height, width)
-    if scale >= 1:
-        return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    shrunk: np.ndarray = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    return shrunk
-
-
 def jpeg(pixels: np.ndarray, most_bytes: int) -> bytes:
     """The picture as a JPEG file, at a lower quality where it would be larger."""
     data = b""

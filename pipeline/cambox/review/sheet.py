@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import cv2
@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cambox.review.draw import Box, Colour, Picture, draw_boxes, draw_heat_map, fit_text
-
-__all__ = ["Box", "SheetTile", "draw_sheet", "write_sheet"]
+from cambox.boxes import Boxes
+from cambox.review.draw import Colour, Font, Picture, draw_boxes, draw_heat_map, fit_text, within
 
 MIN_TILE_WIDTH = 240
+# What a tile keeps of a picture: those of a sheet are all in memory.
+PICTURE_SIDE = 640
 
 _PAGE: Colour = (18, 20, 24)
 _CARD: Colour = (30, 33, 40)
@@ -46,16 +47,29 @@ class SheetTile:
         title: One line, cut with an ellipsis where it is too long.
         score_map: (h, w) float of any range and resolution, or None where there is none.
         boxes: Pseudo boxes in pixels of the image.
-        true_boxes: x_min, y_min, x_max, y_max in pixels of the image, half-open.
+        true_boxes: The same of true boxes.
         after: Pseudo boxes to show on the right, in place of the map; None shows the map.
     """
 
     image: Picture
     title: str
     score_map: NDArray[np.floating[Any]] | None
-    boxes: tuple[Box, ...]
-    true_boxes: tuple[tuple[float, float, float, float], ...] = ()
-    after: tuple[Box, ...] | None = None
+    boxes: Boxes
+    true_boxes: Boxes = field(default_factory=lambda: Boxes.of(()))
+    after: Boxes | None = None
+
+
+def shrunk(tile: SheetTile) -> SheetTile:
+    """The tile with its picture, and the boxes with it, no larger than a sheet needs."""
+    image = within(tile.image, PICTURE_SIDE)
+    scale = image.shape[1] / tile.image.shape[1], image.shape[0] / tile.image.shape[0]
+    return replace(
+        tile,
+        image=image,
+        boxes=tile.boxes.scaled(*scale),
+        true_boxes=tile.true_boxes.scaled(*scale),
+        after=None if tile.after is None else tile.after.scaled(*scale),
+    )
 
 
 @dataclass(frozen=True)
@@ -67,8 +81,8 @@ class _Layout:
     title_height: int
     panel_width: int
     panel_height: int
-    title_font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-    label_font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+    title_font: Font
+    label_font: Font
 
     @property
     def card_height(self) -> int:
@@ -109,9 +123,15 @@ def _check(tiles: Sequence[SheetTile], columns: int, tile_width: int) -> None:
 
 
 def _draw_tile(
-    sheet: Image.Image, tile: SheetTile, x: int, y: int, layout: _Layout, colours: dict[str, Colour]
+    sheet: Image.Image,
+    tile: SheetTile,
+    corner: tuple[int, int],
+    layout: _Layout,
+    class_names: Sequence[str],
+    colours: dict[str, Colour],
 ) -> None:
-    """Draw one tile with its card's corner at x, y."""
+    """Draw one tile with its card's upper left corner at ``corner``."""
+    x, y = corner
     draw = ImageDraw.Draw(sheet)
     width = 2 * layout.panel_width + 3 * layout.padding
     card = (x, y, x + width - 1, y + layout.card_height - 1)
@@ -123,19 +143,27 @@ def _draw_tile(
     height, image_width = tile.image.shape[:2]
     scale = min(layout.panel_width / image_width, layout.panel_height / height)
     size = (max(1, round(image_width * scale)), max(1, round(height * scale)))
-    boxed = draw_boxes(tile.image, size, tile.boxes, tile.true_boxes, colours, layout.label_font)
+
+    def boxed(boxes: Boxes, true_boxes: Boxes) -> Picture:
+        labels = _labels(boxes, class_names)
+        return draw_boxes(tile.image, size, boxes, labels, true_boxes, colours, layout.label_font)
+
     if tile.after is None:
         right = draw_heat_map(tile.image, size, tile.score_map)
     else:
-        right = draw_boxes(tile.image, size, tile.after, (), colours, layout.label_font)
+        right = boxed(tile.after, Boxes.of(()))
     left = x + (width - layout.padding) // 2 - size[0]
     top = y + layout.title_height + (layout.panel_height - size[1]) // 2
-    sheet.paste(Image.fromarray(boxed), (left, top))
+    sheet.paste(Image.fromarray(boxed(tile.boxes, tile.true_boxes)), (left, top))
     left += size[0] + layout.padding
     sheet.paste(Image.fromarray(right), (left, top))
     if tile.score_map is None and tile.after is None:
         middle = (left + size[0] // 2, top + size[1] // 2)
         draw.text(middle, "no map", fill=_TEXT, font=layout.label_font, anchor="mm")
+
+
+def _labels(boxes: Boxes, class_names: Sequence[str]) -> list[str]:
+    return [class_names[class_id] for class_id in boxes.class_id]
 
 
 def _draw_legend(sheet: Image.Image, layout: _Layout, y: int) -> None:
@@ -155,12 +183,17 @@ def _draw_legend(sheet: Image.Image, layout: _Layout, y: int) -> None:
 
 
 def draw_sheet(
-    tiles: Sequence[SheetTile], columns: int, tile_width: int, legend: str | None = None
+    tiles: Sequence[SheetTile],
+    class_names: Sequence[str],
+    columns: int,
+    tile_width: int,
+    legend: str | None = None,
 ) -> Picture:
     """Draw tiles row by row; each is a picture with boxes beside its heat map.
 
     Args:
         tiles: At least one.
+        class_names: By the boxes' class ids.
         columns: Tiles in a row, from 1.
         tile_width: Width of a tile in pixels, from ``MIN_TILE_WIDTH``.
         legend: The line below the tiles; None explains boxes and heat maps.
@@ -174,7 +207,8 @@ def draw_sheet(
     """
     _check(tiles, columns, tile_width)
     layout = _layout(tiles, tile_width)
-    labels = sorted({box.label for tile in tiles for box in (*tile.boxes, *(tile.after or ()))})
+    drawn = [boxes for tile in tiles for boxes in (tile.boxes, tile.after) if boxes is not None]
+    labels = sorted({label for boxes in drawn for label in _labels(boxes, class_names)})
     colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
@@ -184,8 +218,8 @@ def draw_sheet(
     sheet = Image.new("RGB", size, _PAGE)
     for position, tile in enumerate(tiles):
         row, column = divmod(position, columns)
-        x, y = layout.margin + column * step_x, layout.margin + row * step_y
-        _draw_tile(sheet, tile, x, y, layout, colours)
+        corner = layout.margin + column * step_x, layout.margin + row * step_y
+        _draw_tile(sheet, tile, corner, layout, class_names, colours)
     y = size[1] - round(1.2 * layout.margin)
     if legend is None:
         _draw_legend(sheet, layout, y)
@@ -196,11 +230,8 @@ def draw_sheet(
     return np.asarray(sheet)
 
 
-def write_sheet(path: Path, sheet: Picture) -> None:
-    """Write a sheet, (H, W, 3) uint8 RGB, as a PNG file.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path, format="PNG", optimize=True)
+def png(sheet: Picture) -> bytes:
+    """A sheet, (H, W, 3) uint8 RGB, as a PNG file."""
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, format="PNG", optimize=True)
+    return file.getvalue()

@@ -1,16 +1,20 @@
-"""What a person, or a program, sees of a difference."""
+"""What a person, or a program, sees of a difference: text, JSON, and pictures side by side."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
-from cambox.errors import RequestError
-from cambox.output.publish import publish_bytes
+from cambox.console import say
+from cambox.review.diff.compare import Comparison
 from cambox.review.diff.report import Difference
-from cambox.review.sheet import SheetTile, draw_sheet, write_sheet
+from cambox.review.draw import Picture
+from cambox.review.files import write_files
+from cambox.review.pictures import ShownPicture, read_pictures
+from cambox.review.sheet import SheetTile, draw_sheet, png, shrunk
+from cambox.sources.shards import Shard
 
 SHEET_COLUMNS = 2
 SHEET_TILE_WIDTH = 640
@@ -20,23 +24,48 @@ _BAR = 40
 _LEGEND = "left: boxes of A    right: boxes of B    with class and box_score"
 
 
-def write_difference(report: Difference, tiles: list[SheetTile], folder: Path) -> list[Path]:
+def draw_changes(comparison: Comparison) -> tuple[Difference, Picture | None]:
+    """Draw the largest changes whose picture can be read; every shard is read once.
+
+    Returns:
+        The report, with the reasons why some of its largest changes have no picture; and the boxes
+        of A beside those of B, (H, W, 3) uint8 RGB, or None where there is no picture.
+    """
+    sizes: dict[Shard, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for image in comparison.images:
+        if image.row["width"] is not None:
+            size = image.row["width"], image.row["height"]
+            sizes[image.shard][image.change.key] = size
+    shown: dict[tuple[Shard, str], ShownPicture] = {}
+    for shard, of_shard in sizes.items():
+        for picture in read_pictures(shard, of_shard, comparison.max_pixels):
+            shown[shard, picture.key] = picture
+    tiles, largest = [], []
+    for image in comparison.images:
+        key, why = image.change.key, image.row["error"] or "it could not be decoded"
+        picture = shown.get((image.shard, key)) or ShownPicture(key, None, why)
+        largest.append(image.change.model_copy(update={"problem": picture.problem}))
+        if picture.pixels is not None:
+            title = f"{key}: changed by {image.amount:.2f}"
+            before, after = image.boxes
+            tile = SheetTile(picture.pixels, title, score_map=None, boxes=before, after=after)
+            tiles.append(shrunk(tile))
+    report = comparison.report.model_copy(update={"largest": largest})
+    if not tiles:
+        return report, None
+    names = comparison.class_names
+    return report, draw_sheet(tiles, names, SHEET_COLUMNS, SHEET_TILE_WIDTH, _LEGEND)
+
+
+def write_difference(report: Difference, sheet: Picture | None, folder: Path) -> list[Path]:
     """Write ``diff.json``, and ``diff.png`` where there are pictures.
 
     Raises:
         RequestError: they cannot be written.
     """
-    document, sheet = folder / "diff.json", folder / "diff.png"
-    try:
-        publish_bytes(str(document.absolute()), report.model_dump_json(indent=1).encode() + b"\n")
-        if tiles:
-            write_sheet(sheet, draw_sheet(tiles, SHEET_COLUMNS, SHEET_TILE_WIDTH, _LEGEND))
-        else:
-            # One of an earlier comparison would be of other images.
-            sheet.unlink(missing_ok=True)
-    except OSError as error:
-        raise RequestError(f"--to: {folder} cannot be written: {error.strerror}") from error
-    return [document, sheet] if tiles else [document]
+    document = report.model_dump_json(indent=1).encode() + b"\n"
+    drawn = None if sheet is None else png(sheet)
+    return write_files(folder, {"diff.json": document, "diff.png": drawn})
 
 
 def print_difference(report: Difference, console: Console) -> None:
@@ -78,5 +107,4 @@ def print_difference(report: Difference, console: Console) -> None:
     for change in report.largest:
         if change.problem is not None:
             lines.append(f"no picture of {change.key}: {change.problem}")
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+    say(console, *lines)

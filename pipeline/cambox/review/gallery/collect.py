@@ -3,56 +3,60 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec import AbstractFileSystem
 
-from cambox.errors import RequestError
-from cambox.output.columns import read_columns, read_rows
-from cambox.output.folders import Folder
-from cambox.output.footer import Footer
-from cambox.output.reading import published_recipe
-from cambox.output.rows import StoredMap
-from cambox.review.draw import Box
+from cambox.boxes import Boxes
+from cambox.console import Advance
+from cambox.output.published_file import PublishedFile
+from cambox.output.reading import PublishedRecipe, open_recipe
+from cambox.output.rows import OBJECT_TYPE, StoredMap, as_numpy, boxes_from_arrow
+from cambox.review.draw import Picture, within
 from cambox.review.gallery.distributions import COLUMNS, Distributions
-from cambox.review.gallery.items import Item, item_of
-from cambox.review.pictures import Wanted, has_changed, jpeg, read_pictures, within
-from cambox.review.sampling import FirstRows, ShardRows, choose_rows, choose_shards, row_turns
-from cambox.review.sheet import SheetTile
+from cambox.review.pictures import (
+    FirstRows,
+    choose_rows,
+    choose_shards,
+    has_changed,
+    jpeg,
+    read_pictures,
+    row_turns,
+)
+from cambox.review.sheet import SheetTile, shrunk
 from cambox.sources.decode import SampleStatus
 
 # With base64 a thousand of these are 20 MB; five maps each of the finest kind add 7.
 MOST_THUMBNAIL_BYTES = 15_000
 THUMBNAIL_SIDE = 360
 SHEET_TILES = 24
-SHEET_PICTURE_SIDE = 640
 # Of the sample, at most so many more rows are shown because they failed.
 FAILED_SHARE = 0.1
 _DECODED = (str(SampleStatus.ok), str(SampleStatus.no_label))
 
 
 @dataclass(frozen=True)
-class GalleryRequest:
-    """What to look at.
+class Item:
+    """One row that is shown.
 
     Attributes:
-        output: URI of a recipe's folder, or of an output that holds one recipe.
-        sample: rows to show.
-        seed: which rows; see ``sampling``.
-        most_shards: that the sample is read from.
+        row: as its file has it, by the names of the columns.
+        shard: its place in the gallery's list of shards.
+        boxes: of the row, in pixels.
+        thumbnail: JPEG in base64; empty where there is none.
+        problem: why there is no picture; None where there is one.
     """
 
-    output: str
-    sample: int = 1000
-    seed: int = 0
-    most_shards: int = 64
+    row: Mapping[str, Any]
+    shard: int
+    boxes: Boxes
+    thumbnail: str = ""
+    problem: str | None = None
 
 
 @dataclass
@@ -60,38 +64,33 @@ class Gallery:
     """Everything the page and the sheet show.
 
     Attributes:
-        items: in the order of their shard and place.
-        thumbnails: JPEG in base64, one an item; empty where there is none.
-        shards: the URIs that ``Item.shard`` counts.
+        seed: which rows are sampled; see ``pictures``.
         sampled: rows drawn evenly; the other items are there because they failed.
         sampled_shards: that those come from.
+        items: in the order of their shard and place.
+        shards: the URIs that ``Item.shard`` counts.
         changed_shards: of those, the ones in another state than when they were annotated.
+        tiles: of the sheet.
     """
 
-    folder: str
-    footer: Footer
-    recipe: Mapping[str, Any]
+    recipe: PublishedRecipe
     distributions: Distributions
-    files: int
-    request: GalleryRequest
+    seed: int
     sampled: int = 0
     sampled_shards: int = 0
     items: list[Item] = field(default_factory=list)
-    thumbnails: list[str] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     changed_shards: list[str] = field(default_factory=list)
     tiles: list[SheetTile] = field(default_factory=list)
 
-    @property
-    def has_maps(self) -> bool:
-        """Whether the recipe stores maps."""
-        return bool(self.recipe["output"]["store_maps"])
-
 
 def collect(
-    request: GalleryRequest,
-    on_file: Callable[[int], None] | None = None,
-    on_picture: Callable[[int], None] | None = None,
+    output: str,
+    sample: int = 1000,
+    seed: int = 0,
+    most_shards: int = 64,
+    on_file: Advance | None = None,
+    on_picture: Advance | None = None,
 ) -> Gallery:
     """Read what the gallery shows.
 
@@ -99,135 +98,82 @@ def collect(
     shards one after the other, each up to the last picture that is wanted of it.
 
     Args:
+        output: URI of a recipe's folder, or of an output that holds one recipe.
+        sample: rows to show.
+        most_shards: that the sample is read from.
         on_file: called with the number of files, after each one whose columns were read.
         on_picture: called with the number of rows to show, after each of them.
 
     Raises:
         RequestError: the output cannot be read.
     """
-    filesystem, folder = published_recipe(request.output)
-    gallery, files, failed = _count(filesystem, folder, request, on_file)
-    chosen = choose_rows(
-        choose_shards(files, request.most_shards, request.seed), request.sample, request.seed
-    )
+    recipe = open_recipe(output)
+    gallery = Gallery(recipe, Distributions(len(recipe.footer.classes)), seed)
+    failed = _count(gallery, round(FAILED_SHARE * sample), on_file)
+    chosen = choose_rows(choose_shards(recipe.files, most_shards, seed), sample, seed)
     gallery.sampled = sum(map(len, chosen.values()))
     gallery.sampled_shards = len(chosen)
-    places = _merged(chosen, failed.places())
-    total = sum(map(len, places.values()))
-    for file in files:
-        if file.path in places:
-            for _ in _show(gallery, filesystem, folder, file, places[file.path]):
-                if on_picture is not None:
-                    on_picture(total)
+    shown = [
+        sorted({*chosen.get(file.uri, ()), *failed.get(file.uri, ())}) for file in recipe.files
+    ]
+    total = sum(map(len, shown))
+    for file, places in zip(recipe.files, shown, strict=True):
+        for _ in _show(gallery, file, places):
+            if on_picture is not None:
+                on_picture(total)
     return gallery
 
 
-def _count(
-    filesystem: AbstractFileSystem,
-    folder: Folder,
-    request: GalleryRequest,
-    on_file: Callable[[int], None] | None,
-) -> tuple[Gallery, list[ShardRows], FirstRows]:
-    gallery: Gallery | None = None
-    files: list[ShardRows] = []
-    failed = FirstRows(round(FAILED_SHARE * request.sample))
-    for path in folder.parquet:
-        footer, batches = read_columns(filesystem, folder, path, COLUMNS)
-        if gallery is None:
-            gallery = Gallery(
-                folder=folder.uri,
-                footer=footer,
-                recipe=json.loads(footer.recipe),
-                distributions=Distributions(len(footer.classes)),
-                files=len(folder.parquet),
-                request=request,
-            )
-        if footer.recipe_digest != gallery.footer.recipe_digest:
-            raise RequestError(
-                f"{folder.uri_of(path)} is of another recipe than the files beside it; run "
-                "cambox verify, and move it away"
-            )
-        rows = 0
-        without_picture: list[np.ndarray] = []
-        for batch in batches:
+def _count(gallery: Gallery, most: int, on_file: Advance | None) -> dict[str, list[int]]:
+    """Count all rows; of those without a picture, the places of some, by the URI of their file."""
+    failed = FirstRows(most)
+    for file in gallery.recipe.files:
+        decoded = [np.zeros(0, bool)]
+        for batch in file.batches(COLUMNS):
             gallery.distributions.add(batch)
-            decoded = pc.is_in(batch["status"], pa.array(_DECODED, pa.string()))
-            places = np.flatnonzero(~decoded.to_numpy(zero_copy_only=False))
-            without_picture.append(rows + places)
-            rows += batch.num_rows
-        files.append(ShardRows(path, footer.shard, rows))
-        places = np.concatenate([np.zeros(0, np.int64), *without_picture])
-        failed.offer(path, places, row_turns(request.seed, footer.shard.uri, rows)[places])
+            decoded.append(as_numpy(pc.is_in(batch["status"], pa.array(_DECODED, pa.string()))))
+        places = np.flatnonzero(~np.concatenate(decoded))
+        failed.offer(file.uri, places, row_turns(gallery.seed, file.shard.uri, file.rows)[places])
         if on_file is not None:
-            on_file(len(folder.parquet))
-    assert gallery is not None
-    return gallery, files, failed
+            on_file(len(gallery.recipe.files))
+    return failed.places()
 
 
-def _merged(first: Mapping[str, list[int]], second: Mapping[str, list[int]]) -> dict[str, set[int]]:
-    return {path: {*first.get(path, ()), *second.get(path, ())} for path in {**first, **second}}
-
-
-def _show(
-    gallery: Gallery,
-    filesystem: AbstractFileSystem,
-    folder: Folder,
-    file: ShardRows,
-    places: set[int],
-) -> Iterator[None]:
-    """Add the rows of one file and their pictures."""
-    shard = file.shard
-    rows = list(read_rows(filesystem, folder, file.path, sorted(places)))
+def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Iterator[None]:
+    """Add some rows of one file and their pictures; yields after each row."""
+    if not places:
+        return
+    shard, rows = file.shard, list(file.rows_at(places))
+    objects = pa.array([row["objects"] for row in rows], pa.list_(OBJECT_TYPE))
+    boxes = boxes_from_arrow(objects)
+    items = {
+        row["key"]: Item(row, len(gallery.shards), boxes[boxes.image == at])
+        for at, row in enumerate(rows)
+    }
     gallery.shards.append(shard.uri)
     # As many from each shard, so that the sheet is not one shard's.
     share = len(gallery.shards) / max(gallery.sampled_shards, 1)
     most_tiles = min(SHEET_TILES, math.ceil(SHEET_TILES * share))
-    wanted = {
-        row["key"]: Wanted(row["key"], row["width"], row["height"])
-        for row in rows
-        if row["status"] in _DECODED
-    }
-    problems: dict[str, str | None] = {}
-    thumbnails: dict[str, str] = {}
-    of_key = {row["key"]: row for row in rows}
-    if wanted and has_changed(shard):
+    sizes = {row["key"]: (row["width"], row["height"]) for row in rows if row["status"] in _DECODED}
+    if sizes and has_changed(shard):
         gallery.changed_shards.append(shard.uri)
-    for picture in read_pictures(shard, wanted, gallery.recipe["input"]["max_pixels"]):
-        problems[picture.key] = picture.problem
+    for picture in read_pictures(shard, sizes, gallery.recipe.settings["input"]["max_pixels"]):
+        item = items[picture.key]
+        thumbnail = ""
         if picture.pixels is not None:
-            small = within(picture.pixels, THUMBNAIL_SIDE)
-            data = jpeg(small, MOST_THUMBNAIL_BYTES)
-            thumbnails[picture.key] = base64.b64encode(data).decode()
-            if len(gallery.tiles) < most_tiles and of_key[picture.key]["objects"]:
-                gallery.tiles.append(_tile(of_key[picture.key], picture.pixels))
+            data = jpeg(within(picture.pixels, THUMBNAIL_SIDE), MOST_THUMBNAIL_BYTES)
+            thumbnail = base64.b64encode(data).decode()
+            if len(gallery.tiles) < most_tiles and len(item.boxes):
+                gallery.tiles.append(_tile(item, picture.pixels))
+        items[picture.key] = replace(item, thumbnail=thumbnail, problem=picture.problem)
         yield
-    for row in rows:
-        if row["key"] not in wanted:
-            yield
-        gallery.items.append(item_of(row, len(gallery.shards) - 1, problems.get(row["key"])))
-        gallery.thumbnails.append(thumbnails.get(row["key"], ""))
+    gallery.items.extend(items.values())
+    for _ in range(len(rows) - len(sizes)):
+        yield
 
 
-def _tile(row: Mapping[str, Any], pixels: np.ndarray) -> SheetTile:
-    image = within(pixels, SHEET_PICTURE_SIDE)
-    x, y = image.shape[1] / row["width"], image.shape[0] / row["height"]
-    first = row["objects"][0]
-    stored = next(
-        (entry for entry in row.get("maps", ()) if entry["class_id"] == first["class_id"]), None
-    )
-    return SheetTile(
-        image=image,
-        title=row["key"],
-        score_map=None if stored is None else StoredMap(**stored).restore(),
-        boxes=tuple(
-            Box(
-                entry["x_min"] * x,
-                entry["y_min"] * y,
-                entry["x_max"] * x,
-                entry["y_max"] * y,
-                entry["class_name"],
-                entry["box_score"],
-            )
-            for entry in row["objects"]
-        ),
-    )
+def _tile(item: Item, pixels: Picture) -> SheetTile:
+    first = item.boxes.class_id[0]
+    stored = next((one for one in item.row.get("maps", ()) if one["class_id"] == first), None)
+    score_map = None if stored is None else StoredMap(**stored).restore()
+    return shrunk(SheetTile(pixels, item.row["key"], score_map, item.boxes))

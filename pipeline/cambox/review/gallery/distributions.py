@@ -10,24 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cambox.output.entries import Entries, as_numpy
+from cambox.output.rows import SIDES, as_numpy, boxes_from_arrow
 
 SHARE_BINS = 20
 MOST_BOXES = 20
 """Images with more boxes are counted together with those of so many."""
 _MOST_REASONS = 1000
-_ELEMENT = "objects.list.element."
 COLUMNS = (
-    "status",
-    "error",
-    "width",
-    "height",
+    *("status", "error", "width", "height"),
     *(
-        _ELEMENT + name
-        for name in (
-            *("class_id", "class_score", "box_score", "touches_edge"),
-            *("x_min", "y_min", "x_max", "y_max"),
-        )
+        f"objects.list.element.{name}"
+        for name in ("class_id", "class_score", "box_score", "touches_edge", *SIDES)
     ),
 )
 """What to read of each file."""
@@ -38,12 +31,10 @@ class Reason:
     """Why rows have no annotation.
 
     Attributes:
-        text: the error, numbers as #.
         example: the first error of the kind.
     """
 
     status: str
-    text: str
     example: str
     rows: int
 
@@ -85,7 +76,7 @@ class Distributions:
     def reasons(self) -> list[Reason]:
         """What failed and why, the most frequent first."""
         return [
-            Reason(*key, self._examples[key], rows) for key, rows in self._reasons.most_common()
+            Reason(key[0], self._examples[key], rows) for key, rows in self._reasons.most_common()
         ]
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -99,19 +90,17 @@ class Distributions:
             self.statuses[entry["values"]] += entry["counts"]
         annotated = as_numpy(pc.equal(status, "ok"))
         self._failures(batch, annotated)
-        objects, _, _ = Entries.of(batch["objects"], "objects")
-        boxes = np.bincount(objects.row, minlength=batch.num_rows)
+        boxes = boxes_from_arrow(batch["objects"])
+        per_image = np.bincount(boxes.image, minlength=batch.num_rows)[annotated]
         self.boxes_per_image += np.bincount(
-            np.minimum(boxes[annotated], MOST_BOXES), minlength=MOST_BOXES + 1
+            np.minimum(per_image, MOST_BOXES), minlength=MOST_BOXES + 1
         )
-        width, height = (as_numpy(batch[side]).astype(float) for side in ("width", "height"))
-        frame = (width * height)[objects.row]
-        area = (objects["x_max"] - objects["x_min"]) * (objects["y_max"] - objects["y_min"])
-        self.areas += share_counts(area / frame)
-        self.box_scores += share_counts(objects["box_score"])
-        self.class_scores += share_counts(objects["class_score"])
-        self.class_boxes += np.bincount(objects["class_id"], minlength=len(self.class_boxes))
-        self.at_edge += int(objects["touches_edge"].sum())
+        frame = as_numpy(batch["width"]).astype(float) * as_numpy(batch["height"]).astype(float)
+        self.areas += share_counts(boxes.area / frame[boxes.image])
+        self.box_scores += share_counts(boxes.score)
+        self.class_scores += share_counts(boxes.class_score)
+        self.class_boxes += np.bincount(boxes.class_id, minlength=len(self.class_boxes))
+        self.at_edge += int(boxes.touches_edge.sum())
 
     def _failures(self, batch: pa.RecordBatch, annotated: np.ndarray) -> None:
         failed = batch.filter(pa.array(~annotated))

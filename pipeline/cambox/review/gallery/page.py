@@ -7,18 +7,28 @@ import hashlib
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cambox.review.gallery.collect import Gallery
+from cambox.output.rows import StoredMap
+from cambox.review.files import write_files
+from cambox.review.gallery.collect import Gallery, Item
 from cambox.review.gallery.distributions import MOST_BOXES, SHARE_BINS
+from cambox.review.sheet import draw_sheet, png
 
+SHEET_COLUMNS = 3
+SHEET_TILE_WIDTH = 560
 MOST_CLASSES = 30
 MOST_REASONS = 20
+# Finer maps are shown at this size: the page draws them smoothly anyway.
+MOST_CELLS = 32
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,20 @@ class Bar:
     label: str
     count: int
     share: float
+
+
+def write_gallery(gallery: Gallery, folder: Path) -> list[Path]:
+    """Write ``gallery.html``, and ``sheet.png`` where there is a picture with a box.
+
+    Raises:
+        RequestError: they cannot be written.
+    """
+    sheet: bytes | None = None
+    if gallery.tiles:
+        names = gallery.recipe.footer.classes
+        sheet = png(draw_sheet(gallery.tiles, names, SHEET_COLUMNS, SHEET_TILE_WIDTH))
+    page = render_page(gallery).encode()
+    return write_files(folder, {"gallery.html": page, "sheet.png": sheet})
 
 
 def render_page(gallery: Gallery) -> str:
@@ -42,25 +66,29 @@ def render_page(gallery: Gallery) -> str:
     )
     script, style = _asset("filters.js") + _asset("page.js"), _asset("page.css")
     counts = gallery.distributions
+    settings = gallery.recipe.settings
+    shares = _steps(1, "{:.2f} to {:.2f}")
     return environment.get_template("page.html").render(
         gallery=gallery,
         counts=counts,
+        settings=settings,
+        has_maps=bool(settings["output"]["store_maps"]),
         script=Markup(script),
         style=Markup(style),
         policy=f"default-src 'none'; img-src data:; script-src '{_hash(script)}'; "
         f"style-src '{_hash(style)}'",
         # Base64 has no character that HTML knows.
-        thumbnails=[Markup(data) for data in gallery.thumbnails],
+        thumbnails=[Markup(item.thumbnail) for item in gallery.items],
         data=script_safe_json(_data(gallery)),
         boxes_per_image=bars(
             counts.boxes_per_image,
             [*map(str, range(MOST_BOXES)), f"{MOST_BOXES} or more"],
             trim=True,
         ),
-        areas=bars(counts.areas, percent_steps()),
-        box_scores=bars(counts.box_scores, share_steps()),
-        class_scores=bars(counts.class_scores, share_steps()),
-        classes=class_bars(counts.class_boxes, gallery.footer.classes),
+        areas=bars(counts.areas, _steps(100, "{:.0f} to {:.0f} %")),
+        box_scores=bars(counts.box_scores, shares),
+        class_scores=bars(counts.class_scores, shares),
+        classes=class_bars(counts.class_boxes, gallery.recipe.footer.classes),
         classes_without=int((counts.class_boxes == 0).sum()),
         reasons=counts.reasons[:MOST_REASONS],
         more_reasons=max(0, len(counts.reasons) - MOST_REASONS),
@@ -102,35 +130,74 @@ def class_bars(counts: np.ndarray, names: Sequence[str]) -> list[Bar]:
     return listed
 
 
-def share_steps() -> list[str]:
-    """The steps of ``Distributions``' shares: 0.00 to 0.05, and so on."""
-    edges = np.arange(SHARE_BINS + 1) / SHARE_BINS
-    return [f"{low:.2f} to {high:.2f}" for low, high in itertools.pairwise(edges)]
-
-
-def percent_steps() -> list[str]:
-    """The same in percent."""
-    edges = np.arange(SHARE_BINS + 1) * 100 / SHARE_BINS
-    return [f"{low:.0f} to {high:.0f} %" for low, high in itertools.pairwise(edges)]
+def _steps(most: int, form: str) -> list[str]:
+    """The steps of ``Distributions``' shares, 1 being ``most``: 0.00 to 0.05, and so on."""
+    edges = np.arange(SHARE_BINS + 1) * most / SHARE_BINS
+    return [form.format(low, high) for low, high in itertools.pairwise(edges)]
 
 
 def _data(gallery: Gallery) -> dict[str, object]:
-    used = {
-        class_id
-        for item in gallery.items
-        for class_id in (
-            *item.labels,
-            *(class_id for class_id, _ in item.predicted),
-            *(box.class_id for box in item.boxes),
-            *(entry.class_id for entry in item.maps),
-        )
-    }
-    names = gallery.footer.classes
+    """What the page's script reads."""
+    items = [_item(item) for item in gallery.items]
+    used: set[int] = set()
+    for item in items:
+        used.update(item["labels"], (class_id for class_id, _ in item["predicted"]))
+        used.update(entry["class_id"] for entry in (*item["boxes"], *item["maps"]))
+    names = gallery.recipe.footer.classes
     return {
         # Only what the sample has: a model may know many thousands.
         "classes": {class_id: names[class_id] for class_id in sorted(used)},
         "shards": gallery.shards,
-        "items": [asdict(item) for item in gallery.items],
+        "items": items,
+    }
+
+
+def _item(item: Item) -> dict[str, Any]:
+    """A row in the names that the script knows; corners are shares of the image, 0 to 1."""
+    row, boxes = item.row, item.boxes
+    # A row without a size has no boxes.
+    shares = boxes.corners / np.tile((row["width"] or 1, row["height"] or 1), 2)
+    return {
+        "key": row["key"],
+        "shard": item.shard,
+        "sample_index": row["sample_index"],
+        "status": row["status"],
+        "error": row["error"],
+        "width": row["width"],
+        "height": row["height"],
+        "labels": row["labels"] or [],
+        "predicted": [[one["class_id"], round(one["probability"], 4)] for one in row["classes"]],
+        "boxes": [
+            {
+                "class_id": int(boxes.class_id[at]),
+                "rank": int(boxes.rank[at]),
+                "component": int(boxes.component[at]),
+                "class_score": round(float(boxes.class_score[at]), 4),
+                "box_score": round(float(boxes.score[at]), 4),
+                "at_edge": bool(boxes.touches_edge[at]),
+                "corners": [round(share, 5) for share in shares[at].tolist()],
+            }
+            for at in range(len(boxes))
+        ],
+        "maps": [_map(StoredMap(**entry)) for entry in row.get("maps", ())],
+        "problem": item.problem,
+    }
+
+
+def _map(stored: StoredMap) -> dict[str, Any]:
+    """A map's bytes, row by row, in base64."""
+    steps = stored.steps
+    scale = MOST_CELLS / max(steps.shape)
+    if scale < 1:
+        size = max(1, round(stored.width * scale)), max(1, round(stored.height * scale))
+        steps = np.asarray(cv2.resize(steps, size, interpolation=cv2.INTER_AREA))
+    height, width = steps.shape
+    return {
+        "class_id": stored.class_id,
+        "rank": stored.rank,
+        "height": height,
+        "width": width,
+        "values": base64.b64encode(steps.tobytes()).decode(),
     }
 
 
