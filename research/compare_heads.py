@@ -26,9 +26,9 @@ from torch import nn
 
 from cambox.cams.score_maps import image_score_maps
 from cambox.config import ModelSettings
-from cambox.models.classifier import Classifier, load_classifier
-from cambox.models.grid import FeatureGrid, Layout
-from cambox.models.heads import AffineHead, NonlinearRule, PooledHead
+from cambox.models.classifier import Classifier
+from cambox.models.heads import AffineHead, FeatureGrid, HeadKind, Layout, PooledHead
+from cambox.models.load import load_classifier
 from research.hit_rates import IOUS, LARGEST, overlaps
 from research.photographs import Photographs, decoded
 
@@ -149,13 +149,12 @@ def main(
         ),
     }
     grid = FeatureGrid(Layout.channels_first, features.shape[2], features.shape[3])
-    rules: tuple[NonlinearRule, ...] = ("frozen", "derivative")
     for title, head in heads.items():
         distil(head, vectors, scores)
         guess = head(pooled[0]).argmax(dim=1)
         agreement = float((guess == scores[: len(guess)].argmax(dim=1)).float().mean())
         flat = nn.Sequential(nn.Flatten(), head)
-        for rule in rules:
+        for rule in (HeadKind.frozen, HeadKind.derivative):
             weights = PooledHead(grid, flat, rule).class_weights(pooled[0], class_ids)
             maps = image_score_maps(features, weights)[:, 0]
             results.append(measure(title, rule, agreement, maps, photographs))

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -23,7 +24,7 @@ from research.candidates import (
     save_weights,
     teach,
 )
-from research.hit_rates import LARGEST, interval, overlaps, resampled_counts, resampled_rates
+from research.hit_rates import LARGEST, interval_over, overlaps
 from research.map_variants import (
     VARIANTS,
     HeldOut,
@@ -47,36 +48,44 @@ def compare(
 ) -> tuple[list[VariantResult], torch.Tensor]:
     """All variants of one network, and its plain maps (N, K, h, w)."""
     results: list[VariantResult] = []
-    counts = resampled_counts(len(held_out.images))
     pictures = np.array([pair.image for pair in held_out.pairs])
     true_corners = [pair.corners for pair in held_out.pairs]
-    plain_maps = None
-    plain_rates = np.zeros(0)
+    plain_maps, plain_hit = torch.zeros(0), np.zeros((0, 0), np.bool_)
+
+    def best(hit: NDArray[np.bool_], counts: NDArray[np.int64]) -> float:
+        # The threshold is chosen anew for each resample, as it is for the sample.
+        return float((counts @ hit).max() / counts.sum())
+
     for variant in progress.track(VARIANTS, description=f"Boxes of {candidate.name}"):
         classifier = classifier_from(candidate, module, variant.rule)
         if not means_something(variant, classifier):
             continue
         maps = maps_of(candidate, classifier, variant, held_out.images)
-        best = overlaps(of_pairs(maps, held_out), true_corners, SIDE, THRESHOLDS)[LARGEST]
-        rates = (best >= IOU).mean(axis=0)
-        # The threshold is chosen anew for each resample, as it is for the sample.
-        resampled = resampled_rates(best >= IOU, pictures, counts).max(axis=1)
-        if plain_maps is None:
-            plain_maps, plain_rates = maps, resampled
+        found = overlaps(of_pairs(maps, held_out), true_corners, SIDE, THRESHOLDS)
+        hit = found[LARGEST] >= IOU
+        rates = hit.mean(axis=0)
+        if not results:
+            plain_maps, plain_hit = maps, hit
+        gain_interval = (
+            interval_over(pictures, lambda counts: best(hit, counts) - best(plain_hit, counts))  # noqa: B023
+            if results
+            else None
+        )
         results.append(
             VariantResult(
-                candidate.name,
-                str(classifier.head.kind),
-                variant.title,
-                float(rates.max()),
-                THRESHOLDS[int(rates.argmax())],
-                interval(resampled),
-                {f"{tau:.2f}": float(rate) for tau, rate in zip(THRESHOLDS, rates, strict=True)},
-                float(rates.max()) - (results[0].best if results else float(rates.max())),
-                interval(resampled - plain_rates) if results else None,
+                network=candidate.name,
+                kind=str(classifier.head.kind),
+                variant=variant.title,
+                best=float(rates.max()),
+                best_threshold=THRESHOLDS[int(rates.argmax())],
+                best_interval=interval_over(pictures, lambda counts: best(hit, counts)),  # noqa: B023
+                by_threshold={
+                    f"{tau:.2f}": float(rate) for tau, rate in zip(THRESHOLDS, rates, strict=True)
+                },
+                gain=float(rates.max() - plain_hit.mean(axis=0).max()),
+                gain_interval=gain_interval,
             )
         )
-    assert plain_maps is not None
     return results, plain_maps
 
 

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
-from cambox.boxes import best_overlaps, centre_box
+from cambox.boxes import Boxes, best_overlaps, centre_box
 from cambox.config import CamSettings, ModelSettings
 from cambox.maps import MapMaker
-from cambox.models.classifier import Classifier, load_classifier, with_middle_layers
+from cambox.models.classifier import Classifier
+from cambox.models.load import load_classifier, with_middle_layers
 from cambox.output.rows import StoredMap
 from research.hit_rates import ANY, IOUS, LARGEST, overlaps
 from research.photographs import Photographs, decoded
@@ -217,7 +218,8 @@ def main(
     """
     console = Console()
     read = Photographs.read(photographs)
-    centred = [best_overlaps(centre_box(1, 1), true)[0] for true in read.corners]
+    middle = Boxes.of(centre_box(1, 1))
+    centred = [best_overlaps(middle, Boxes.of(true))[0] for true in read.corners]
     results: list[Result] = []
     with Progress(console=console) as progress:
         for network in NETWORKS:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from cambox.errors import RequestError
-from cambox.models.build import TORCHVISION, classification_models
+from cambox.models.build import torchvision_models
 from cambox.models.inspect import ModelFacts, inspect_model
 
 FURTHER_MEMBERS = 30
@@ -62,7 +62,7 @@ def chosen_models(seed: int) -> list[tuple[str, str]]:
         if size_of(name) <= MAX_PARAMETERS
     ]
     chosen += sorted(random.Random(seed).sample(others, FURTHER_MEMBERS))
-    return chosen + [("torchvision", TORCHVISION + name) for name in classification_models()]
+    return chosen + [("torchvision", name) for name in torchvision_models()]
 
 
 def measured(family: str, name: str) -> Entry:

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import nn
 
 from research.candidates import CANDIDATES, Candidate, load_weights
-from research.hit_rates import Interval, interval_of
+from research.hit_rates import Interval, interval_over
 from research.map_variants import (
     BATCH_SIZE,
     VARIANTS,
@@ -143,7 +143,6 @@ def measure(
             advance()
         curves[title] = np.stack(steps, axis=1)
     own = curves["own map"].mean(axis=1)
-    members = [np.flatnonzero(pictures == picture) for picture in np.unique(pictures)]
     results = []
     for title, curve in curves.items():
         areas = curve.mean(axis=1)
@@ -154,19 +153,17 @@ def measure(
                 len(curve),
                 tuple(float(value) for value in curve.mean(axis=0)),
                 float(areas.mean()),
-                _interval(areas, members),
+                _interval(areas, pictures),
                 float((areas - own).mean()),
-                None if title == "own map" else _interval(areas - own, members),
+                None if title == "own map" else _interval(areas - own, pictures),
             )
         )
     return results
 
 
-def _interval(values: NDArray[np.float64], members: list[NDArray[np.int64]]) -> Interval:
-    """Of the mean over pairs, drawing pictures."""
-    sums = np.array([values[pairs].sum() for pairs in members])
-    counts = np.array([len(pairs) for pairs in members])
-    return interval_of(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(members))
+def _interval(values: NDArray[np.float64], pictures: NDArray[np.int64]) -> Interval:
+    """Of the mean over pairs."""
+    return interval_over(pictures, lambda counts: float(counts @ values / counts.sum()))
 
 
 def table(results: list[Deletion]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cambox.boxes import best_overlaps
+from cambox.boxes import Boxes, best_overlaps
 from cambox.cams.boxes import find_boxes
 from cambox.config import BoxSettings
 
@@ -49,42 +49,27 @@ def overlaps(
         rule = BoxSettings.model_validate({"threshold": threshold, "percentile": 100, **settings})
         found = find_boxes(maps, (side, side), rule)
         for number, true in enumerate(true_corners):
-            each = best_overlaps(found.boxes.corners[found.of_map == number], true)
+            mine = Boxes.of(found.boxes.corners[found.of_map == number])
+            each = best_overlaps(mine, Boxes.of(true))
             if len(each):
                 best[:, number, column] = each[0], each.max()
     return best
 
 
-def resampled_counts(images: int, seed: int = 0) -> NDArray[np.int64]:
-    """(R, images): how often each picture is drawn when as many are drawn with replacement."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
-
-
-def resampled_rates(
-    hit: NDArray[np.bool_], pictures: NDArray[np.int64], counts: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """(R, T): the rates of resampled pictures, for hits (P, T) of pairs at T thresholds.
+def interval_over(
+    pictures: NDArray[np.int64], statistic: Callable[[NDArray[np.int64]], float]
+) -> Interval:
+    """The middle 95 % of a number, when as many pictures are drawn with replacement.
 
     Pictures are drawn, not pairs: the pairs of one picture share its difficulty.
 
     Args:
-        pictures: (P,) of each pair.
+        pictures: (P,) the picture of each pair.
+        statistic: is given how often each pair counts (P,).
     """
-    weight = counts[:, pictures].astype(np.float64)
-    return np.asarray((weight @ hit) / weight.sum(axis=1, keepdims=True))
-
-
-def interval(values: NDArray[np.float64]) -> Interval:
-    """The middle 95 % of values (R,)."""
-    low, high = np.percentile(values, (2.5, 97.5))
-    return Interval(float(low), float(high))
-
-
-def interval_of(
-    statistic: Callable[[NDArray[np.int64]], float], count: int, resamples: int = RESAMPLES
-) -> Interval:
-    """The interval of a number made of ``count`` samples, of which it is given drawn indices."""
+    names, place = np.unique(pictures, return_inverse=True)
     generator = np.random.default_rng(0)
-    drawn = (generator.integers(count, size=count) for _ in range(resamples))
-    return interval(np.array([statistic(indices) for indices in drawn]))
+    even = np.full(len(names), 1 / len(names))
+    counts = (generator.multinomial(len(names), even) for _ in range(RESAMPLES))
+    low, high = np.percentile([statistic(count[place]) for count in counts], (2.5, 97.5))
+    return Interval(float(low), float(high))

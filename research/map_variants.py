@@ -17,10 +17,9 @@ from cambox.cams.refine import affinity, propagate
 from cambox.config import CamSettings, ModelSettings
 from cambox.demo.scenes import make_scene
 from cambox.maps import MapMaker
-from cambox.models.build import Network
-from cambox.models.classifier import Classifier, classifier_of
-from cambox.models.grid import possible_grids
-from cambox.models.heads import HeadKind, TailHead
+from cambox.models.classifier import Classifier
+from cambox.models.heads import HeadKind, TailHead, possible_grids
+from cambox.models.load import classifier_of
 from research.candidates import Candidate
 from research.training import MEAN, SIDE, STD
 
@@ -102,7 +101,7 @@ def classifier_from(candidate: Candidate, module: torch.nn.Module, rule: HeadRul
         activation="sigmoid",
     )
     module = module.eval().requires_grad_(False)
-    return classifier_of(Network(module, "timm"), settings, torch.device("cpu"), "float32", rule)
+    return classifier_of(module, settings, nonlinear_head=rule)
 
 
 def means_something(variant: Variant, classifier: Classifier) -> bool:

@@ -10,7 +10,7 @@ from cambox.maps import MapMaker
 from cambox.models.heads import TailHead
 from cambox.models.inspect import completeness_error
 from research.candidates import Candidate
-from research.hit_rates import interval_of
+from research.hit_rates import interval_over
 from research.map_variants import (
     BATCH_SIZE,
     VARIANTS,
@@ -41,13 +41,14 @@ def traits(
         maker = MapMaker(_TAP, classifier)
         pooled = torch.cat([maker.logits(batch) for batch in batches]).numpy()
 
-        def change_for(chosen: np.ndarray) -> float:
+        def change_for(counts: np.ndarray) -> float:
+            chosen = np.repeat(np.arange(len(labels)), counts)
             return mean_average_precision(pooled[chosen], labels[chosen]) - mean_average_precision(
                 own[chosen], labels[chosen]
             )
 
-        change = change_for(np.arange(len(labels)))
-        change_interval = interval_of(change_for, len(labels), resamples=1000)
+        change = change_for(np.ones(len(labels), np.int64))
+        change_interval = interval_over(np.arange(len(labels)), change_for)
     maps = maps_of(candidate, classifier, VARIANTS[0], held_out.images)
     shown = held_out.images[:8]
     maker = MapMaker(CamSettings(), classifier)

@@ -7,24 +7,20 @@ true ones, and one in the middle of the picture for each of its classes.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import timm
 import torch
 import typer
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
@@ -34,9 +30,11 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.transforms import v2
 
-from cambox.boxes import centre_box
+from cambox.boxes import Boxes, centre_box
 from cambox.demo import CLASSIFIER, write_config
 from cambox.demo.scenes import CLASS_NAMES, write_scenes
+from cambox.output.rows import SIDES
+from cambox.review.evaluate.detection import match
 from cambox.run import run
 from cambox.sources.pack import pack
 from cambox.training.dataset import BoxDataset
@@ -56,8 +54,8 @@ TITLES = {
 }
 KINDS = tuple(TITLES)
 
-Boxes = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Of each picture, by key: (n, 4) corners in its pixels, and (n,) labels from 1."""
+BoxesByKey = dict[str, Boxes]
+"""Of each picture, in its pixels; ``class_id`` is the label, from 1."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def make_detector() -> torch.nn.Module:
     return detector
 
 
-def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, Boxes]:
+def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, BoxesByKey]:
     """Make pictures and run cambox on them: its output, and the true boxes."""
     write_scenes(folder, count, first_seed)
     pack(folder / "images", folder / "shards", folder / "labels.csv", 200)
@@ -110,21 +108,22 @@ def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, Box
     with (folder / "boxes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             key = Path(row["image"]).stem
-            corners[key].append([float(row[s]) for s in ("x_min", "y_min", "x_max", "y_max")])
+            corners[key].append([float(row[side]) for side in SIDES])
             labels[key].append(int(row["class_index"]) + 1)
-    return output, {key: (np.array(corners[key]), np.array(labels[key])) for key in corners}
+    return output, {key: Boxes.of(corners[key], class_id=labels[key], score=1) for key in corners}
 
 
-def centre_boxes(dataset: BoxDataset) -> Boxes:
+def centre_boxes(dataset: BoxDataset) -> BoxesByKey:
     """A box in the middle for each class that cambox has a box of."""
-    found: Boxes = {}
+    found: BoxesByKey = {}
     for image in map(dataset.labelled, range(len(dataset))):
         labels = np.unique(image.boxes.class_id) + 1
-        found[image.key] = np.repeat(centre_box(image.width, image.height), len(labels), 0), labels
+        corners = np.repeat(centre_box(image.width, image.height), len(labels), axis=0)
+        found[image.key] = Boxes.of(corners, class_id=labels, score=1)
     return found
 
 
-def pictures(dataset: BoxDataset, boxes: Boxes | None = None) -> list[DetectionSample]:
+def pictures(dataset: BoxDataset, boxes: BoxesByKey | None = None) -> list[DetectionSample]:
     """All pictures of a dataset at the detector's input size, with their own boxes or others."""
     shrink = v2.Compose(
         [
@@ -136,12 +135,12 @@ def pictures(dataset: BoxDataset, boxes: Boxes | None = None) -> list[DetectionS
     samples: list[DetectionSample] = []
     for image, target in map(dataset.__getitem__, range(len(dataset))):
         if boxes is not None:
-            corners, labels = boxes[target["key"]]
+            own = boxes[target["key"]]
             target["boxes"] = tv_tensors.BoundingBoxes(
-                corners.astype(np.float32), format="XYXY", canvas_size=image.shape[1:]
+                own.corners.astype(np.float32), format="XYXY", canvas_size=image.shape[1:]
             )
-            target["labels"] = torch.from_numpy(labels)
-            target["scores"] = torch.ones(len(labels))
+            target["labels"] = torch.from_numpy(own.class_id)
+            target["scores"] = torch.from_numpy(own.score.astype(np.float32))
         samples.append(shrink(image, target))
     return samples
 
@@ -184,43 +183,22 @@ def train(samples: list[DetectionSample], epochs: int, seed: int) -> FCOS:
 @torch.inference_mode()
 def average_precision(detector: FCOS, samples: list[DetectionSample]) -> tuple[float, float]:
     """COCO's mean average precision at IoU 0.5, and over all of COCO's thresholds."""
-    found: list[dict[str, Any]] = []
-    true: list[dict[str, Any]] = []
-    for image, target in samples:
+    found: list[Boxes] = []
+    true: list[Boxes] = []
+    for number, (image, target) in enumerate(samples):
         (result,) = detector([image / 255])
-        found += coco_boxes(target["image_id"], result)
-        true += coco_boxes(target["image_id"], target)
-    truth = COCO()
-    truth.dataset = {
-        "images": [{"id": target["image_id"]} for _, target in samples],
-        "categories": [{"id": label} for label in range(1, len(CLASS_NAMES) + 1)],
-        "annotations": [{**box, "id": number, "iscrowd": 0} for number, box in enumerate(true, 1)],
-    }
-    with redirect_stdout(io.StringIO()):
-        truth.createIndex()
-        judge = COCOeval(truth, truth.loadRes(found), "bbox")
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return float(judge.stats[1]), float(judge.stats[0])
-
-
-def coco_boxes(image_id: int, boxes: Any) -> list[dict[str, Any]]:
-    """The boxes of a target, or of what a detector found, in COCO's form."""
-    corners = torch.as_tensor(boxes["boxes"]).as_subclass(torch.Tensor)  # type: ignore[no-untyped-call]
-    sizes = corners[:, 2:] - corners[:, :2]
-    return [
-        {
-            "image_id": image_id,
-            "category_id": int(label),
-            "bbox": [*corner.tolist(), *size.tolist()],
-            "area": float(size.prod()),
-            "score": float(score),
-        }
-        for corner, size, label, score in zip(
-            corners[:, :2], sizes, boxes["labels"], boxes["scores"], strict=True
-        )
-    ]
+        for boxes, to in ((result, found), (target, true)):
+            to.append(
+                Boxes.of(
+                    np.asarray(boxes["boxes"]),
+                    image=number,
+                    class_id=boxes["labels"],
+                    score=boxes["scores"],
+                )
+            )
+    classes = match(Boxes.joined(found), Boxes.joined(true))
+    each = np.array([one.average_precision for one in classes if len(one.true_image)])
+    return float(each[:, 0].mean()), float(each.mean())
 
 
 def table(results: Sequence[Result]) -> str:

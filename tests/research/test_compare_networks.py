@@ -24,7 +24,7 @@ from research.candidates import (
     save_weights,
     teach,
 )
-from research.hit_rates import ANY, LARGEST, interval_of, overlaps, resampled_rates
+from research.hit_rates import ANY, LARGEST, interval_over, overlaps
 from research.map_variants import Variant, held_out_scenes
 from research.training import load_close_ups
 
@@ -70,28 +70,33 @@ def test_a_network_learns_from_small_pictures_and_is_read_again_for_large_ones(
 
 def test_a_hit_is_a_largest_box_on_a_true_one() -> None:
     maps = np.zeros((2, 8, 8), np.float32)
-    maps[:, 2:6, 2:6] = 1.0
-    maps[1, 0:2, 7:8] = 0.9
+    maps[:, 3:7, 1:5] = 1.0
+    maps[1, 0:2, 6:8] = 0.5
     true = [
-        np.array([[0.25, 0.25, 0.75, 0.75]]),
-        np.array([[0.0, 0.0, 0.2, 0.2], [0.8, 0.0, 1.0, 0.25]]),
+        np.array([[0.125, 0.375, 0.625, 0.875]]),
+        np.array([[0.0, 0.0, 0.1, 0.2], [0.75, 0.0, 1.0, 0.25]]),
     ]
-    best = overlaps(maps, true, 64, (0.5, 0.99))
+    best = overlaps(maps, true, 64, (0.25, 0.6))
     assert (best[LARGEST] >= 0.5).tolist() == [[True, True], [False, False]]
     # The other component is on a true box, and above the threshold only where that is low.
     assert (best[ANY] >= 0.5).tolist() == [[True, True], [True, False]]
 
 
 def test_pairs_are_drawn_with_their_picture() -> None:
-    hit = np.array([[True, False], [False, False], [True, True]])
-    counts = np.array([[1, 1], [2, 0], [0, 2]])
-    expected = [[2 / 3, 1 / 3], [1 / 2, 0], [1, 1]]
-    assert np.allclose(resampled_rates(hit, np.array([0, 0, 1]), counts), expected)
+    seen = []
+
+    def note(counts: np.ndarray) -> float:
+        seen.append(counts.tolist())
+        return float(counts[2])
+
+    span = interval_over(np.array([7, 7, 9]), note)
+    assert {tuple(counts) for counts in seen} == {(2, 2, 0), (1, 1, 1), (0, 0, 2)}
+    assert (span.low, span.high) == (0, 2)
 
 
 def test_the_interval_of_a_mean_is_that_of_its_standard_error() -> None:
     values = np.random.default_rng(3).normal(size=400)
-    span = interval_of(lambda drawn: float(values[drawn].mean()), 400, 2000)
+    span = interval_over(np.arange(400), lambda counts: float(counts @ values / 400))
     error = 1.96 * values.std() / 20
     assert span.low == pytest.approx(values.mean() - error, abs=0.1 * error)
     assert span.high == pytest.approx(values.mean() + error, abs=0.1 * error)

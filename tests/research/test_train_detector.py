@@ -69,12 +69,12 @@ def test_centre_boxes_are_in_the_middle_once_for_each_class(tmp_path: Path) -> N
         # Two shards have a picture of this key.
         if row.key == "dog/1":
             continue
-        boxes, labels = centred[row.key]
+        boxes = centred[row.key]
         assert row.width is not None
         assert row.height is not None
-        assert labels.tolist() == sorted({item.class_id + 1 for item in row.objects})
+        assert boxes.class_id.tolist() == sorted({item.class_id + 1 for item in row.objects})
         expected = [0.1 * row.width, 0.1 * row.height, 0.9 * row.width, 0.9 * row.height]
-        assert boxes.tolist() == [pytest.approx(expected)] * len(labels)
+        assert boxes.corners.tolist() == [pytest.approx(expected)] * len(boxes)
 
 
 def test_other_boxes_shrink_with_their_picture(tmp_path: Path) -> None:
