@@ -21,7 +21,8 @@ from bench.common import Images, Model, To, write_figures
 from cambox.cams.boxes import find_boxes
 from cambox.config import BoxSettings, CamSettings, ModelSettings
 from cambox.maps import MapMaker
-from cambox.models.classifier import Classifier, load_classifier
+from cambox.models.classifier import Classifier
+from cambox.models.load import load_classifier
 from cambox.sources.decode import decode_image
 from cambox.sources.load import squash
 from tests.reference import SIZES, Comparison, compare, reference_boxes, some_maps

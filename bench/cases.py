@@ -89,7 +89,7 @@ def forward_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
         0, 256, (max(64, batch), size.height, size.width, 3), dtype=np.uint8
     )
     ready = classifier.normalised(pixels)
-    plain = build_network(bench.config.model).module.to(device)
+    plain = build_network(bench.config.model).to(device)
     contiguous = ready[:64].contiguous()
     lanes = [lane.classifier.module for lane in bench.annotator.lanes]
 
@@ -174,7 +174,7 @@ def peer_cases(bench: Bench, work: Path, images: Path, count: int) -> Iterator[t
     size = bench.classifier.preprocessing
     for peer in layers.peers:
         network = PeerNetwork(
-            build_network(bench.config.model).module.to(bench.classifier.device),
+            build_network(bench.config.model).to(bench.classifier.device),
             layers,
             bench.classifier.precision,
             size.width,

@@ -19,7 +19,8 @@ from bench.common import To, in_a_process, peak_resident, write_figures
 from bench.peers import channels_first
 from cambox.config import CamSettings, ModelSettings
 from cambox.maps import MapMaker
-from cambox.models.classifier import Classifier, load_classifier
+from cambox.models.classifier import Classifier
+from cambox.models.load import load_classifier
 
 Way = Literal["forward", "cambox", "grad-cam"]
 WAYS: tuple[Way, ...] = ("forward", "cambox", "grad-cam")

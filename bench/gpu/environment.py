@@ -31,7 +31,7 @@ from cambox.config import ModelSettings
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import local_device
 from cambox.models.build import build_network
-from cambox.models.classifier import load_classifier
+from cambox.models.load import load_classifier
 from cambox.output.footer import library_versions
 
 PACKAGES = ("cambox", "jobs", "bench", "pytorch_grad_cam", "torchcam.methods")
@@ -94,7 +94,7 @@ def network_facts(name: str) -> dict[str, Any]:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     settings = ModelSettings(name=name)
     torch.manual_seed(0)
-    plain = build_network(settings).module.to(local_device())
+    plain = build_network(settings).to(local_device())
     torch.manual_seed(0)
     classifier = load_classifier(settings, local_device(), "float32")
     size = classifier.preprocessing

@@ -30,7 +30,7 @@ from cambox.config import ModelSettings
 from cambox.engines.worker import local_device
 from cambox.in_order import usable_cpus
 from cambox.models.build import build_network
-from cambox.models.classifier import load_classifier
+from cambox.models.load import load_classifier
 from cambox.sources.decode import decode_image
 from cambox.sources.load import squash
 
@@ -57,7 +57,7 @@ def _eager(name: str, ready: dict[str, tuple[Any, torch.Tensor]]) -> dict[str, f
     # As in a run, where float32 is no TF32.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     settings = ModelSettings(name=name)
-    plain = build_network(settings).module.to(device)
+    plain = build_network(settings).to(device)
     classifier = load_classifier(settings, device, "bfloat16")
     size = classifier.preprocessing
     pixels = np.random.default_rng(0).integers(

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from cambox.config import Config
     from cambox.config_file import load_config
     from cambox.errors import RequestError
-    from cambox.models.classifier import load_classifier
+    from cambox.models.load import load_classifier
     from cambox.output.reading import read
     from cambox.run import annotate
     from cambox.training.dataset import BoxDataset
@@ -96,7 +96,7 @@ _HOMES = {
     "annotate": "cambox.run",
     "batched_index_select": "cambox.cams.paper",
     "cam": "cambox.cams.paper",
-    "load_classifier": "cambox.models.classifier",
+    "load_classifier": "cambox.models.load",
     "load_config": "cambox.config_file",
     "read": "cambox.output.reading",
 }

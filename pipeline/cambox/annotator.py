@@ -17,7 +17,6 @@ from cambox.boxes import Boxes
 from cambox.config import Config
 from cambox.in_order import grouped, in_order
 from cambox.models.classifier import Classifier
-from cambox.models.lanes import lane_count, lanes
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish
 from cambox.output.rows import table
@@ -88,7 +87,7 @@ class Annotator:
         self.recipe = recipe
         self.batch_size = batch_size
         self.threads = threads
-        count = lane_count(classifier, threads)
+        count = classifier.most_at_once(threads)
         # With more threads than CPUs one is put to sleep while it holds the interpreter's lock, and
         # all others wait for it; so lanes that fill the CPUs do the rest themselves.
         self.alone = classifier.device.type == "cpu" and count == threads
@@ -102,7 +101,7 @@ class Annotator:
         box_pool = None if self.alone else self.box_pool
         self.lanes = [
             BatchAnnotator(config, lane, box_pool, batch_size if self.alone else together)
-            for lane in lanes(classifier, count)
+            for lane in classifier.copies(count)
         ]
         self._free_lanes = SimpleQueue[BatchAnnotator]()
         for lane in self.lanes:

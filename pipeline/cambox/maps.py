@@ -39,8 +39,7 @@ class MapMaker:
         if self._settings.pooling.kind == "average":
             return scores.logits
         assert not isinstance(self._head, TailHead)
-        pooled = thresholded_average(scores.feature_map, self._settings.pooling.threshold)
-        return self._head.logits(pooled)
+        return self._head.logits(self._pooled(scores))
 
     def maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
         """The maps of the wanted classes.
@@ -72,22 +71,18 @@ class MapMaker:
                 scores.feature_map, self._weight, class_ids, head.bias if head.rectified else None
             )
         if isinstance(head, PooledHead):
-            return image_score_maps(
-                scores.feature_map, self._image_weights(head, scores, class_ids)
-            )
+            weights = head.class_weights(self._pooled(scores), class_ids)
+            settings = self._settings
+            rows = class_weights(weights.flatten(0, 1), settings.truncate, settings.shift)
+            return image_score_maps(scores.feature_map, rows.view_as(weights))
         assert scores.tail is not None
-        return contributions(scores.tail, head.cut, class_ids).float()
+        return contributions(scores.tail, head.grid, class_ids).float()
 
-    def _image_weights(
-        self, head: PooledHead, scores: Scores, class_ids: torch.Tensor
-    ) -> torch.Tensor:
+    def _pooled(self, scores: Scores) -> torch.Tensor:
+        """(B, C), what the classes are read from."""
         if self._settings.pooling.kind == "thresholded":
-            pooled = thresholded_average(scores.feature_map, self._settings.pooling.threshold)
-        else:
-            pooled = scores.feature_map.mean(dim=(2, 3))
-        weights = head.class_weights(pooled, class_ids)
-        rows = class_weights(weights.flatten(0, 1), self._settings.truncate, self._settings.shift)
-        return rows.view_as(weights)
+            return thresholded_average(scores.feature_map, self._settings.pooling.threshold)
+        return scores.feature_map.mean(dim=(2, 3))
 
 
 def require_fitting(settings: CamSettings, classifier: Classifier) -> None:

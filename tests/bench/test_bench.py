@@ -57,7 +57,7 @@ def test_each_peer_writes_five_boxes_of_each_image(
     pack(tmp_path / "images", tmp_path / "shards")
     layers = PEER_LAYERS[name]
     network = PeerNetwork(
-        build_network(ModelSettings(name=name)).module,
+        build_network(ModelSettings(name=name)),
         layers,
         precision,
         224,

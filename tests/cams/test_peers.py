@@ -13,8 +13,8 @@ from torchcam.methods import CAM
 from cambox.cams import class_score_maps
 from cambox.config import CamSettings, ModelSettings
 from cambox.maps import MapMaker
-from cambox.models.classifier import load_classifier
 from cambox.models.heads import PooledHead
+from cambox.models.load import load_classifier
 
 NETWORKS = [
     ("resnet18", "layer4"),

@@ -152,7 +152,7 @@ def test_changed_weights_redo_all_beside_the_old(
     clean = runs.clean(tmp_path / "out")
     folder = runs.folder(tmp_path / "out")
     before = stamps(folder)
-    state = build_network(runs.config.model).module.state_dict()
+    state = build_network(runs.config.model).state_dict()
     state["fc.bias"] = state["fc.bias"] + torch.arange(len(state["fc.bias"]))
     torch.save(state, tmp_path / "weights.pth")
     other = LocalRuns(make_config(f"model.checkpoint={tmp_path}/weights.pth")).run()

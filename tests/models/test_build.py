@@ -25,7 +25,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 def build(path: Path) -> torch.nn.Module:
     settings = ModelSettings(name=NAME, checkpoint=str(path), kwargs={"num_classes": 7})
-    return build_network(settings).module
+    return build_network(settings)
 
 
 @pytest.mark.parametrize(

@@ -137,15 +137,15 @@ def test_the_map_of_a_class_token_is_what_the_last_block_hands_over() -> None:
         if not parameter.any():
             parameter.normal_(std=0.1)
     images = torch.randn(2, 3, 160, 160)
-    cut = find_tail(network, images)
-    assert cut is not None
-    assert (cut.module_name, cut.attended) == (f"blocks.{len(network.blocks) - 1}", True)
-    run = run_with_tail(network, cut, images)
+    head = find_tail(network, images)
+    assert head is not None
+    assert (head.module_name, head.kind) == (f"blocks.{len(network.blocks) - 1}", "attention")
+    run = run_with_tail(network, head, images)
     class_ids = torch.tensor([[1, 6, 3], [0, 2, 5]])
-    ours = contributions(run, cut, class_ids)
+    ours = contributions(run, head.grid, class_ids)
 
     tokens = run.features.detach()
-    block, norm, head = network.blocks[-1], network.norm, network.head
+    block, norm = network.blocks[-1], network.norm
     attention = block.attn
     heads, width = attention.num_heads, tokens.shape[2]
 
@@ -168,7 +168,7 @@ def test_the_map_of_a_class_token_is_what_the_last_block_hands_over() -> None:
     through = (normed(block.norm2, at, handed) @ block.mlp.fc1.weight.T) * gate
     arrived = handed + through @ block.mlp.fc2.weight.T
     last = between + block.mlp(block.norm2(between))
-    terms = normed(norm, last[:, :1], arrived) @ head.weight.T  # (B, tokens, K)
+    terms = normed(norm, last[:, :1], arrived) @ network.head.weight.T  # (B, tokens, K)
     cells = terms[:, 1:] * (tokens.shape[1] - 1)
     side = ours.shape[2]
     theirs = cells.transpose(1, 2).reshape(2, 7, side, side)

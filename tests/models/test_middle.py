@@ -10,14 +10,12 @@ import torch.nn.functional as F
 from cambox.config import CamSettings, ModelSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
-from cambox.models.classifier import Classifier, load_classifier, with_middle_layers
-
-CPU = torch.device("cpu")
+from cambox.models.classifier import Classifier
+from cambox.models.load import load_classifier, with_middle_layers
 
 
 def classifier(name: str, **settings: object) -> Classifier:
-    torch.manual_seed(0)
-    return load_classifier(ModelSettings.model_validate({"name": name, **settings}), CPU, "float32")
+    return load_classifier(ModelSettings.model_validate({"name": name, **settings}))
 
 
 @pytest.mark.parametrize(

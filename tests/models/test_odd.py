@@ -16,10 +16,8 @@ import cambox.models.build
 from cambox.config import CamSettings, ModelSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
-from cambox.models.build import Network
-from cambox.models.classifier import Classifier, classifier_of, load_classifier
-
-CPU = torch.device("cpu")
+from cambox.models.classifier import Classifier
+from cambox.models.load import classifier_of, load_classifier
 
 
 class Odd(nn.Module):
@@ -40,8 +38,7 @@ class Odd(nn.Module):
 
 def classifier_with(module: nn.Module, **settings: object) -> Classifier:
     given = ModelSettings.model_validate({"name": "odd", "input_size": 64, **settings})
-    network = Network(module.eval().requires_grad_(False), "timm")
-    return classifier_of(network, given, CPU, "float32")
+    return classifier_of(module.eval().requires_grad_(False), given)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +87,15 @@ def test_a_scripted_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     scripted = torch.jit.script(timm.create_model("test_resnet", num_classes=4).eval())
     monkeypatch.setattr(cambox.models.build, "_construct", lambda *_: scripted)
     with pytest.raises(RequestError, match="is a scripted module"):
-        load_classifier(ModelSettings(name="test_resnet"), CPU, "float32")
+        load_classifier(ModelSettings(name="test_resnet"))
 
 
 def test_a_single_score_needs_a_sigmoid() -> None:
     kwargs = {"num_classes": 1}
     with pytest.raises(RequestError, match=r"model.activation: .* set sigmoid"):
-        load_classifier(ModelSettings(name="test_resnet", kwargs=kwargs), CPU, "float32")
+        load_classifier(ModelSettings(name="test_resnet", kwargs=kwargs))
     settings = ModelSettings(name="test_resnet", kwargs=kwargs, activation="sigmoid")
-    assert load_classifier(settings, CPU, "float32").class_count == 1
+    assert load_classifier(settings).class_count == 1
 
 
 def test_weights_in_half_precision_are_read_into_the_network(tmp_path: Path) -> None:
@@ -107,7 +104,7 @@ def test_weights_in_half_precision_are_read_into_the_network(tmp_path: Path) -> 
     path = tmp_path / "half.safetensors"
     safetensors.torch.save_file({name: value.half() for name, value in state.items()}, path)
     settings = ModelSettings(name="test_resnet", kwargs={"num_classes": 4}, checkpoint=str(path))
-    classifier = load_classifier(settings, CPU, "float32")
+    classifier = load_classifier(settings)
     assert {parameter.dtype for parameter in classifier.module.parameters()} == {torch.float32}
     weight = classifier.module.state_dict()["fc.weight"]
     assert torch.allclose(weight, state["fc.weight"].half().float())
@@ -120,7 +117,7 @@ def test_a_half_precision_backbone_gives_nearly_the_same_map(name: str, precisio
     images = np.random.default_rng(0).integers(0, 256, (2, 160, 160, 3), dtype=np.uint8)
     maps = []
     for kind in ("float32", precision):
-        classifier = load_classifier(settings, CPU, kind)  # type: ignore[arg-type]
+        classifier = load_classifier(settings, precision=kind)  # type: ignore[arg-type]
         scores = classifier.scores(images)
         class_ids = torch.tensor([[1, 2], [3, 4]])
         maps.append(MapMaker(CamSettings(), classifier).maps(scores, class_ids).flatten(2))

@@ -12,7 +12,7 @@ from torchvision.transforms import Normalize
 from torchvision.transforms.functional import to_tensor
 
 from cambox.config import ModelSettings
-from cambox.models.classifier import load_classifier
+from cambox.models.load import load_classifier
 from cambox.sources.load import squash
 
 

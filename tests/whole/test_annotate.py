@@ -312,7 +312,7 @@ def test_the_digest_covers_what_shapes_rows_and_nothing_else(
 
 def test_the_digest_covers_the_weights(make_config: ConfigMaker, tmp_path: Path) -> None:
     engine = LocalEngine(make_config())
-    state = build_network(make_config().model).module.state_dict()
+    state = build_network(make_config().model).state_dict()
     digests = {engine.recipe.digest}
     for change in (0.0, 1e-3):
         state["fc.bias"] = state["fc.bias"] + change

@@ -52,7 +52,7 @@ def models(
     not enough; attention, what each token hands to the class through the last attention; cells,
     layers over all cells at once (VGG).
     """
-    from cambox.models.listing import inspect_models, matching_models, print_models, to_json
+    from cambox.models.inspect import inspect_models, matching_models, print_models, to_json
 
     console = Console(stderr=as_json)
     inspected = list(inspect_models(matching_models(pattern, limit), console))

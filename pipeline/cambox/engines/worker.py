@@ -22,14 +22,9 @@ from filelock import FileLock
 from cambox.annotator import Annotator
 from cambox.config import Config
 from cambox.maps import require_fitting
-from cambox.models.classifier import (
-    Classifier,
-    Precision,
-    load_classifier,
-    with_class_size,
-    with_middle_layers,
-)
+from cambox.models.classifier import Classifier, Precision
 from cambox.models.heads import HeadKind
+from cambox.models.load import load_classifier, with_class_size, with_middle_layers
 from cambox.output.footer import Recipe
 from cambox.resolve import resolve_recipe
 

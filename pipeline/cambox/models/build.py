@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import safetensors.torch
 import timm
@@ -15,6 +13,7 @@ import torchvision
 from torch import nn
 
 from cambox.config import ModelSettings
+from cambox.console import one_line
 from cambox.errors import RequestError
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import locate
@@ -23,104 +22,90 @@ TORCHVISION = "torchvision/"
 SEED_OF_RANDOM_WEIGHTS = 0
 
 
-@dataclass(frozen=True)
-class Network:
-    """A built network in eval mode, and the library that knows how to take it apart."""
-
-    module: nn.Module
-    library: Literal["timm", "torchvision"]
-
-
-def build_network(settings: ModelSettings) -> Network:
-    """Build the network and load its weights.
+def build_network(settings: ModelSettings) -> nn.Module:
+    """Build a network of timm or torchvision in eval mode and load its weights.
 
     Without a checkpoint or ``pretrained`` the weights are random, the same in every process.
 
     Raises:
         RequestError: unknown name, wrong kwargs, or weights that do not fit or cannot be had.
     """
-    library: Literal["timm", "torchvision"] = "timm"
-    if settings.name.startswith(TORCHVISION):
-        library = "torchvision"
-    _require_known(settings.name, library)
+    name = settings.name
+    _require_known(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED_OF_RANDOM_WEIGHTS)
         try:
-            module = _construct(settings, library)
+            module = _construct(settings)
         except (TypeError, ValueError, AssertionError) as error:
             raise RequestError(
-                f"model.kwargs: {settings.name} does not take them: {_one_line(error)}"
+                f"model.kwargs: {name} does not take them: {one_line(error, 200)}"
             ) from error
         except (OSError, RuntimeError) as error:
             if not settings.pretrained:
                 raise
             raise RequestError(
-                f"model.pretrained: the weights of {settings.name} cannot be had from the hub "
-                f"({_one_line(error)}); download them once and set model.checkpoint"
+                f"model.pretrained: the weights of {name} cannot be had from the hub "
+                f"({one_line(error, 200)}); download them once and set model.checkpoint"
             ) from error
     if isinstance(module, torch.jit.ScriptModule):
         raise RequestError(
-            f"model.name: {settings.name} is a scripted module, which can be neither cut nor held; "
+            f"model.name: {name} is a scripted module, which can be neither cut nor held; "
             f"register the module that was scripted"
         )
     if settings.checkpoint is not None:
         _load(module, settings.checkpoint)
-    module.eval().requires_grad_(False)
-    return Network(module, library)
+    return module.eval().requires_grad_(False)
 
 
-def _construct(settings: ModelSettings, library: str) -> nn.Module:
-    if library == "timm":
-        module: nn.Module = timm.create_model(
-            settings.name, pretrained=settings.pretrained, **settings.kwargs
-        )
-        return module
-    weights = "DEFAULT" if settings.pretrained else None
-    name = settings.name.removeprefix(TORCHVISION)
-    built: nn.Module = torchvision.models.get_model(name, weights=weights, **settings.kwargs)
-    return built
+def torchvision_models() -> list[str]:
+    """torchvision's image classifiers, each as ``torchvision/<name>``."""
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return [TORCHVISION + name for name in names if not name.startswith("quantized_")]
 
 
-def _require_known(name: str, library: str) -> None:
-    if library == "timm":
-        if timm.is_model(name):
-            return
-        known = timm.list_models()
+def _construct(settings: ModelSettings) -> nn.Module:
+    name, pretrained, kwargs = settings.name, settings.pretrained, settings.kwargs
+    module: nn.Module
+    if name.startswith(TORCHVISION):
+        name, weights = name.removeprefix(TORCHVISION), "DEFAULT" if pretrained else None
+        module = torchvision.models.get_model(name, weights=weights, **kwargs)
     else:
-        known = [TORCHVISION + model for model in classification_models()]
-        if name in known:
-            return
+        module = timm.create_model(name, pretrained=pretrained, **kwargs)
+    return module
+
+
+def _require_known(name: str) -> None:
+    if timm.is_model(name):
+        return
+    of_torchvision = name.startswith(TORCHVISION)
+    known = torchvision_models() if of_torchvision else timm.list_models()
+    if name in known:
+        return
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {len(known)} to choose from"
+    library = "torchvision" if of_torchvision else "timm"
     raise RequestError(f"model.name: {library} has no classifier {name!r}; {hint}")
 
 
-def classification_models() -> list[str]:
-    """torchvision's image classifiers, by name."""
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return [name for name in names if not name.startswith("quantized_")]
-
-
 def _load(module: nn.Module, uri: str) -> None:
-    state = _unwrap(_read(uri), uri)
-    expected = module.state_dict()
+    state, expected = _unwrap(_read(uri), uri), module.state_dict()
+    advice = "check model.name and model.kwargs"
     for name, tensor in expected.items():
+        shape = list(tensor.shape)
         if name not in state:
             raise RequestError(
-                f"model.checkpoint: {uri} has no tensor {name} {list(tensor.shape)}; "
-                f"it is of another network, check model.name and model.kwargs"
+                f"model.checkpoint: {uri} has no tensor {name} {shape}; it is of another network, "
+                f"{advice}"
             )
-        if state[name].shape != tensor.shape:
+        if list(state[name].shape) != shape:
             raise RequestError(
                 f"model.checkpoint: {uri} has {name} of shape {list(state[name].shape)}, the "
-                f"model expects {list(tensor.shape)}; check model.name and model.kwargs "
-                f"(such as num_classes)"
+                f"model expects {shape}; {advice} (such as num_classes)"
             )
     unexpected = next((name for name in state if name not in expected), None)
     if unexpected is not None:
         raise RequestError(
-            f"model.checkpoint: {uri} has a tensor {unexpected} that the model does not; "
-            f"check model.name and model.kwargs"
+            f"model.checkpoint: {uri} has a tensor {unexpected} that the model does not; {advice}"
         )
     module.load_state_dict(state, strict=True)
 
@@ -139,7 +124,7 @@ def _read(uri: str) -> object:
     except Exception as error:  # each format has many kinds of its own for a bad file
         raise RequestError(
             f"model.checkpoint: {uri} is not a safetensors or weights-only .pth file: "
-            f"{_one_line(error)}"
+            f"{one_line(error, 200)}"
         ) from error
 
 
@@ -156,7 +141,3 @@ def _unwrap(state: object, uri: str) -> Mapping[str, torch.Tensor]:
     if state and all(name.startswith(prefix) for name in state):
         return {name.removeprefix(prefix): value for name, value in state.items()}
     return dict(state)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -11,12 +11,15 @@ are treated alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+
+_Function = Callable[..., Any]
+_Arguments = tuple[Any, ...]
+_Options = dict[str, Any]
 
 # y = f(x) with f(0) = 0: x times a gate.
 _ACTIVATIONS = ("relu", "relu6", "gelu", "silu", "hardswish", "mish", "leaky_relu", "elu", "celu")
@@ -50,10 +53,10 @@ class Frozen(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Callable[..., Any],
+        func: _Function,
         types: object,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        args: _Arguments = (),
+        kwargs: _Options | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
@@ -87,9 +90,7 @@ class Frozen(TorchFunctionMode):
         self.tape.append(constant)
         return constant
 
-    def _gated(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> torch.Tensor:
+    def _gated(self, func: _Function, args: _Arguments, kwargs: _Options) -> torch.Tensor:
         value, *rest = args
         kwargs = {key: kept for key, kept in kwargs.items() if key != "inplace"}
         plain = value.detach()
@@ -101,20 +102,14 @@ class Frozen(TorchFunctionMode):
         remainder = self._kept(result - plain * gate)
         return cast(torch.Tensor, value * gate + remainder)
 
-    def _constant(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _constant(self, func: _Function, args: _Arguments, kwargs: _Options) -> Any:
         result = func(*map(_detached, args), **kwargs)
         if isinstance(result, torch.Tensor):
             return self._kept(result)
         return tuple(self._kept(part) for part in result)
 
     def _product(
-        self,
-        func: Callable[..., Any],
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        self, func: _Function, name: str, args: _Arguments, kwargs: _Options
     ) -> torch.Tensor:
         """Of two factors that both depend on the input one is a gate: the smaller, or the second.
 
@@ -129,32 +124,47 @@ class Frozen(TorchFunctionMode):
                 right = self._kept(right)
         return cast(torch.Tensor, func(*args[:start], left, right, *args[start + 2 :], **kwargs))
 
-    def _norm(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> torch.Tensor:
+    def _norm(self, func: _Function, args: _Arguments, kwargs: _Options) -> torch.Tensor:
         """``(x - mean) * constant * weight + bias``: the mean is linear, the spread is not."""
         value, name = args[0], func.__name__
         if name == "normalize":
             result = func(value.detach(), *args[1:], **kwargs)
             safe = torch.where(value.detach().abs() > 0, value.detach(), 1.0)
             return cast(torch.Tensor, value * self._kept(result / safe))
-        parts = _norm_parts(name, value, args, kwargs)
+
+        def given(position: int, key: str, default: Any = None) -> Any:
+            return args[position] if len(args) > position else kwargs.get(key, default)
+
+        at = 3 if name == "instance_norm" else 2
+        weight, bias = given(at, "weight"), None if name == "rms_norm" else given(at + 1, "bias")
+        if name == "rms_norm":
+            epsilon = given(3, "eps") or torch.finfo(value.dtype).eps
+        else:
+            epsilon = given(7 if name == "instance_norm" else 4, "eps", 1e-5)
+        # How its statistics are taken: of which shape of the input, along which axes.
+        if name in ("layer_norm", "rms_norm"):
+            shape = tuple(value.shape)
+            axes = tuple(range(-len(given(1, "normalized_shape")), 0))
+        else:
+            groups = value.shape[1] if name == "instance_norm" else given(1, "num_groups")
+            shape, axes = (value.shape[0], groups, -1), (-1,)
+            by_channel = (-1, *[1] * (value.ndim - 2))
+            weight, bias = (
+                None if vector is None else vector.reshape(by_channel) for vector in (weight, bias)
+            )
         # In float32, as a norm computes within autocast too.
-        grouped = value.float().reshape(parts.shape)
-        centred = (
-            grouped if name == "rms_norm" else grouped - grouped.mean(parts.axes, keepdim=True)
-        )
-        variance = centred.detach().square().mean(parts.axes, keepdim=True)
-        scale = self._kept((variance + parts.epsilon).rsqrt())
-        result = (centred * scale).reshape(value.shape)
-        if parts.weight is not None:
-            result = result * parts.weight
-        if parts.bias is not None:
-            result = result + parts.bias
+        grouped = value.float().reshape(shape)
+        centred = grouped if name == "rms_norm" else grouped - grouped.mean(axes, keepdim=True)
+        variance = centred.detach().square().mean(axes, keepdim=True)
+        result = (centred * self._kept((variance + epsilon).rsqrt())).reshape(value.shape)
+        if weight is not None:
+            result = result * weight
+        if bias is not None:
+            result = result + bias
         return cast(torch.Tensor, result.to(value.dtype))
 
     def _multi_head_attention(
-        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, func: _Function, args: _Arguments, kwargs: _Options
     ) -> tuple[torch.Tensor, None]:
         """``nn.MultiheadAttention`` (sequence first) with its attention weights as constants."""
         query, key, value, width, heads, in_weight, in_bias = args[:7]
@@ -169,48 +179,6 @@ class Frozen(TorchFunctionMode):
         by_head = values.reshape(sources, batch, heads, -1).permute(1, 2, 0, 3)
         mixed = (weights @ by_head).permute(2, 0, 1, 3).flatten(2)
         return F.linear(mixed, out_weight, out_bias), None
-
-
-@dataclass(frozen=True)
-class _NormParts:
-    """A norm's settings: how its input is grouped, and what follows it.
-
-    Attributes:
-        shape: of the input as its statistics are taken.
-        axes: of that shape, which the statistics run over.
-        weight, bias: broadcast to the input, or None.
-    """
-
-    shape: tuple[int, ...]
-    axes: tuple[int, ...]
-    weight: torch.Tensor | None
-    bias: torch.Tensor | None
-    epsilon: float
-
-
-def _norm_parts(
-    name: str, value: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> _NormParts:
-    def given(position: int, key: str, default: Any = None) -> Any:
-        return args[position] if len(args) > position else kwargs.get(key, default)
-
-    def by_channel(vector: torch.Tensor | None) -> torch.Tensor | None:
-        return None if vector is None else vector.reshape(-1, *[1] * (value.ndim - 2))
-
-    if name in ("layer_norm", "rms_norm"):
-        axes = tuple(range(-len(given(1, "normalized_shape")), 0))
-        weight = given(2, "weight")
-        if name == "rms_norm":
-            epsilon = given(3, "eps") or torch.finfo(value.dtype).eps
-            return _NormParts(tuple(value.shape), axes, weight, None, epsilon)
-        return _NormParts(tuple(value.shape), axes, weight, given(3, "bias"), given(4, "eps", 1e-5))
-    if name == "instance_norm":
-        groups, weight, bias, epsilon = value.shape[1], given(3, "weight"), given(4, "bias"), 1e-5
-    else:
-        groups, weight, bias = given(1, "num_groups"), given(2, "weight"), given(3, "bias")
-        epsilon = given(4, "eps", 1e-5)
-    shape = (value.shape[0], groups, -1)
-    return _NormParts(shape, (-1,), by_channel(weight), by_channel(bias), epsilon)
 
 
 def _depends(value: object) -> bool:

@@ -1,23 +1,113 @@
-"""What a classifier's head computes of its features, and the map that follows from it.
+"""What a classifier's head computes of its features, and how features are read as cells.
 
-All kinds give maps of one meaning: ``mean over cells of map[k] + constant[k] = logit[k]``.
+All kinds of heads give maps of one meaning: ``mean over cells of map[k] + constant[k] =
+logit[k]``; ``sum_error`` measures it.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 from cambox.models.freeze import Frozen
-from cambox.models.grid import FeatureGrid
-from cambox.models.tail import TailCut
 
 Head = Callable[[torch.Tensor], torch.Tensor]
-NonlinearRule = Literal["frozen", "derivative"]
+
+# Rounding of float32 networks stays below 1e-5 of the logits' spread; a wrong guess is far above.
+TOLERANCE = 1e-3
+# Class tokens, distillation tokens and registers that may stand before a grid of tokens.
+MAX_PREFIX_TOKENS = 16
+
+
+class Layout(enum.StrEnum):
+    """Where features keep their channels."""
+
+    channels_first = "NCHW"
+    channels_last = "NHWC"
+    tokens = "NLC"
+
+
+@dataclass(frozen=True)
+class FeatureGrid:
+    """How to read features as a feature map.
+
+    Attributes:
+        layout: where the channels are.
+        height, width: of the map, in cells.
+        prefix_tokens: tokens before those of the cells (class token, registers).
+    """
+
+    layout: Layout
+    height: int
+    width: int
+    prefix_tokens: int = 0
+
+    def feature_map(self, features: torch.Tensor) -> torch.Tensor:
+        """Features as (B, C, H, W); other leading dimensions than B are kept."""
+        if self.layout is Layout.channels_first:
+            return features
+        if self.layout is Layout.channels_last:
+            return features.movedim(-1, -3)
+        cells = features[..., self.prefix_tokens :, :].transpose(-1, -2)
+        return cells.reshape(*cells.shape[:-1], self.height, self.width)
+
+    def one_cell(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors (B, C) as features of a single cell; prefix tokens are zeros."""
+        if self.layout is Layout.channels_first:
+            return vectors[:, :, None, None]
+        if self.layout is Layout.channels_last:
+            return vectors[:, None, None, :]
+        prefix = vectors.new_zeros(len(vectors), self.prefix_tokens, vectors.shape[1])
+        return torch.cat([prefix, vectors[:, None, :]], dim=1)
+
+    def without_cells(self, features: torch.Tensor) -> torch.Tensor:
+        """The same features with zeros in all cells; prefix tokens stay."""
+        empty = torch.zeros_like(features)
+        if self.layout is Layout.tokens:
+            empty[:, : self.prefix_tokens] = features[:, : self.prefix_tokens]
+        return empty
+
+
+def possible_grids(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[FeatureGrid]:
+    """The ways to read features of a shape as a grid of more than one cell, the likeliest first.
+
+    Args:
+        shape: with the batch first.
+        image_size: height and width in pixels; a grid of tokens has the image's aspect ratio.
+    """
+    grids: list[FeatureGrid] = []
+    if len(shape) == 4:
+        grids = [
+            FeatureGrid(Layout.channels_first, shape[2], shape[3]),
+            FeatureGrid(Layout.channels_last, shape[1], shape[2]),
+        ]
+    elif len(shape) == 3:
+        grids = _token_grids(shape[1], image_size)
+    return [
+        grid
+        for grid in grids
+        if grid.height * grid.width > 1
+        and grid.height <= image_size[0]
+        and grid.width <= image_size[1]
+    ]
+
+
+def _token_grids(tokens: int, image_size: tuple[int, int]) -> list[FeatureGrid]:
+    grids = []
+    for prefix in range(min(MAX_PREFIX_TOKENS, tokens - 1) + 1):
+        cells = tokens - prefix
+        height = round(math.sqrt(cells * image_size[0] / image_size[1]))
+        width = cells // max(height, 1)
+        # The sides of the cells differ by rounding alone.
+        alike = abs(height * image_size[1] - width * image_size[0]) < max(image_size)
+        if height * width == cells and alike:
+            grids.append(FeatureGrid(Layout.tokens, height, width, prefix))
+    return grids
 
 
 class HeadKind(enum.StrEnum):
@@ -45,11 +135,7 @@ class AffineHead:
     weight: torch.Tensor
     bias: torch.Tensor
     rectified: bool = False
-
-    @property
-    def kind(self) -> HeadKind:
-        """Affine."""
-        return HeadKind.affine
+    kind = HeadKind.affine
 
     @property
     def constant(self) -> torch.Tensor:
@@ -58,7 +144,7 @@ class AffineHead:
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """The class scores (B, K) of pooled features (B, C)."""
-        logits = torch.nn.functional.linear(pooled, self.weight, self.bias)
+        logits = F.linear(pooled, self.weight, self.bias)
         return logits.relu() if self.rectified else logits
 
 
@@ -68,19 +154,14 @@ class PooledHead:
 
     Attributes:
         function: the network's own head.
-        rule: ``frozen`` holds norms and gates at the image's pooled features, so that the map
+        kind: ``frozen`` holds norms and gates at the image's pooled features, so that the map
             still adds up to the logit but for a constant of biases; ``derivative`` is the local
             derivative, which leaves out what a change of the features does not change.
     """
 
     grid: FeatureGrid
     function: Head
-    rule: NonlinearRule
-
-    @property
-    def kind(self) -> HeadKind:
-        """Frozen or derivative."""
-        return HeadKind(self.rule)
+    kind: HeadKind
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """The class scores (B, K) of pooled features (B, C)."""
@@ -98,33 +179,63 @@ class PooledHead:
         rows: list[torch.Tensor] = []
         with torch.inference_mode(False), torch.enable_grad():
             leaf = pooled.clone().requires_grad_()
-            wanted = self._graph(leaf).gather(1, class_ids.clone())
+            if self.kind is HeadKind.derivative:
+                logits = self.logits(leaf)
+            else:
+                with Frozen():
+                    logits = self.logits(leaf)
+            wanted = logits.gather(1, class_ids.clone())
             for place in range(wanted.shape[1]):
                 rows += torch.autograd.grad(wanted[:, place].sum(), leaf, retain_graph=True)
         return torch.stack(rows, dim=1)
 
-    def _graph(self, leaf: torch.Tensor) -> torch.Tensor:
-        if self.rule == "derivative":
-            return self.logits(leaf)
-        with Frozen():
-            return self.logits(leaf)
+    def frozen_constant(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(B, K): what the logits hold beside the mean of the frozen maps.
+
+        Computed apart from those: the scores of a zero vector, held at the features (B, C).
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = pooled.clone().requires_grad_()
+            with Frozen() as held:
+                self.logits(leaf)
+            with Frozen(held.tape):
+                return self.logits(torch.zeros_like(leaf).requires_grad_()).detach()
 
 
 @dataclass(frozen=True)
 class TailHead:
-    """A head that reads a class token, attends over the cells or flattens them; see ``tail``."""
+    """A head that reads a class token, attends over the cells or flattens them; see ``tail``.
 
-    cut: TailCut
+    Attributes:
+        module_name: path of the module whose first tensor argument is the features, from which on
+            the network is affine once its gates are held.
+        grid: how those features are read.
+        kind: ``attention`` or ``cells``.
+    """
 
-    @property
-    def grid(self) -> FeatureGrid:
-        """How the features that enter the tail are read."""
-        return self.cut.grid
-
-    @property
-    def kind(self) -> HeadKind:
-        """Attention or cells."""
-        return HeadKind.attention if self.cut.attended else HeadKind.cells
+    module_name: str
+    grid: FeatureGrid
+    kind: HeadKind
 
 
 ClassifierHead = AffineHead | PooledHead | TailHead
+
+
+def score_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference between scores (B, K), as a share of the spread of those expected."""
+    spread = float(expected.max() - expected.min())
+    return float((actual - expected).abs().max()) / max(spread, 1e-30)
+
+
+def sum_error(
+    means: torch.Tensor, constant: torch.Tensor, logits: torch.Tensor, class_ids: torch.Tensor
+) -> float:
+    """The largest |mean of map + constant - logit|, as a share of the logits' spread.
+
+    Args:
+        means: (B, n) over the cells of the maps of the classes ``class_ids`` (B, n).
+        constant, logits: (B, K).
+    """
+    summed = means + constant.gather(1, class_ids)
+    error = (summed - logits.gather(1, class_ids)).abs().max()
+    return float(error / (logits.max() - logits.min()))

@@ -1,26 +1,38 @@
-"""What a model is to this pipeline: the kind of its head, its map, what the map costs."""
+"""What a model is to this pipeline: the kind of its head, its map, what the map costs.
+
+``cambox models`` prints it for models by name.
+"""
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import timeit
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 from torch import nn
 
 from cambox.config import CamSettings, ModelSettings
+from cambox.console import say
+from cambox.errors import RequestError
 from cambox.maps import MapMaker
-from cambox.models.build import build_network
-from cambox.models.classifier import Classifier, Scores, classifier_of
-from cambox.models.heads import AffineHead, HeadKind, PooledHead
-from cambox.models.probe import frozen_constant
+from cambox.models.build import build_network, torchvision_models
+from cambox.models.classifier import Classifier, Scores
+from cambox.models.heads import AffineHead, HeadKind, PooledHead, TailHead, sum_error
+from cambox.models.load import classifier_of
 from cambox.models.tail import tail_constant
 
 CLASSES = 5
+REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,14 @@ class ModelFacts:
     map_cost: float
 
 
+@dataclass(frozen=True)
+class RefusedModel:
+    """A model without a map, and why."""
+
+    name: str
+    reason: str
+
+
 def inspect_model(
     name: str,
     kwargs: dict[str, Any] | None = None,
@@ -69,10 +89,10 @@ def inspect_model(
         RequestError: the model gives no class activation map.
     """
     settings = ModelSettings(name=name, kwargs=kwargs or {}, input_size=input_size)
-    network = build_network(settings)
-    _fill_zeros(network.module)
-    classifier = classifier_of(network, settings, torch.device("cpu"), "float32")
-    size = classifier.preprocessing
+    module = build_network(settings)
+    _fill_zeros(module)
+    classifier = classifier_of(module, settings)
+    size, head = classifier.preprocessing, classifier.head
     images = np.random.default_rng(0).integers(
         0, 256, (batch, size.height, size.width, 3), dtype=np.uint8
     )
@@ -82,20 +102,21 @@ def inspect_model(
     maps = maker.maps(scores, class_ids)
     inputs = torch.randn(batch, 3, size.height, size.width)
     with torch.inference_mode():
-        forward = _seconds(lambda: network.module(inputs))
-    mapping = _seconds(lambda: maker.maps(scores, class_ids))
+        forward = timeit.repeat(lambda: module(inputs), number=1, repeat=1 + REPEATS)
+    mapping = timeit.repeat(lambda: maker.maps(scores, class_ids), number=1, repeat=1 + REPEATS)
     return ModelFacts(
         name=name,
-        kind=classifier.head.kind,
-        layout=str(classifier.head.grid.layout),
+        kind=head.kind,
+        layout=str(head.grid.layout),
         input_height=size.height,
         input_width=size.width,
         map_height=maps.shape[2],
         map_width=maps.shape[3],
-        cut=getattr(getattr(classifier.head, "cut", None), "module_name", None),
-        parameters=sum(parameter.numel() for parameter in network.module.parameters()),
+        cut=head.module_name if isinstance(head, TailHead) else None,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
         completeness_error=completeness_error(classifier, images, scores, maps, class_ids),
-        map_cost=mapping / forward,
+        # The first of each allocates.
+        map_cost=statistics.median(mapping[1:]) / statistics.median(forward[1:]),
     )
 
 
@@ -113,8 +134,7 @@ def completeness_error(
         maps: (B, n, h, w) of the classes ``class_ids`` (B, n).
 
     Returns:
-        The largest |mean of map + constant - logit| as a share of the logits' spread; None for a
-        derivative.
+        See ``heads.sum_error``; None for a derivative.
     """
     head = classifier.head
     if head.kind is HeadKind.derivative:
@@ -122,15 +142,13 @@ def completeness_error(
     if isinstance(head, AffineHead):
         constant = head.constant.expand_as(scores.logits)
     elif isinstance(head, PooledHead):
-        constant = frozen_constant(head, scores.feature_map.mean(dim=(2, 3)))
+        constant = head.frozen_constant(scores.feature_map.mean(dim=(2, 3)))
     else:
         assert scores.tail is not None
         constant = tail_constant(
-            classifier.module, head.cut, classifier.normalised(images), scores.tail
+            classifier.module, head, classifier.normalised(images), scores.tail
         )
-    summed = maps.mean(dim=(2, 3)) + constant.gather(1, class_ids)
-    error = (summed - scores.logits.gather(1, class_ids)).abs().max()
-    return float(error / (scores.logits.max() - scores.logits.min()))
+    return sum_error(maps.mean(dim=(2, 3)), constant, scores.logits, class_ids)
 
 
 def _fill_zeros(module: nn.Module) -> None:
@@ -140,10 +158,64 @@ def _fill_zeros(module: nn.Module) -> None:
             parameter.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
 
 
-def _seconds(work: Callable[[], object], repeats: int = 3) -> float:
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])  # the first one allocates
+def matching_models(pattern: str, limit: int) -> list[str]:
+    """The names of timm and torchvision (``torchvision/<name>``) that fit a shell pattern.
+
+    Raises:
+        RequestError: none fits, or more than ``limit``.
+    """
+    names = [*timm.list_models(), *torchvision_models()]
+    fitting = fnmatch.filter(names, pattern)
+    if not fitting:
+        raise RequestError(
+            f"PATTERN: none of {len(names)} models is called {pattern}; try '*{pattern}*'"
+        )
+    if len(fitting) > limit:
+        raise RequestError(
+            f"PATTERN: {len(fitting)} models are called {pattern}, and each is built and run; "
+            f"narrow the pattern, or set --limit {len(fitting)}"
+        )
+    return fitting
+
+
+def inspect_models(names: Sequence[str], console: Console) -> Iterator[ModelFacts | RefusedModel]:
+    """Build and probe models with random weights, one after the other."""
+    for name in track(names, "probing", console=console, transient=True):
+        try:
+            yield inspect_model(name)
+        except RequestError as error:
+            yield RefusedModel(name, str(error))
+
+
+def print_models(inspected: Sequence[ModelFacts | RefusedModel], console: Console) -> None:
+    """A line for each model."""
+    table = Table("model", "kind", "layout", "input", "map", "parameters", "error", "cost")
+    for entry in inspected:
+        if isinstance(entry, RefusedModel):
+            continue
+        error = entry.completeness_error
+        table.add_row(
+            entry.name,
+            str(entry.kind),
+            entry.layout,
+            f"{entry.input_height}x{entry.input_width}",
+            f"{entry.map_height}x{entry.map_width}",
+            f"{entry.parameters / 1e6:.1f} M",
+            "" if error is None else f"{error:.0e}",
+            f"{entry.map_cost:.1%}",
+        )
+    if table.row_count:
+        console.print(table)
+        say(
+            console,
+            "error: of mean of map + constant = logit, as a share of the logits' spread; "
+            "cost: of five maps, as a share of a forward pass, here on the CPU",
+        )
+    for entry in inspected:
+        if isinstance(entry, RefusedModel):
+            say(console, f"no map: {entry.reason}")
+
+
+def to_json(inspected: Sequence[ModelFacts | RefusedModel]) -> str:
+    """One JSON list; a model without a map has a ``reason``."""
+    return json.dumps([asdict(entry) for entry in inspected], indent=1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from cambox.errors import RequestError
-from cambox.models.grid import FeatureGrid, Layout, possible_grids
+from cambox.models.heads import FeatureGrid, Layout, possible_grids
 
 # Finer cells follow texture, coarser ones say no more than the last feature map. A margin of an
 # eighth lets in the sizes that padding makes.
@@ -26,16 +26,6 @@ class MiddleLayer:
 
     name: str
     grid: FeatureGrid
-
-
-@dataclass(frozen=True)
-class _Output:
-    layer: MiddleLayer
-    channels: int
-
-    @property
-    def stage(self) -> tuple[int, int, int]:
-        return self.layer.grid.height, self.layer.grid.width, self.channels
 
 
 def middle_layers(
@@ -58,30 +48,25 @@ def middle_layers(
     Raises:
         RequestError: the network has none.
     """
-    outputs: list[_Output] = []
+    # Each with its stage: channels, height and width of its features.
+    outputs: list[tuple[torch.Size, MiddleLayer]] = []
 
     def note(name: str, output: object) -> None:
-        if isinstance(output, torch.Tensor):
-            grid = _grid(output, size, layout)
-            if grid is not None:
-                channels = grid.feature_map(output).shape[1]
-                outputs.append(_Output(MiddleLayer(name, grid), channels))
+        if isinstance(output, torch.Tensor) and (grid := _grid(output, size, layout)):
+            outputs.append((grid.feature_map(output).shape[1:], MiddleLayer(name, grid)))
 
-    handles = [
-        part.register_forward_hook(lambda _module, _args, output, name=name: note(name, output))
-        for name, part in module.named_modules()
-        if name and name.count(".") < DEEPEST_NAME
-    ]
-    try:
-        last = last_feature_map().shape[1:]
-    finally:
-        for handle in handles:
-            handle.remove()
-    final = (last[1], last[2], last[0])
+    with ExitStack() as hooks:
+        for name, part in module.named_modules():
+            if name and name.count(".") < DEEPEST_NAME:
+                hook = part.register_forward_hook(
+                    lambda _, __, output, name=name: note(name, output)
+                )
+                hooks.enter_context(hook)
+        final = last_feature_map().shape[1:]
     # What runs after the last feature map, such as a head of convolutions, is no middle layer.
-    before = itertools.takewhile(lambda output: output.stage != final, outputs)
+    before = itertools.takewhile(lambda output: output[0] != final, outputs)
     # Of modules of one stage the last one stays.
-    stages = {output.stage: output.layer for output in before}
+    stages = dict(before)
     if not stages:
         raise RequestError(
             "cam.refine.steps: the network has no features of a stride of 8 or 16 pixels before "
@@ -95,20 +80,16 @@ def recorded(module: nn.Module, layers: tuple[MiddleLayer, ...]) -> Iterator[lis
     """The outputs of some layers, (B, C, H, W) float32 each, filled by a forward pass."""
     outputs: list[torch.Tensor] = []
 
-    def record(layer: MiddleLayer, output: torch.Tensor) -> None:
-        outputs.append(layer.grid.feature_map(output.detach()).float())
+    def record(grid: FeatureGrid, output: torch.Tensor) -> None:
+        outputs.append(grid.feature_map(output.detach()).float())
 
-    handles = [
-        module.get_submodule(layer.name).register_forward_hook(
-            lambda _module, _args, output, layer=layer: record(layer, output)
-        )
-        for layer in layers
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer in layers:
+            hook = module.get_submodule(layer.name).register_forward_hook(
+                lambda _, __, output, grid=layer.grid: record(grid, output)
+            )
+            hooks.enter_context(hook)
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _grid(output: torch.Tensor, size: tuple[int, int], layout: Layout) -> FeatureGrid | None:

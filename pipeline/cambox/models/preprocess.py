@@ -1,4 +1,4 @@
-"""What a classifier expects its images to be."""
+"""What a classifier expects its images to be, and networks made to take another size."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import timm.data
 import torchvision
+from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from cambox.config import ModelSettings
-from cambox.models.build import TORCHVISION, Network
+from cambox.console import one_line
+from cambox.errors import RequestError
+from cambox.models.build import TORCHVISION
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,26 +35,61 @@ class Preprocessing:
     std: tuple[float, float, float]
 
 
-def resolve_preprocessing(settings: ModelSettings, network: Network) -> Preprocessing:
+def resolve_preprocessing(settings: ModelSettings, module: nn.Module) -> Preprocessing:
     """The model's own preprocessing, overridden by what the configuration gives."""
-    if network.library == "timm":
-        own = timm.data.resolve_model_data_config(network.module)
-        (height, width), mean, std = own["input_size"][1:], own["mean"], own["std"]
+    height, width, mean, std = 224, 224, IMAGENET_MEAN, IMAGENET_STD
+    if not settings.name.startswith(TORCHVISION):
+        own = timm.data.resolve_model_data_config(module)
+        height, width = own["input_size"][1:]
+        mean, std = tuple(own["mean"]), tuple(own["std"])
     else:
-        height, width, mean, std = _torchvision_preprocessing(settings.name)
+        weights = torchvision.models.get_model_weights(settings.name.removeprefix(TORCHVISION))
+        if len(weights):
+            transforms = weights.DEFAULT.transforms()
+            height = width = transforms.crop_size[0]
+            mean, std = tuple(transforms.mean), tuple(transforms.std)
     if isinstance(settings.input_size, int):
         height = width = settings.input_size
     elif settings.input_size is not None:
         height, width = settings.input_size
-    return Preprocessing(height, width, tuple(settings.mean or mean), tuple(settings.std or std))
+    return Preprocessing(height, width, settings.mean or mean, settings.std or std)
 
 
-def _torchvision_preprocessing(
-    name: str,
-) -> tuple[int, int, tuple[float, ...], tuple[float, ...]]:
-    weights = torchvision.models.get_model_weights(name.removeprefix(TORCHVISION))
-    if not len(weights):
-        return 224, 224, IMAGENET_MEAN, IMAGENET_STD
-    transforms = weights.DEFAULT.transforms()
-    side = transforms.crop_size[0]
-    return side, side, tuple(transforms.mean), tuple(transforms.std)
+def fit_to_input_size(module: nn.Module, height: int, width: int, name: str) -> None:
+    """Resample a network's position encodings and set its windows, in place, where it has them.
+
+    Convolutional networks take any size as they are, and stay so.
+
+    Raises:
+        RequestError: the network cannot take the size.
+    """
+    resize = getattr(module, "set_input_size", None)  # of timm's
+    try:
+        if callable(resize):
+            _require_whole_patches(module, height, width)
+            resize(img_size=(height, width))
+        elif isinstance(module, VisionTransformer) and module.image_size != height:
+            _resample(module, height, width)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        reason = one_line(error, 200) if str(error) else "its grid does not fit"
+        raise RequestError(
+            f"model.input_size: {name} cannot take {height} x {width}: {reason}; take a multiple "
+            f"of its patch (and window) size"
+        ) from error
+
+
+def _require_whole_patches(module: nn.Module, height: int, width: int) -> None:
+    """What is left over of the last patch would be cut off, and boxes would be misplaced."""
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and (height % patch[0] or width % patch[1]):
+        raise ValueError(f"its patches are {patch[0]} x {patch[1]} pixels")
+
+
+def _resample(module: VisionTransformer, height: int, width: int) -> None:
+    if height != width or height % module.patch_size:
+        raise ValueError(f"it takes squares of a multiple of {module.patch_size} pixels")
+    state = interpolate_embeddings(height, module.patch_size, module.state_dict())
+    # Nothing else in the network depends on the size.
+    module.image_size = height
+    module.seq_length = (height // module.patch_size) ** 2 + 1
+    module.encoder.pos_embedding = nn.Parameter(state["encoder.pos_embedding"], requires_grad=False)

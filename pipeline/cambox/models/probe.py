@@ -8,17 +8,27 @@ is not affine after the pooling is kept as a function.
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Collection
 
+import numpy as np
 import torch
 
 from cambox.errors import RequestError
-from cambox.models.freeze import Frozen
-from cambox.models.grid import FeatureGrid, possible_grids
-from cambox.models.heads import AffineHead, Head, HeadKind, PooledHead
+from cambox.models.heads import (
+    TOLERANCE,
+    AffineHead,
+    FeatureGrid,
+    Head,
+    HeadKind,
+    PooledHead,
+    possible_grids,
+    score_error,
+    sum_error,
+)
 from cambox.models.split import NotPooledError, Split
-from cambox.models.tail import TOLERANCE
 
+POOLED_KINDS = (HeadKind.affine, HeadKind.frozen, HeadKind.derivative)
 UNIT_VECTORS_AT_ONCE = 256
 
 
@@ -26,22 +36,20 @@ def probe(
     split: Split,
     images: torch.Tensor,
     name: str,
-    nonlinear: Literal["auto", "frozen", "derivative"] = "auto",
-    kind: HeadKind | None = None,
+    kinds: Collection[HeadKind] = POOLED_KINDS,
+    tolerance: float = TOLERANCE,
 ) -> AffineHead | PooledHead:
     """Probe the head of a split network on images (B, 3, H, W), of at least two kinds.
 
     Args:
-        nonlinear: which weights a head that is not affine gives; ``auto``: frozen where what is
-            held leaves it affine, else the derivative.
-        kind: what another process found already; near the border two devices may differ.
+        kinds: what the head may be: affine where it is, else frozen where what is held leaves it
+            affine, else the derivative.
+        tolerance: what sums may be off, as a share of the logits' spread.
 
     Raises:
         NotPooledError: the features have no cells, or the head does not average over them.
-        RequestError: the scores are of no use, or the head cannot be held.
+        RequestError: the scores are of no use, or the head is of none of the kinds.
     """
-    if kind in (HeadKind.attention, HeadKind.cells):
-        raise NotPooledError("has no head that starts from averaged features")
     features = split.backbone(images)
     if not isinstance(features, torch.Tensor):
         raise NotPooledError(f"gives a {type(features).__name__} instead of one feature map")
@@ -53,25 +61,25 @@ def probe(
             f"has no spatial features: its backbone gives shape {tuple(features.shape)}"
         )
     if split.cell_layer is not None:
-        return _cell_head(split, features, logits, grids[0], name)
-    grid = next((grid for grid in grids if _pools(split.head, grid, features, logits)), None)
+        return _cell_head(split, features, logits, grids[0])
+    head = split.head
+    pooling = (grid for grid in grids if _pooling_error(head, grid, features, logits) <= tolerance)
+    grid = next(pooling, None)
     if grid is None:
         raise NotPooledError(
             f"does not average over the cells of its features {tuple(features.shape)}"
         )
-    if kind is HeadKind.affine or (kind is None and _is_affine(split.head, grid, features)):
-        return _affine_head(split.head, grid, grid.feature_map(features).shape[1], features)
-    if (kind or nonlinear) == "derivative":
-        return PooledHead(grid, split.head, "derivative")
-    held = PooledHead(grid, split.head, "frozen")
-    if kind is HeadKind.frozen or _is_affine_when_held(held, features, logits):
+    if HeadKind.affine in kinds and _affine_error(head, grid, features) <= tolerance:
+        return _affine_head(head, grid, features)
+    held = PooledHead(grid, head, HeadKind.frozen)
+    if HeadKind.frozen in kinds and _frozen_error(held, features, logits) <= tolerance:
         return held
-    if nonlinear == "frozen":
-        raise RequestError(
-            f"cam.nonlinear_head: what the head of {name} computes after the pooling is not "
-            f"affine even with its norms and gates held; set derivative"
-        )
-    return PooledHead(grid, split.head, "derivative")
+    if HeadKind.derivative in kinds:
+        return PooledHead(grid, head, HeadKind.derivative)
+    raise RequestError(
+        f"cam.nonlinear_head: what the head of {name} computes after the pooling is not "
+        f"affine even with its norms and gates held; set derivative"
+    )
 
 
 def require_useful(logits: object, name: str) -> None:
@@ -97,42 +105,14 @@ def require_same(halves: torch.Tensor, whole: torch.Tensor) -> None:
     Raises:
         NotPooledError: the network does more.
     """
-    if halves.shape != whole.shape or not _close(halves, whole, _spread(whole)):
+    if halves.shape != whole.shape or score_error(halves, whole) > TOLERANCE:
         raise NotPooledError("does more than its forward_features and forward_head")
 
 
-def frozen_constant(head: PooledHead, pooled: torch.Tensor) -> torch.Tensor:
-    """(B, K): what the logits hold beside the mean of the frozen maps.
-
-    Computed apart from those: the scores of a zero vector, held at the pooled features (B, C).
-    """
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = pooled.clone().requires_grad_()
-        with Frozen() as held:
-            head.logits(leaf)
-        with Frozen(held.tape):
-            return head.logits(torch.zeros_like(leaf).requires_grad_()).detach()
-
-
-def _is_affine_when_held(head: PooledHead, features: torch.Tensor, logits: torch.Tensor) -> bool:
-    pooled = head.grid.feature_map(features).mean(dim=(2, 3))
-    classes = logits.topk(min(5, logits.shape[1]), dim=1).indices
-    weights = head.class_weights(pooled, classes)
-    summed = torch.einsum("bnc,bc->bn", weights, pooled)
-    summed = summed + frozen_constant(head, pooled).gather(1, classes)
-    return _close(summed, logits.gather(1, classes), _spread(logits))
-
-
-def _close(actual: torch.Tensor, expected: torch.Tensor, spread: float) -> bool:
-    return float((actual - expected).abs().max()) <= TOLERANCE * spread
-
-
-def _spread(logits: torch.Tensor) -> float:
-    return float(logits.max() - logits.min())
-
-
-def _pools(head: Head, grid: FeatureGrid, features: torch.Tensor, logits: torch.Tensor) -> bool:
-    """Whether the head of the cells' mean is the head of the cells.
+def _pooling_error(
+    head: Head, grid: FeatureGrid, features: torch.Tensor, logits: torch.Tensor
+) -> float:
+    """How far the head of the cells' mean is from the head of the cells.
 
     Asked of louder features as well: attention over the tiny ones of a random network is nearly
     an average, and an activation before the pooling nearly linear.
@@ -140,46 +120,46 @@ def _pools(head: Head, grid: FeatureGrid, features: torch.Tensor, logits: torch.
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(features.shape, generator=generator).to(features)
     louder = features + 10 * features.std().clamp(min=0.1) * noise
-    return all(
-        _pools_these(head, grid, these, scores)
-        for these, scores in ((features, logits), (louder, head(louder)))
-    )
+    errors = []
+    for these, scores in ((features, logits), (louder, head(louder))):
+        try:
+            pooled = head(grid.one_cell(grid.feature_map(these).mean(dim=(2, 3))))
+        except (RuntimeError, AssertionError, ValueError, IndexError):
+            # The head does not take one cell in this layout: so this is not its layout.
+            return math.inf
+        errors.append(score_error(pooled, scores) if pooled.shape == scores.shape else math.inf)
+    return float(np.max(errors))  # which is not a number where one of them is not
 
 
-def _pools_these(
-    head: Head, grid: FeatureGrid, features: torch.Tensor, logits: torch.Tensor
-) -> bool:
-    mean = grid.feature_map(features).mean(dim=(2, 3))
-    try:
-        pooled = head(grid.one_cell(mean))
-    except (RuntimeError, AssertionError, ValueError, IndexError):
-        # The head does not take one cell in this layout: so this is not its layout.
-        return False
-    return pooled.shape == logits.shape and _close(pooled, logits, _spread(logits))
-
-
-def _is_affine(head: Head, grid: FeatureGrid, features: torch.Tensor) -> bool:
+def _affine_error(head: Head, grid: FeatureGrid, features: torch.Tensor) -> float:
+    """How far ``h(a) + h(b)`` is from ``h(a + b) + h(0)``."""
     cells = grid.feature_map(features).flatten(2)
     noise = torch.randn(cells.shape[:2], generator=torch.Generator().manual_seed(0)).to(cells)
 
     def score(vectors: torch.Tensor) -> torch.Tensor:
         return head(grid.one_cell(vectors))
 
+    errors = []
     # An activation is nearly affine for the tiny features of a network with random weights, so
     # the test is made at their own scale and at one where an activation shows.
     for scale in (float(cells.std()), 10.0):
         first = cells[:, :, 0] + scale * noise
         second = cells[:, :, -1] - 2 * scale * noise.flip(0)
-        left = score(first) + score(second)
-        right = score(first + second) + score(torch.zeros_like(first))
-        if not _close(left, right, _spread(left)):
-            return False
-    return True
+        together = score(first + second) + score(torch.zeros_like(first))
+        errors.append(score_error(together, score(first) + score(second)))
+    return float(np.max(errors))
 
 
-def _affine_head(
-    head: Head, grid: FeatureGrid, channels: int, features: torch.Tensor
-) -> AffineHead:
+def _frozen_error(head: PooledHead, features: torch.Tensor, logits: torch.Tensor) -> float:
+    """How far the frozen maps and their constant are from the best logits."""
+    pooled = head.grid.feature_map(features).mean(dim=(2, 3))
+    classes = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    means = torch.einsum("bnc,bc->bn", head.class_weights(pooled, classes), pooled)
+    return sum_error(means, head.frozen_constant(pooled), logits, classes)
+
+
+def _affine_head(head: Head, grid: FeatureGrid, features: torch.Tensor) -> AffineHead:
+    channels = grid.feature_map(features).shape[1]
     # Unit vectors of the features' own scale keep the subtraction of h(0) exact enough.
     scale = float(features.abs().mean().clamp(min=1e-6))
     bias = head(grid.one_cell(features.new_zeros(1, channels)))[0]
@@ -193,7 +173,7 @@ def _affine_head(
 
 
 def _cell_head(
-    split: Split, features: torch.Tensor, logits: torch.Tensor, grid: FeatureGrid, name: str
+    split: Split, features: torch.Tensor, logits: torch.Tensor, grid: FeatureGrid
 ) -> AffineHead:
     layer = split.cell_layer
     assert layer is not None
@@ -203,7 +183,7 @@ def _cell_head(
     cells = cells + bias[:, None, None]
     for rectified in (True, False):
         scores = cells.relu() if rectified else cells
-        if _close(scores.mean(dim=(2, 3)), logits, _spread(logits)):
+        if score_error(scores.mean(dim=(2, 3)), logits) <= TOLERANCE:
             return AffineHead(grid, weight, bias, rectified)
     raise NotPooledError(
         "scores each cell by a 1x1 convolution that it neither averages nor rectifies and averages"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from cambox.models.build import Network
+from cambox.console import one_line
 
 POOLING_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d)
 POOLING_FUNCTIONS = (F.adaptive_avg_pool2d, F.avg_pool2d, torch.mean)
@@ -33,17 +33,17 @@ class NotPooledError(Exception):
     """The classes are not read off an average of features; the message says what was found."""
 
 
-def split_network(network: Network) -> Split:
-    """Cut a network of timm or torchvision at its last pooling.
+def split_network(module: nn.Module) -> Split:
+    """Cut a network at its last pooling: timm's have named halves, others are traced.
 
     Raises:
         NotPooledError: there is no place to cut.
     """
-    backbone = getattr(network.module, "forward_features", None)
-    head = getattr(network.module, "forward_head", None)
-    if network.library == "timm" and callable(backbone) and callable(head):
+    backbone = getattr(module, "forward_features", None)
+    head = getattr(module, "forward_head", None)
+    if callable(backbone) and callable(head):
         return Split(backbone, head)
-    return _split_traced(network.module)
+    return _split_traced(module)
 
 
 class _StageTracer(fx.Tracer):
@@ -60,27 +60,30 @@ class _StageTracer(fx.Tracer):
 
 
 def _split_traced(module: nn.Module) -> Split:
-    """Networks without timm's named halves: their traced graph shows the last pooling."""
     try:
-        graph = _StageTracer().trace(module)
+        nodes = list(_StageTracer().trace(module).nodes)
     except Exception as error:  # tracing runs the model's own code, which may raise anything
-        raise NotPooledError(f"cannot be traced ({' '.join(str(error).split())[:100]})") from error
+        raise NotPooledError(f"cannot be traced ({one_line(error, 100)})") from error
     modules = dict(module.named_modules())
-    poolings = [node for node in graph.nodes if _is_pooling(node, modules)]
+    poolings = [node for node in nodes if _is_pooling(node, modules)]
     if not poolings:
         raise NotPooledError("has no average pooling")
     cut = poolings[-1].args[0]
     cell_layer = None
-    if not _has_weights_after(cut, graph, modules):
+    if not _has_weights(nodes[nodes.index(cut) + 1 :], modules):
         # Nothing is learned after the pooling, so the classes are scored before it.
         before = _skip_activation(cut, modules)
         layer = modules.get(str(before.target)) if before.op == "call_module" else None
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
             cell_layer, cut = layer, before.args[0]
-    backbone = fx.GraphModule(module, _graph_until(graph, cut))
+    after = nodes.index(cut) + 1
+    until_cut, copies = _copied(nodes[:after])
+    until_cut.output(copies[cut])
+    backbone = fx.GraphModule(module, until_cut)
     backbone.graph.eliminate_dead_code()
     backbone.recompile()
-    return Split(backbone, fx.GraphModule(module, _graph_from(graph, cut)), cell_layer)
+    from_cut, _ = _copied(nodes[after:], cut)
+    return Split(backbone, fx.GraphModule(module, from_cut), cell_layer)
 
 
 def _is_pooling(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
@@ -91,13 +94,11 @@ def _is_pooling(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     return node.op == "call_method" and node.target == "mean"
 
 
-def _has_weights_after(cut: fx.Node, graph: fx.Graph, modules: dict[str, nn.Module]) -> bool:
-    nodes = list(graph.nodes)
-    later = nodes[nodes.index(cut) + 1 :]
+def _has_weights(nodes: Sequence[fx.Node], modules: dict[str, nn.Module]) -> bool:
     return any(
         node.op == "get_attr"
-        or (node.op == "call_module" and any(True for _ in modules[node.target].parameters()))
-        for node in later
+        or (node.op == "call_module" and any(True for _ in modules[str(node.target)].parameters()))
+        for node in nodes
     )
 
 
@@ -108,27 +109,18 @@ def _skip_activation(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
     return node.args[0] if is_relu else node  # type: ignore[return-value]
 
 
-def _graph_until(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
+def _copied(
+    nodes: Sequence[fx.Node], given: fx.Node | None = None
+) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """Nodes as a graph of their own, which is given what one of the nodes before them makes."""
     part = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        copies[node] = part.node_copy(node, copies.__getitem__)
-        if node is cut:
-            part.output(copies[node])
-            break
-    return part
-
-
-def _graph_from(graph: fx.Graph, cut: fx.Node) -> fx.Graph:
-    nodes = list(graph.nodes)
-    part = fx.Graph()
-    copies = {cut: part.placeholder("features")}
+    copies = {} if given is None else {given: part.placeholder("features")}
 
     def copied(node: fx.Node) -> fx.Node:
         if node not in copies:
             raise NotPooledError(f"has a head that reads {node.name} beside the pooled features")
         return copies[node]
 
-    for node in nodes[nodes.index(cut) + 1 :]:
+    for node in nodes:
         copies[node] = part.node_copy(node, copied)
-    return part
+    return part, copies

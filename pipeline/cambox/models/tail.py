@@ -10,36 +10,27 @@ and all that follows; what the class token has gathered in earlier blocks is in 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from cambox.models.freeze import Frozen
-from cambox.models.grid import FeatureGrid, possible_grids
+from cambox.models.heads import (
+    TOLERANCE,
+    FeatureGrid,
+    HeadKind,
+    TailHead,
+    possible_grids,
+    sum_error,
+)
 
-# Rounding of float32 networks stays below 1e-5 of the logits' spread; a wrong guess is far above.
-TOLERANCE = 1e-3
 # A cell that matters less than this share of the most important one does not count as read.
 _NEGLIGIBLE = 1e-7
 _READ_CELLS = 0.9
-
-
-@dataclass(frozen=True)
-class TailCut:
-    """Where a network's affine tail begins: at the input of a module.
-
-    Attributes:
-        module_name: path of the module whose first tensor argument is the features.
-        attended: the tail reads the cells through attention.
-    """
-
-    module_name: str
-    grid: FeatureGrid
-    attended: bool
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class TailPass:
     """A forward pass that kept the graph of its tail, and of nothing before it.
 
     Attributes:
-        features: what entered the cut's module, a leaf of the graph.
+        features: what entered the tail's module, a leaf of the graph.
         logits: (B, K), with the graph.
         frozen: what was held.
     """
@@ -59,21 +50,20 @@ class TailPass:
 
 def run_with_tail(
     module: nn.Module,
-    cut: TailCut,
+    head: TailHead,
     images: torch.Tensor,
     held: Frozen | None = None,
     change: Callable[[torch.Tensor], torch.Tensor] = lambda features: features,
 ) -> TailPass:
-    """Run the network once; autograd sees only what comes after the cut.
+    """Run the network once; autograd sees only what comes after the features that enter the tail.
 
     Args:
         images: (B, 3, height, width).
         held: an earlier pass over the same images, whose constants are used again.
-        change: applied to the features at the cut.
+        change: applied to those features.
     """
     frozen = Frozen(None if held is None else held.tape)
     leaves: list[torch.Tensor] = []
-    after_the_cut = contextlib.ExitStack()
 
     def start_the_tail(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if leaves:
@@ -88,19 +78,17 @@ def run_with_tail(
         features = leaf.clone()
         return tuple(features if value is args[place] else value for value in args)
 
-    handle = module.get_submodule(cut.module_name).register_forward_pre_hook(start_the_tail)
-    try:
-        with torch.inference_mode(False), torch.no_grad(), after_the_cut:
-            logits = class_scores(module(images))
-    finally:
-        handle.remove()
+    hook = module.get_submodule(head.module_name).register_forward_pre_hook(start_the_tail)
+    with hook, torch.inference_mode(False), torch.no_grad(), ExitStack() as after_the_cut:
+        logits: torch.Tensor = module(images)
     return TailPass(leaves[0], logits, frozen)
 
 
-def contributions(run: TailPass, cut: TailCut, class_ids: torch.Tensor) -> torch.Tensor:
+def contributions(run: TailPass, grid: FeatureGrid, class_ids: torch.Tensor) -> torch.Tensor:
     """What each cell adds to the logits of the wanted classes.
 
     Args:
+        grid: how the features are read.
         class_ids: (B, n).
 
     Returns:
@@ -113,11 +101,21 @@ def contributions(run: TailPass, cut: TailCut, class_ids: torch.Tensor) -> torch
         for place in range(wanted.shape[1]):
             (weight,) = torch.autograd.grad(wanted[:, place].sum(), run.features, retain_graph=True)
             terms = weight * run.features.detach()
-            maps.append(cut.grid.feature_map(terms).sum(dim=1))
-    return torch.stack(maps, dim=1) * (cut.grid.height * cut.grid.width)
+            maps.append(grid.feature_map(terms).sum(dim=1))
+    return torch.stack(maps, dim=1) * (grid.height * grid.width)
 
 
-def find_tail(module: nn.Module, images: torch.Tensor) -> TailCut | None:
+def tail_constant(
+    module: nn.Module, head: TailHead, images: torch.Tensor, run: TailPass
+) -> torch.Tensor:
+    """(B, K): what the logits hold beside the contributions of the cells.
+
+    Computed apart from those: the logits of a pass over no cell at all, held at ``run``.
+    """
+    return run_with_tail(module, head, images, run.frozen, head.grid.without_cells).logits.detach()
+
+
+def find_tail(module: nn.Module, images: torch.Tensor) -> TailHead | None:
     """The last module from which on the network is affine in a grid of cells that it reads.
 
     One pass over the whole network with everything held: the modules are tried from the last to
@@ -128,71 +126,50 @@ def find_tail(module: nn.Module, images: torch.Tensor) -> TailCut | None:
         images: (B, 3, height, width), of at least two kinds.
     """
     size = (images.shape[2], images.shape[3])
-    inputs: list[tuple[str, torch.Tensor]] = []
     with torch.inference_mode(False), torch.enable_grad():
-        with _recorded_inputs(module, size, inputs), Frozen():
-            logits = class_scores(module(images.clone().requires_grad_()))
+        logits, inputs = _held_pass(module, images, size)
         if not inputs:
             return None
         # One class of each image: where only a maximum over the cells is read, a cell or two are.
         weights = torch.autograd.grad(
             logits.amax(dim=1).sum(), [features for _, features in inputs], allow_unused=True
         )
-    for position in reversed(range(len(inputs))):
-        name, features = inputs[position]
-        weight = weights[position]
+    names = {name for name, _ in inputs}
+    for (name, features), weight in zip(reversed(inputs), reversed(weights), strict=True):
         if weight is None:
             continue
         for grid in possible_grids(tuple(features.shape), size):
             if not _reads_the_cells(grid, weight):
                 continue
-            for path in _whole_block_first(name, {entry for entry, _ in inputs}):
-                cut = _verified(module, path, grid, images)
-                if cut is not None:
-                    return cut
+            for path in _whole_block_first(name, names):
+                head = _verified(module, path, grid, images)
+                if head is not None:
+                    return head
     return None
 
 
-def class_scores(output: object) -> torch.Tensor:
-    """The (B, K) class scores of a network's output.
+def _held_pass(
+    module: nn.Module, images: torch.Tensor, size: tuple[int, int]
+) -> tuple[torch.Tensor, list[tuple[str, torch.Tensor]]]:
+    """Logits, and the first tensor that enters each module where it can be read as cells."""
+    inputs: list[tuple[str, torch.Tensor]] = []
 
-    Raises:
-        TypeError: it is no single tensor of that shape.
-    """
-    if isinstance(output, torch.Tensor) and output.ndim == 2:
-        return output
-    shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    raise TypeError(f"expected class scores of shape (B, K), got {shape}")
+    def record(name: str, args: tuple[Any, ...]) -> None:
+        features = next((value for value in args if isinstance(value, torch.Tensor)), None)
+        if features is None or not features.requires_grad:
+            return
+        # Pixels are no features: what each adds is exact, and noise.
+        is_image = features.shape[1:] == (3, *size)
+        if possible_grids(tuple(features.shape), size) and not is_image:
+            inputs.append((name, features))
 
-
-@contextlib.contextmanager
-def _recorded_inputs(
-    module: nn.Module, size: tuple[int, int], inputs: list[tuple[str, torch.Tensor]]
-) -> Iterator[None]:
-    """Collect the first tensor that enters each module and can be read as a grid of cells."""
-
-    def record(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            features = next((value for value in args if isinstance(value, torch.Tensor)), None)
-            if features is None or not features.requires_grad:
-                return
-            # Pixels are no features: what each adds is exact, and noise.
-            is_image = features.shape[1:] == (3, *size)
-            if possible_grids(tuple(features.shape), size) and not is_image:
-                inputs.append((name, features))
-
-        return hook
-
-    handles = [
-        part.register_forward_pre_hook(record(name))
-        for name, part in module.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name, part in module.named_modules():
+            if name:
+                hook = part.register_forward_pre_hook(lambda _, args, name=name: record(name, args))
+                hooks.enter_context(hook)
+        with Frozen():
+            return module(images.clone().requires_grad_()), inputs
 
 
 def _reads_the_cells(grid: FeatureGrid, weight: torch.Tensor) -> bool:
@@ -209,29 +186,20 @@ def _whole_block_first(name: str, names: set[str]) -> list[str]:
 
 def _verified(
     module: nn.Module, path: str, grid: FeatureGrid, images: torch.Tensor
-) -> TailCut | None:
-    """The cut, if the arithmetic holds: contributions and the logits without any cell add up."""
-    run = run_with_tail(module, TailCut(path, grid, False), images)
+) -> TailHead | None:
+    """The head, if the arithmetic holds: contributions and the logits without any cell add up."""
+    head = TailHead(path, grid, HeadKind.cells)
+    run = run_with_tail(module, head, images)
+    if run.frozen.attended:
+        head = replace(head, kind=HeadKind.attention)
     # The input of a block may have other prefix tokens than that of the module inside it.
     for own in possible_grids(tuple(run.features.shape), (images.shape[2], images.shape[3])):
         if (own.height, own.width) == (grid.height, grid.width):
-            cut = TailCut(path, own, run.frozen.attended)
+            head = replace(head, grid=own)
             logits = run.logits.detach()
             classes = logits.topk(min(5, logits.shape[1]), dim=1).indices
-            maps = contributions(run, cut, classes)
-            constant = tail_constant(module, cut, images, run)
-            summed = maps.mean(dim=(2, 3)) + constant.gather(1, classes)
-            error = (summed - logits.gather(1, classes)).abs().max()
-            if error <= TOLERANCE * (logits.max() - logits.min()):
-                return cut
+            means = contributions(run, own, classes).mean(dim=(2, 3))
+            constant = tail_constant(module, head, images, run)
+            if sum_error(means, constant, logits, classes) <= TOLERANCE:
+                return head
     return None
-
-
-def tail_constant(
-    module: nn.Module, cut: TailCut, images: torch.Tensor, run: TailPass
-) -> torch.Tensor:
-    """(B, K): what the logits hold beside the contributions of the cells.
-
-    Computed apart from those: the logits of a pass over no cell at all, held at ``run``.
-    """
-    return run_with_tail(module, cut, images, run.frozen, cut.grid.without_cells).logits.detach()

@@ -1,6 +1,8 @@
-"""A prepared network is the same network: against one that nothing was done to."""
+"""With norms folded and convolutions packed it is the same network, or it is left as it was."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from torch import nn
 
 from cambox.config import ModelSettings
 from cambox.models.build import build_network
-from cambox.models.classifier import classifier_of
-from cambox.models.prepare import fold_norms, pack_convolutions
+from cambox.models.fold import fold_norms
+from cambox.models.load import classifier_of, load_classifier
+from cambox.models.onednn import pack_convolutions
 
 
 def with_statistics(module: nn.Module) -> nn.Module:
@@ -44,15 +47,13 @@ def test_logits_and_features_stay_and_so_does_the_digest(
     name: str, kwargs: dict[str, object], norms_left: int
 ) -> None:
     settings = ModelSettings(name=name, kwargs=kwargs, input_size=96 if "vit" not in name else None)
-    network, plain = build_network(settings), build_network(settings)
-    with_statistics(network.module)
-    with_statistics(plain.module)
+    network, plain = (with_statistics(build_network(settings)) for _ in range(2))
     if name == "test_vit":
-        for module in (network.module, plain.module):
+        for module in (network, plain):
             nn.init.trunc_normal_(
                 module.head.weight, generator=torch.Generator().manual_seed(0), std=0.02
             )
-    classifier = classifier_of(network, settings, torch.device("cpu"), "float32")
+    classifier = classifier_of(network, settings)
     norms = [part for part in classifier.module.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) == norms_left
     size = classifier.preprocessing
@@ -62,8 +63,8 @@ def test_logits_and_features_stay_and_so_does_the_digest(
         )
         pixels = classifier.normalised(images).contiguous()
         with torch.inference_mode():
-            features = plain.module.forward_features(pixels)
-            logits = plain.module(pixels)
+            features = plain.forward_features(pixels)
+            logits = plain(pixels)
             scores = classifier.scores(images)
         spread = float(logits.max() - logits.min())
         assert (scores.logits - logits).abs().max() < 1e-5 * spread
@@ -71,10 +72,7 @@ def test_logits_and_features_stay_and_so_does_the_digest(
         if name != "test_vit":  # whose feature map is that before its last block
             assert (scores.feature_map - expected).abs().max() < 1e-4 * expected.abs().max()
     # The digest names the weights that were given, whatever became of them.
-    assert (
-        classifier.weights_digest
-        == classifier_of(plain, settings, torch.device("cpu"), "float32").weights_digest
-    )
+    assert classifier.weights_digest == classifier_of(plain, settings).weights_digest
 
 
 class Branching(nn.Module):
@@ -133,6 +131,26 @@ def test_a_step_that_changes_the_logits_is_taken_back() -> None:
     assert all(torch.equal(weights[name], value) for name, value in module.state_dict().items())
     with torch.inference_mode():
         torch.testing.assert_close(module(images), logits)
+
+
+@pytest.mark.parametrize("missing", ["the library", "the operators"])
+def test_where_pytorch_has_no_onednn_the_network_runs_as_it_is(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ModelSettings(name="mobilenetv2_050", input_size=64)
+    packed = load_classifier(settings)
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    with monkeypatch.context() as without:
+        if missing == "the library":
+            without.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        else:
+            without.setattr(torch.ops, "mkldnn", SimpleNamespace())
+        plain = load_classifier(settings)
+        scores = plain.scores(images)
+    assert [part for part in plain.module.modules() if "forward" in part.__dict__] == []
+    expected = packed.scores(images)
+    torch.testing.assert_close(scores.feature_map, expected.feature_map)
+    torch.testing.assert_close(scores.logits, expected.logits)
 
 
 def test_gradients_pass_through_a_prepared_network() -> None:
