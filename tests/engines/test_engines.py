@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import cambox
 from cambox.annotator import Annotator, Progress, ShardReport
 from cambox.config import Config
 from cambox.engines.display import RunDisplay
@@ -33,6 +36,7 @@ from conftest import ConfigMaker
 from faults import FaultTable, samples_in_tars
 
 QUIET = Console(file=io.StringIO())
+REPOSITORY = Path(__file__).parents[2]
 
 
 def published(folder: str) -> pyarrow.Table:
@@ -51,22 +55,40 @@ def cluster(**settings: object) -> Iterator[None]:
         ray.shutdown()
 
 
-def change_loading(folder: Path, body: str) -> dict[str, str]:
-    """The environment in which every Python process loads samples in another way."""
+def change_workers(folder: Path, code: str = "") -> str:
+    """The folder of a ``sitecustomize`` that makes loading slow where cambox can be imported.
+
+    So slow that the second worker is ready before the first has done everything.
+    """
+    folder.mkdir()
     (folder / "sitecustomize.py").write_text(
-        "import os, time\n"
-        "import cambox.sources.load as load\n"
-        "honest = load.load_sample\n"
-        "def changed(sample, rule):\n"
-        f"    {body}\n"
-        "    return honest(sample, rule)\n"
-        "load.load_sample = changed\n"
+        "import os, sys, time\n"
+        f"{code}\n"
+        "try:\n"
+        "    import cambox.sources.load as load\n"
+        "except ImportError:\n"
+        "    pass\n"
+        "else:\n"
+        "    honest = load.load_sample\n"
+        "    def changed(sample, rule):\n"
+        "        time.sleep(0.7)\n"
+        "        return honest(sample, rule)\n"
+        "    load.load_sample = changed\n"
     )
-    return {"PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])])}
+    return str(folder)
 
 
-# Slow enough that the second worker is ready before the first has done everything.
-SLOW = "time.sleep(0.7)"
+# The workers' GPU finds another kind of head than the driver's CPU, and they warn of something.
+AT_THE_BORDER = """
+import logging
+import cambox.models.probe as probe
+probe._is_affine = lambda *given: False
+honest_probe = probe.possible_grids
+def warn(*given):
+    logging.getLogger("cambox.models.probe").warning("it is colder here")
+    return honest_probe(*given)
+probe.possible_grids = warn
+"""
 
 
 def gpus_of_ready_workers(log: str) -> set[str]:
@@ -91,12 +113,12 @@ def published_by_prometheus(port: int, at_least: int) -> float:
 
 @pytest.mark.usefixtures("private_ray")
 def test_two_actors_give_the_rows_of_one_process(make_config: ConfigMaker, tmp_path: Path) -> None:
-    slowly = change_loading(tmp_path, SLOW)
+    workers = {"PYTHONPATH": change_workers(tmp_path / "site", AT_THE_BORDER)}
     local = run(make_config(f"output.uri={tmp_path}/local", "output.store_maps=true"), QUIET)
     output = io.StringIO()
     port = free_port()
     with cluster(
-        num_cpus=2, num_gpus=2, runtime_env={"env_vars": slowly}, _metrics_export_port=port
+        num_cpus=2, num_gpus=2, runtime_env={"env_vars": workers}, _metrics_export_port=port
     ):
         spread = run(
             make_config(
@@ -115,6 +137,10 @@ def test_two_actors_give_the_rows_of_one_process(make_config: ConfigMaker, tmp_p
         assert actual[name].equals(expected[name]), name
     assert gpus_of_ready_workers(output.getvalue()) == {"GPU 0", "GPU 1"}
     assert "12 images" in output.getvalue()
+    # Said by a worker, and once by each that had something to do.
+    warned = re.findall(r"process (\d+): it is colder here", output.getvalue())
+    assert len(set(warned)) == len(warned) >= 1
+    assert str(os.getpid()) not in warned
 
 
 @pytest.mark.usefixtures("private_ray")
@@ -142,24 +168,57 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# As where cambox is not installed; and every process says where it has it from.
+NOT_INSTALLED = """
+sys.path.remove({installed!r})
+import atexit
+def say_where(*given):
+    if "cambox" in sys.modules:
+        with open(os.path.join({notes!r}, str(os.getpid())), "w") as note:
+            note.write(os.getcwd() + "\\n" + sys.modules["cambox"].__file__)
+atexit.register(say_where)
+try:
+    import cambox.annotator as annotator
+except ImportError:
+    pass
+else:
+    honest_publish = annotator.publish
+    def publish(*given):
+        say_where()
+        return honest_publish(*given)
+    annotator.publish = publish
+"""
+
+
 @pytest.mark.usefixtures("private_ray")
-def test_a_submitted_job_gives_the_same_rows(
+def test_a_submitted_job_brings_its_code_along_and_gives_the_same_rows(
     make_config: ConfigMaker, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     local = run(make_config(f"output.uri={tmp_path}/local"), QUIET)
+    copy, notes = tmp_path / "copy", tmp_path / "notes"
+    notes.mkdir()
+    for folder in ("pipeline", "jobs", "configs"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / folder, copy / folder, ignore=ignored)
+    installed = str(Path(cambox.__file__).parents[1])
+    hidden = NOT_INSTALLED.format(installed=installed, notes=str(notes))
+    site = change_workers(tmp_path / "site", hidden)
+    variables = json.dumps({"env_vars": {"PYTHONPATH": site}})
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     ray_command = str(Path(sys.executable).with_name("ray"))
     dashboard = free_port()
 
-    def submit(*arguments: str, output: str) -> subprocess.CompletedProcess[str]:
-        submission = [ray_command, "job", "submit", f"--address=http://127.0.0.1:{dashboard}"]
-        script = Path(__file__).parents[2] / "jobs" / "annotate.py"
-        job = [sys.executable, str(script), str(tmp_path / "config.yaml")]
-        settings = ["--set", f"output.uri={output}", "--set", "engine.workers=2"]
+    submission = [ray_command, "job", "submit", f"--address=http://127.0.0.1:{dashboard}"]
+    submission += ["--working-dir", ".", "--runtime-env-json", variables, "--"]
+    submission += [sys.executable, "jobs/annotate.py", str(tmp_path / "config.yaml")]
+    submission += ["--set", f"output.uri={tmp_path}/job", "--set", "engine.workers=2"]
+
+    def submit() -> subprocess.CompletedProcess[str]:
         deadline = time.monotonic() + 60
         while True:
             result = subprocess.run(
-                [*submission, *arguments, "--", *job, *settings],
+                submission,
+                cwd=copy,
                 env=environment,
                 text=True,
                 capture_output=True,
@@ -187,10 +246,8 @@ def test_a_submitted_job_gives_the_same_rows(
     )
     try:
         wait_for_port(dashboard)
-        slowly = json.dumps({"env_vars": change_loading(tmp_path, SLOW)})
-        submitted = submit("--runtime-env-json", slowly, output=f"{tmp_path}/job")
-        configs = Path(__file__).parents[2] / "configs"
-        relative = submit("--working-dir", str(configs), output="boxes")
+        submitted = submit()
+        places = [note.read_text().split("\n") for note in notes.iterdir()]
     finally:
         os.killpg(head.pid, signal.SIGTERM)
         head.wait(timeout=60)
@@ -201,8 +258,11 @@ def test_a_submitted_job_gives_the_same_rows(
     actual = published(str(tmp_path / "job" / Path(local.folder).name))
     for name in expected.column_names:
         assert actual[name].equals(expected[name]), name
-    assert relative.returncode != 0
-    assert "output.uri: boxes is relative" in relative.stdout + relative.stderr
+    # The driver and both workers, each in the job's own folder.
+    assert len(places) == 3
+    for folder, package in places:
+        assert "runtime_resources" in folder
+        assert package == f"{folder}/pipeline/cambox/__init__.py"
 
 
 def wait_for_port(port: int) -> None:

@@ -1,13 +1,34 @@
-"""How a GPU's batch size is found and remembered; the GPU is played."""
+"""What a process is as a worker; and how a GPU's batch size is found, on a played GPU."""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 
-from cambox.engines.worker import LARGEST, SMALLEST, fastest_batch_size, remembered
+import cambox
+from cambox.engines import cluster, worker
+from cambox.engines.actor import MOST_WARNINGS, Warnings, absolute, runtime_env
+from cambox.engines.local import LocalEngine
+from cambox.engines.sizing import Pool
+from cambox.engines.worker import LARGEST, SMALLEST, fastest_batch_size, load_model, remembered
+from cambox.errors import RequestError
+from cambox.models.heads import HeadKind
+from conftest import ConfigMaker
+
+CPU = torch.device("cpu")
 
 
 def test_the_largest_batch_that_still_gains_is_taken() -> None:
@@ -59,3 +80,190 @@ def test_without_a_place_to_remember_it_is_found_each_time(tmp_path: Path) -> No
     answers = iter([64, 32])
     assert remembered("a", lambda: next(answers), tmp_path / "file" / "cache") == 64
     assert remembered("a", lambda: next(answers), tmp_path / "file" / "cache") == 32
+
+
+def test_one_worker_times_and_the_others_read(tmp_path: Path) -> None:
+    timing, others = threading.Event(), threading.Barrier(3)
+    timed: list[str] = []
+
+    def time_it() -> int:
+        timed.append(threading.current_thread().name)
+        assert timing.wait(20)
+        return 64
+
+    def ask() -> int:
+        others.wait(20)
+        return remembered("a", time_it, tmp_path)
+
+    with ThreadPoolExecutor(3) as workers:
+        answers = [workers.submit(ask) for _ in range(3)]
+        while not timed:
+            assert not any(answer.done() for answer in answers)
+        timing.set()
+        assert [answer.result() for answer in answers] == [64] * 3
+    assert len(timed) == 1
+
+
+def test_a_worker_that_died_while_it_timed_is_not_waited_for(tmp_path: Path) -> None:
+    assert remembered("a", lambda: 64, tmp_path) == 64
+    (kept,) = tmp_path.glob("*.json")
+    kept.unlink()
+    holding = "import sys, time, filelock\n"
+    holding += "filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", holding, str(kept.with_suffix(".lock"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as died:
+        assert died.stdout is not None
+        assert died.stdout.readline() == b"held\n"
+        died.send_signal(signal.SIGKILL)
+    assert remembered("a", lambda: 32, tmp_path) == 32
+
+
+def test_a_worker_that_hangs_while_it_times_is_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert remembered("a", lambda: 64, tmp_path) == 64
+    (kept,) = tmp_path.glob("*.json")
+    kept.unlink()
+    monkeypatch.setattr(worker, "LOCK_SECONDS", 0.1)
+    with FileLock(kept.with_suffix(".lock")):
+        assert remembered("a", lambda: 32, tmp_path) == 32
+
+
+def test_all_that_is_timed_tells_batch_sizes_apart(
+    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    different = [
+        (),
+        ("model.class_input_size=96",),
+        ("cam.refine.steps=1", "cam.refine.layers=1"),
+        ("cam.refine.steps=1", "cam.refine.layers=2"),
+        ("model.input_size=96",),
+    ]
+    timed = {
+        worker.timed_of(load_model(make_config(*settings), CPU, "float32", 1).classifier)
+        for settings in different
+    }
+    assert len(timed) == len(different)
+
+
+def test_float32_is_float32(make_config: ConfigMaker) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    load_model(make_config(), CPU, "float32", 1)
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize("kind", [HeadKind.affine, HeadKind.frozen, HeadKind.derivative])
+def test_a_worker_takes_the_kind_of_head_that_the_driver_found(
+    make_config: ConfigMaker, kind: HeadKind
+) -> None:
+    # Probed, this one is affine, and would be so whatever the setting says.
+    model = load_model(make_config(), CPU, "float32", 1, kind)
+    assert model.classifier.head.kind is kind
+    assert f'"nonlinear_head": "{kind}"' in model.recipe.settings
+
+
+def test_local_threads_are_the_cpus_that_may_be_used(
+    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3, 5}, raising=False)
+    assert LocalEngine(make_config("engine.cpus_per_worker=auto")).threads == 3
+
+
+def test_warnings_are_kept_for_the_driver_and_not_without_end() -> None:
+    warnings = Warnings()
+    try:
+        log = logging.getLogger("cambox.sources.retry")
+        log.info("nothing to tell")
+        logging.getLogger("ray").warning("noise")
+        log.warning("s3://a: attempt %d failed", 1)
+        assert warnings.take() == (f"process {os.getpid()}: s3://a: attempt 1 failed",)
+        assert warnings.take() == ()
+        for number in range(1000):
+            log.warning("s3://%d", number)
+        first, *latest = warnings.take()
+        assert first.endswith(f"and {1000 - MOST_WARNINGS} warnings before these")
+        assert [text.rpartition("/")[2] for text in latest] == ["980", *map(str, range(981, 1000))]
+    finally:
+        logging.getLogger("cambox").removeHandler(warnings)
+
+
+@pytest.fixture
+def job_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This process is in a folder as that of a submitted job."""
+    folder = tmp_path / "runtime_resources" / "package"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_a_job_refuses_an_output_that_would_be_deleted_with_it(
+    make_config: ConfigMaker, job_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RequestError, match=r"^output.uri: boxes is relative, .* give a URL"):
+        absolute(make_config("output.uri=boxes"))
+    assert absolute(make_config("output.uri=s3://b/boxes")).output.uri == "s3://b/boxes"
+    monkeypatch.chdir(tmp_path)
+    assert absolute(make_config("output.uri=boxes")).output.uri == str(tmp_path / "boxes")
+
+
+def test_actors_find_cambox_where_the_driver_has_it(
+    job_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def path_of(init: Path, **job: object) -> object:
+        monkeypatch.setattr(cambox, "__file__", str(init))
+        return runtime_env(job).get("env_vars", {}).get("PYTHONPATH")
+
+    installed = tmp_path / "lib" / "site-packages" / "cambox" / "__init__.py"
+    sent_along = job_folder / "pipeline" / "cambox" / "__init__.py"
+    elsewhere = tmp_path / "code" / "pipeline" / "cambox" / "__init__.py"
+    assert path_of(installed) is None
+    # Relative: each node has the job's folder in another place.
+    assert path_of(sent_along) == "pipeline:${PYTHONPATH}"
+    assert path_of(elsewhere) == f"{tmp_path}/code/pipeline:${{PYTHONPATH}}"
+    assert path_of(sent_along, env_vars={"PYTHONPATH": "/mine"}) == "pipeline:/mine"
+    monkeypatch.chdir(tmp_path)
+    assert path_of(elsewhere) == f"{tmp_path}/code/pipeline:${{PYTHONPATH}}"
+
+
+class BusyRay:
+    """A cluster whose GPUs others have; waiting takes no time here."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.cancelled: list[str] = []
+
+    def remote(self, **asked: float) -> Any:
+        assert asked == {"num_gpus": 1.0, "num_cpus": 0}
+        return lambda function: SimpleNamespace(remote=lambda: "the answer")
+
+    def wait(self, answers: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        self.now += timeout
+        return [], answers
+
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 7.0}
+
+    def cancel(self, answer: str) -> None:
+        self.cancelled.append(answer)
+
+
+def test_a_free_gpu_is_waited_for_with_messages_and_not_for_ever(
+    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = BusyRay()
+    monkeypatch.setattr(cluster, "ray", busy)
+    monkeypatch.setattr(time, "monotonic", lambda: busy.now)
+    engine: Any = SimpleNamespace(pool=Pool(4, 1.0, 8.0, 8))
+    ask = cluster.RayEngine._workers_compute_on_gpus
+    with pytest.raises(RequestError, match=r"^model.precision: .* set bfloat16 or float32"):
+        ask(engine, make_config())
+    assert cluster.GPU_SECONDS <= busy.now <= cluster.GPU_SECONDS + 2 * cluster.PATIENCE_SECONDS
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == cluster.GPU_SECONDS / cluster.PATIENCE_SECONDS
+    assert "waiting for a free GPU" in said[0]
+    assert "{'CPU': 7.0} free" in said[0]
+    assert busy.cancelled == ["the answer"]
+    # With a precision there is nothing to ask.
+    assert not ask(engine, make_config("model.precision=bfloat16"))

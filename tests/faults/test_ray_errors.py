@@ -5,6 +5,7 @@ Ray itself is played here: most of its errors cannot be had on purpose.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray.exceptions as errors
+from rich.console import Console
 
 from cambox.engines import cluster
 from cambox.engines.actor import Warnings, Worker
@@ -23,7 +25,7 @@ from cambox.engines.worker import make_annotator
 from cambox.engines.worklist import ShardFailure
 from cambox.sources.shards import find_shards
 from conftest import ConfigMaker
-from faults import QUIET, FaultTable, LocalRuns
+from faults import FaultTable, LocalRuns
 
 
 def task_error(cause: Exception) -> errors.RayTaskError:
@@ -68,6 +70,7 @@ class PlayedRay:
         self.started: list[Any] = []
         self.killed: list[Any] = []
         self.raised = 0
+        self.log = io.StringIO()
 
     def remote(self, worker: type) -> Any:
         def start(*arguments: Any) -> Any:
@@ -99,6 +102,9 @@ class PlayedRay:
     def wait(self, calls: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
         return [call for call in calls if call not in self.unanswered], []
 
+    def available_resources(self) -> dict[str, float]:
+        return {"CPU": 0.5}
+
     def kill(self, handle: Any) -> None:
         self.killed.append(handle)
 
@@ -119,14 +125,15 @@ def play(
             return "a worker"
 
     def run(
-        *errors: tuple[str, Exception], silent: str | None = None
+        *errors: tuple[str, Exception], silent: str | None = None, workers: int = 1
     ) -> tuple[PlayedRay, list[Any]]:
         played = PlayedRay(errors, silent)
-        for name in ("remote", "get", "wait", "kill"):
+        for name in ("remote", "get", "wait", "kill", "available_resources"):
             monkeypatch.setattr(cluster.ray, name, getattr(played, name))
         monkeypatch.setattr(cluster, "ShardWorker", Played)
         # So that progress is asked for each time.
         monkeypatch.setattr(cluster, "POLL_SECONDS", -1)
+        monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0)
         settings = local_runs.config.engine
         if silent is not None:
             settings = settings.model_copy(update={"stall_seconds": 0.5})
@@ -135,11 +142,12 @@ def play(
             config=config,
             recipe=local_runs.engine.recipe,
             head=local_runs.engine.model.classifier.head.kind,
-            pool=Pool(1, 0.0, 1.0, 1),
+            pool=Pool(workers, 0.0, 1.0, 1),
             runtime_env={},
         )
         shards = tuple(find_shards(local_runs.config.input.shards))
-        outcomes = cluster.RayEngine.annotate(engine, shards, RunDisplay(QUIET, 3, 1))
+        display = RunDisplay(Console(file=played.log, width=200), 3, 1)
+        outcomes = cluster.RayEngine.annotate(engine, shards, display)
         return played, outcomes
 
     return run
@@ -204,3 +212,15 @@ def test_an_actor_that_cannot_describe_itself_is_a_failed_start(
     played, outcomes = play(*[("describe", task_error(RuntimeError("no context")))] * 3)
     assert (played.raised, len(played.started), len(played.killed)) == (3, 3, 3)
     assert all("no context" in outcome.reason for outcome in outcomes)
+
+
+def test_a_worker_that_finds_no_room_is_told_of(
+    play: Callable[..., tuple[PlayedRay, list[Any]]],
+) -> None:
+    played, outcomes = play(silent="describe", workers=2)
+    assert len(outcomes) == 3
+    assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
+    assert len(played.started) == len(played.killed) == 2
+    notes = [line for line in played.log.getvalue().splitlines() if "still waiting" in line]
+    assert "for 1 workers: each asks for 1 CPUs and 0 GPUs" in notes[-1]
+    assert "'CPU': 0.5" in notes[-1]

@@ -283,7 +283,7 @@ class _Run:
             self.all_there, self.patience = now, PATIENCE_SECONDS
         elif now - self.all_there > self.patience:
             self.observer.note(
-                f"still waiting for {missing} of {len(self.actors)} workers: each asks for "
+                f"still waiting for {missing} workers: each asks for "
                 f"{self.engine.pool.cpus_per_worker:g} CPUs and "
                 f"{self.engine.pool.gpus_per_worker:g} GPUs; the cluster has "
                 f"{ray.available_resources()} free"
