@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -21,19 +22,19 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
+from cambox.boxes import Boxes
 from cambox.cli import main
 from cambox.config import OutputSettings
 from cambox.config_file import load_config
 from cambox.errors import RequestError
-from cambox.output.publish import publish
-from cambox.output.recipe import Recipe
-from cambox.output.rows import AnnotatedObject, ClassScore, Row
-from cambox.output.serialise import to_parquet
+from cambox.output.footer import Recipe
+from cambox.output.publish import publish, to_parquet
+from cambox.output.rows import ClassScore, Row, table
 from cambox.run import run
+from cambox.sources.samples import read_samples
 from cambox.sources.shards import Shard
 from cambox.verify.findings import Problem
-from cambox.verify.report import print_verification
-from cambox.verify.verify import Verification, verify
+from cambox.verify.verify import Verification, print_verification, verify
 
 Members = dict[str, bytes]
 Rows = list[dict]
@@ -134,10 +135,10 @@ def test_a_sound_output_passes_with_its_counts(output: Path, where: str) -> None
                 f"/sound/out/{output.name}/{path.name}", path.read_bytes()
             )
     files: list[int] = []
-    verification = verify(uri, against_input=True, on_file=lambda: files.append(1))
+    verification = verify(uri, against_input=True, on_file=files.append)
     assert verification.problems == ()
     assert verification.ok
-    assert (verification.files, verification.rows, len(files)) == (2, 11, 2)
+    assert (verification.files, verification.rows, files) == (2, 11, [2, 2])
     assert verification.statuses == {"ok": 8, "unreadable": 1, "no_image": 1, "no_label": 1}
     assert verification.remarks == ()
 
@@ -418,14 +419,17 @@ ROW = Row(
     height=30,
     labels=(0,),
     classes=(ClassScore(0, 1, 0.75),),
-    objects=(AnnotatedObject(0, "cat", 0, 0.75, 0.5, 1.5, 2, 39.5, 30, 0, True),),
 )
+BOX = Boxes.of([[1.5, 2, 39.5, 30]], class_id=0, class_score=0.75, score=0.5, touches_edge=True)
+
+
+def publish_one(shard: Shard, recipe: Recipe, settings: OutputSettings) -> str:
+    row = replace(ROW, shard=shard.uri)
+    return publish(table([row], BOX, recipe.class_names, False), shard, recipe, settings)
 
 
 def test_two_class_lists_with_one_digest_are_found(tmp_path: Path) -> None:
     """The digest joins the names with line ends, so two lists can share it."""
-    import hashlib
-
     digest = hashlib.sha256(b"{}\ncat\ndog\nfish").hexdigest()
     one = Recipe("{}", ("cat", "dog", "fish"), digest)
     other = Recipe("{}", ("cat", "dog\nfish"), digest)
@@ -433,7 +437,7 @@ def test_two_class_lists_with_one_digest_are_found(tmp_path: Path) -> None:
     paths = []
     for number, recipe in enumerate((one, one, other)):
         shard = Shard(f"/data/{number}.tar", 10, "x")
-        paths.append(publish([replace(ROW, shard=shard.uri)], shard, recipe, settings))
+        paths.append(publish_one(shard, recipe, settings))
     problem = the_problem(verify(settings.uri), Path(paths[2]), "recipe")
     assert "class list is not that of" in problem.what
 
@@ -474,7 +478,7 @@ def test_a_leftover_of_publishing_is_found(output: Path, monkeypatch: pytest.Mon
         patch.setattr(Path, "replace", ends)
         patch.setattr(Path, "unlink", ends)
         with pytest.raises(SystemExit):
-            publish([ROW], shard, recipe, settings)
+            publish_one(shard, recipe, settings)
     (left,) = set(output.iterdir()) - before
     assert left.name[0] in "._"
     assert "delete it" in the_problem(verify(str(output)), left, "leftover").what
@@ -605,6 +609,40 @@ def test_rows_that_are_not_the_shards_samples_are_found(output: Path, own_input:
     assert "'sound-5'" in found(samples[0], samples[1], renamed)
     image = [("x.jpg", samples[2][0][1][:100])]
     assert "has 4 samples" in found(samples[0], samples[1], [("sound-9.cls", b"9")], image)
+
+
+def test_of_a_shard_known_by_its_content_only_the_content_counts(
+    output: Path, own_input: Path
+) -> None:
+    """With input.fingerprint: content; what a store says of the shard is something else."""
+    path = file_of(output, "sound")
+    data = own_input.read_bytes()
+    content = f"sha256={hashlib.sha256(data).hexdigest()}"
+    shard = json.loads(pq.read_metadata(path).metadata[b"cambox.shard"]) | {"fingerprint": content}
+    rewrite(path, pq.read_table(path), {b"cambox.shard": json.dumps(shard).encode()})
+    os.utime(own_input, ns=(1, 1))
+    verification = verify(str(output), against_input=True)
+    assert verification.ok, verification.problems
+
+    image = read_tar(own_input)["sound-8.jpg"]
+    assert data.count(image) == 1
+    own_input.write_bytes(data.replace(image, image[::-1]))
+    problem = the_problem(verify(str(output), against_input=True), path, "input changed")
+    assert content in problem.what
+
+    own_input.write_bytes(data[:-512])
+    problem = the_problem(verify(str(output), against_input=True), path, "input changed")
+    assert content in problem.what
+
+
+def test_a_sample_that_was_annotated_is_not_too_large_to_be_verified(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run may have raised input.max_sample_bytes, which no file says."""
+    monkeypatch.setattr("cambox.sources.samples.DEFAULT_MAX_SAMPLE_BYTES", 1000)
+    monkeypatch.setattr(read_samples, "__defaults__", (None, None, 1000))
+    verification = verify(str(output), against_input=True)
+    assert verification.ok, verification.problems
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "other", "file"])

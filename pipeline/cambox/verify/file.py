@@ -2,125 +2,107 @@
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
 
-from cambox.output.footer import PREFIX, Footer
-from cambox.output.recipe import SCHEMA_VERSION, folder_name, recipe_digest
+from cambox.errors import RequestError, ShardError
+from cambox.output.folders import Folder
+from cambox.output.footer import (
+    PREFIX,
+    SCHEMA_VERSION,
+    Footer,
+    NotOursError,
+    folder_name,
+    parsed,
+    recipe_digest,
+)
+from cambox.output.publish import is_intact
 from cambox.output.rows import schema
-from cambox.output.serialise import is_intact
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import from_storage, with_retries
+from cambox.sources.samples import most_in_a_sample, read_samples
+from cambox.sources.shards import Shard, state_of
+from cambox.sources.storage import locate
 from cambox.verify.findings import Check, Findings, Problem
-from cambox.verify.input import InputRule, check_against_input
 from cambox.verify.rows import RowChecks
 
 ROWS_AT_ONCE = 4096
 
 
-class DamagedFileError(ValueError):
-    """A file's bytes are not those of a whole Parquet file."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a file's footer says of where it comes from, as far as other files can contradict it.
-
-    Attributes:
-        recipe: settings and class list; None where they are not those of the folder.
-        versions: (library, version) pairs.
-    """
-
-    shard_uri: str
-    recipe: int | None
-    versions: tuple[tuple[str, str], ...]
-
-
 @dataclass(frozen=True)
 class FileReport:
-    """What the check of one file found; ``origin`` is None where no footer could be read."""
+    """What the check of one file found; of a footer that could be read, what others contradict.
 
-    origin: Origin | None
-    rows: int
+    Attributes:
+        shard_uri: None where no footer could be read.
+        recipe: stands for settings and class list; None where they are not those of the folder.
+        versions: (library, version) pairs.
+        statuses: rows by status.
+    """
+
+    shard_uri: str | None
+    recipe: int | None
+    versions: tuple[tuple[str, str], ...]
     statuses: Counter[str]
     problems: tuple[Problem, ...]
 
 
 def verify_file(
-    filesystem: AbstractFileSystem,
-    path: str,
-    uri: str,
-    folder: str,
-    input_rule: InputRule | None = None,
+    folder: Folder,
+    name: str,
+    against_input: bool = False,
+    input_storage_options: Mapping[str, Any] | None = None,
 ) -> FileReport:
     """Check one file on its own, holding it in memory.
 
     Args:
-        uri: names the file in problems.
-        folder: the name of its recipe's folder.
-        input_rule: None: leave the input alone.
+        name: below the folder.
+        against_input: read its shard again.
+        input_storage_options: of the shards, passed to fsspec.
     """
+    uri = folder.uri_of(name)
     findings = Findings(uri)
-    origin: Origin | None = None
+    footer: Footer | None = None
+    recipe: int | None = None
     statuses: Counter[str] = Counter()
     try:
+        filesystem, path = locate(uri, folder.storage_options)
         data = from_storage(uri, lambda: filesystem.cat_file(path))
-    except OSError as error:
-        text = f"the storage does not give it: {type(error).__name__}: {error}; check access to it"
-        return FileReport(None, 0, statuses, (Problem.of(uri, Check.unreadable, text),))
-    try:
-        with _damage():
-            file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        with parsed(uri):
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         metadata = file.metadata.metadata or {}
         footer = _footer(metadata, findings)
         if footer is not None:
-            _require_intact(data, metadata, findings)
-            origin = _origin(footer, folder, findings)
-            keys = _rows(file, footer, findings, statuses)
-            if input_rule is not None and keys is not None:
-                check_against_input(footer.shard, keys, input_rule, findings)
-    except DamagedFileError as error:
-        findings.add(Check.unreadable, f"{error}; delete the file and run cambox annotate again")
-    return FileReport(origin, statuses.total(), statuses, tuple(findings.problems()))
-
-
-@contextmanager
-def _damage() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        # Whatever Arrow trips over in bytes that no writer wrote.
-        raise DamagedFileError(f"{type(error).__name__}: {error}") from error
-
-
-def _batches(file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    with _damage():
-        batches = file.iter_batches(ROWS_AT_ONCE)
-    while True:
-        with _damage():
-            batch = next(batches, None)
-            if batch is not None:
-                batch.validate(full=True)
-        if batch is None:
-            return
-        yield batch
+            _require_intact(uri, data, metadata, findings)
+            recipe = _recipe(footer, folder.name, findings)
+            keys = _rows(uri, file, footer, findings, statuses)
+            if against_input and keys is not None:
+                _compare_with_input(footer.shard, keys, input_storage_options, findings)
+    except NotOursError as error:
+        findings.add(Check.unreadable, str(error).removeprefix(f"{uri} "))
+    except OSError as error:
+        text = f"the storage does not give it: {type(error).__name__}: {error}; check access to it"
+        findings.add(Check.unreadable, text)
+    return FileReport(
+        footer.shard.uri if footer else None,
+        recipe,
+        tuple((str(name), str(made)) for name, made in footer.versions.items()) if footer else (),
+        statuses,
+        tuple(findings.problems()),
+    )
 
 
 def _footer(metadata: Mapping[bytes, bytes], findings: Findings) -> Footer | None:
     try:
         footer = Footer.from_metadata(metadata)
-    except KeyError as error:
-        findings.add(Check.footer, f"{error.args[0].decode()} is missing; cambox did not make it")
-        return None
-    except (ValueError, TypeError) as error:
-        findings.add(Check.footer, f"an entry does not parse: {error}")
+    except (KeyError, ValueError, TypeError) as error:
+        _entry_is_wrong(error, findings)
         return None
     if footer.schema_version != SCHEMA_VERSION:
         findings.add(
@@ -143,45 +125,50 @@ def _footer(metadata: Mapping[bytes, bytes], findings: Findings) -> Footer | Non
     return footer
 
 
-def _require_intact(data: bytes, metadata: Mapping[bytes, bytes], findings: Findings) -> None:
+def _entry_is_wrong(error: Exception, findings: Findings) -> None:
+    if isinstance(error, KeyError):
+        findings.add(Check.footer, f"{error.args[0].decode()} is missing; cambox did not make it")
+    else:
+        findings.add(Check.footer, f"an entry does not parse: {error}")
+
+
+def _require_intact(
+    uri: str, data: bytes, metadata: Mapping[bytes, bytes], findings: Findings
+) -> None:
     try:
         intact = is_intact(data, metadata)
-    except KeyError as error:
-        findings.add(Check.footer, f"{error.args[0].decode()} is missing; cambox did not make it")
+    except (KeyError, ValueError, TypeError) as error:
+        _entry_is_wrong(error, findings)
         return
-    except (ValueError, TypeError) as error:
-        findings.add(Check.footer, f"an entry does not parse: {error}")
-        return
-    if not intact:
-        raise DamagedFileError("the bytes before the footer are not those that were written")
+    with parsed(uri):
+        if not intact:
+            raise pa.ArrowInvalid("the bytes before the footer are not those that were written")
 
 
-def _origin(footer: Footer, folder: str, findings: Findings) -> Origin:
-    recipe: int | None = hash((footer.recipe, footer.classes))
+def _recipe(footer: Footer, folder: str, findings: Findings) -> int | None:
     if footer.recipe_digest != recipe_digest(footer.recipe, footer.classes):
         findings.add(
             Check.recipe, f"{footer.recipe_digest} is not the digest of the recipe in the footer"
         )
-        recipe = None
-    elif folder_name(footer.recipe_digest) != folder:
+        return None
+    if folder_name(footer.recipe_digest) != folder:
         findings.add(Check.recipe, f"made by {footer.recipe_digest}, and lies in {folder}")
-        recipe = None
-    versions = tuple((str(name), str(version)) for name, version in footer.versions.items())
-    return Origin(footer.shard.uri, recipe, versions)
+        return None
+    return hash((footer.recipe, footer.classes))
 
 
 def _rows(
-    file: pq.ParquetFile, footer: Footer, findings: Findings, statuses: Counter[str]
+    uri: str, file: pq.ParquetFile, footer: Footer, findings: Findings, statuses: Counter[str]
 ) -> Sequence[str] | None:
     """Check all rows and count their statuses; the keys in order, or None for a wrong schema."""
     expected = schema(_stores_maps(footer))
-    with _damage():
+    with parsed(uri):
         actual = file.schema_arrow
     if not actual.equals(expected):
         findings.add(Check.schema, _difference(expected, actual))
         return None
     checks = RowChecks(footer.shard.uri, footer.classes, findings)
-    for batch in _batches(file):
+    for batch in _batches(uri, file):
         checks.check(batch)
         statuses.update(batch["status"].to_pylist())
     if len(checks.keys) != file.metadata.num_rows:
@@ -190,6 +177,13 @@ def _rows(
             f"{len(checks.keys)} rows where the footer counts {file.metadata.num_rows}",
         )
     return checks.keys
+
+
+def _batches(uri: str, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+    with parsed(uri):
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            batch.validate(full=True)
+            yield batch
 
 
 def _stores_maps(footer: Footer) -> bool:
@@ -212,3 +206,54 @@ def _difference(expected: pa.Schema, actual: pa.Schema) -> str:
     if more:
         return f"the column {more[0]} is not in the contract"
     return f"the columns are in the order {', '.join(actual.names)}"
+
+
+def _compare_with_input(
+    shard: Shard,
+    row_keys: Sequence[str],
+    storage_options: Mapping[str, Any] | None,
+    findings: Findings,
+) -> None:
+    """Whether the shard is as the footer says, and the rows are its samples, all and in order."""
+    changed = (
+        f"{shard.uri} is not what was annotated ({shard.fingerprint}); run cambox annotate again"
+    )
+    try:
+        state = state_of(shard, storage_options)
+        if state == "gone":
+            findings.add(
+                Check.input_gone,
+                f"{shard.uri} is not there; restore it, or delete this file if it was retired",
+            )
+            return
+        if state == "changed":
+            findings.add(Check.input_changed, changed)
+            # How many bytes it should have now is not known.
+            shard = replace(shard, size=0)
+        keys, content = with_retries(shard.uri, lambda: _keys_and_content(shard, storage_options))
+    except (ShardError, RequestError, OSError) as error:
+        findings.add(Check.input_unreadable, str(error))
+        return
+    # Of the content only reading it tells.
+    by_content = shard.fingerprint.startswith("sha256=")
+    if by_content and state == "same" and content != shard.fingerprint:
+        findings.add(Check.input_changed, changed)
+    for index, (key, row_key) in enumerate(zip(keys, row_keys, strict=False)):
+        if key != row_key:
+            findings.add(
+                Check.input_samples,
+                f"sample {index} of {shard.uri} is {key!r}, the row's key {row_key!r}",
+            )
+    if len(keys) != len(row_keys):
+        findings.add(
+            Check.input_samples,
+            f"{shard.uri} has {len(keys)} samples, the file {len(row_keys)} rows",
+        )
+
+
+def _keys_and_content(
+    shard: Shard, storage_options: Mapping[str, Any] | None
+) -> tuple[list[str], str]:
+    digest = hashlib.sha256()
+    samples = read_samples(shard, storage_options, digest.update, most_in_a_sample(shard))
+    return [sample.key for sample in samples], f"sha256={digest.hexdigest()}"

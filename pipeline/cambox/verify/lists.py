@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cambox.output.entries import Entries, as_numpy, place_in_group
+from cambox.boxes import place_in_group
+from cambox.output.rows import Entries, as_numpy
 from cambox.verify.findings import Check, Findings
 
 Text = Callable[[int], str]
@@ -57,9 +58,11 @@ class EntryChecks:
                 self._ranks(entries, labels, classes)
 
     def _entries(self, column: str) -> Entries:
-        entries, whole, row = Entries.of(self.batch[column], column)
+        entries = Entries.of(self.batch[column], column)
         self.findings.add_where(
-            Check.null, ~whole, lambda at: f"{self.sample(row[at])}: a null inside {column}"
+            Check.null,
+            ~entries.whole,
+            lambda at: f"{self.sample(entries.all_rows[at])}: a null inside {column}",
         )
         return entries
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cambox.output.entries import as_numpy
+from cambox.output.rows import as_numpy
 from cambox.sources.decode import SampleStatus
 from cambox.verify.findings import Check, Findings
 from cambox.verify.lists import EntryChecks
