@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from cambox.config import Config
-from cambox.config_file import load_config
-from cambox.demo import write_config
+from cambox.config import CalibrationSettings, Config, PoolingSettings, RefineSettings
+from cambox.config_file import load_config, recipe_names, recipe_text
+from cambox.demo import CLASSIFIER, write_config
 from cambox.errors import RequestError
+from cambox.settings_page import settings_page
 
+ROOT = Path(__file__).parents[2]
 MINIMAL = "input: {shards: a.tar}\nmodel: {name: resnet18}\noutput: {uri: out}\n"
 
 
@@ -97,21 +101,62 @@ def test_a_missing_file(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.yaml")
 
 
-def test_the_shipped_recipes_are_valid() -> None:
-    configs = Path(__file__).parents[2] / "configs"
-    recipes = sorted(configs.glob("*.yaml"))
-    assert len(recipes) >= 5
-    for recipe in recipes:
-        assert load_config(recipe).input.shards
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_is_valid_and_says_in_one_line_what_it_is_for(name: str) -> None:
+    assert load_config(name).input.shards
+    first, second = recipe_text(name).splitlines()[:2]
+    assert re.fullmatch(r"# [A-Z0-9].{20,90}\.", first)
+    assert second.startswith("#")
 
 
-def test_the_demos_recipe_is_the_shipped_one(tmp_path: Path) -> None:
-    shipped = load_config(Path(__file__).parents[2] / "configs" / "demo.yaml")
-    written = write_config(tmp_path)
-    ours, theirs = shipped.model_dump(), written.model_dump()
-    for config in (ours, theirs):
-        for place in ("checkpoint", "class_names"):
-            config["model"][place] = Path(config["model"][place]).name
-        config["input"]["shards"] = [Path(config["input"]["shards"][0]).name]
-        config["output"]["uri"] = Path(config["output"]["uri"]).name
-    assert ours == theirs
+def test_the_recipes_are_the_files_of_configs() -> None:
+    files = {path.stem: path.read_text() for path in (ROOT / "configs").glob("*.yaml")}
+    assert {name: recipe_text(name) for name in recipe_names()} == files
+    assert {"demo", "labels", "precise", "nightly"} <= files.keys()
+
+
+def test_a_file_goes_before_a_recipe_and_a_recipe_before_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("precise").mkdir()
+    assert load_config("precise").model.input_size == 448
+    Path("precise").rmdir()
+    Path("precise").write_text(MINIMAL)
+    assert load_config("precise").model.input_size is None
+
+
+def test_the_demos_recipe_is_written_for_a_folder_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("demo").mkdir()
+    assert write_config(Path("demo")) == load_config("demo")
+    assert Path("demo/classifier.safetensors").read_bytes() == CLASSIFIER.read_bytes()
+    odd = Path('a "b" #c: é\\{d}')
+    odd.mkdir()
+    written = write_config(odd)
+    assert written.model.checkpoint == f"{odd}/classifier.safetensors"
+    assert written.input.shards == [f"{odd}/shards/shard-*.tar"]
+    assert (written.cam, written.boxes) == (load_config("demo").cam, load_config("demo").boxes)
+
+
+def test_the_page_of_settings_is_what_the_settings_say() -> None:
+    page = ROOT / "docs" / "settings.md"
+    assert page.read_text() == settings_page(), "run: cambox recipes --settings > docs/settings.md"
+
+
+def test_every_setting_is_on_the_page_with_its_meaning() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (.+?) \| (.+?) \| (.+) \|$", settings_page(), re.M)
+    named = {key: (default, meaning) for key, _, default, meaning in rows}
+    sections: list[tuple[str, type[BaseModel]]] = [
+        ("boxes.calibration.", CalibrationSettings),
+        ("cam.pooling.", PoolingSettings),
+        ("cam.refine.", RefineSettings),
+        *((f"{name}.", field.annotation) for name, field in Config.model_fields.items()),  # type: ignore[misc]
+    ]
+    expected = {prefix + name for prefix, section in sections for name in section.model_fields}
+    assert named.keys() == expected
+    assert all(len(meaning) > 8 for _, meaning in named.values())
+    assert named["boxes.threshold"][0] == "`0.35`"
+    assert named["model.name"][0] == "must be given"

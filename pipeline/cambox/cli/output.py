@@ -36,16 +36,18 @@ def verify(
     only boxes that lie in their images. Exit code: 0 all is well, 1 something is wrong, 2 there
     is no such output.
     """
-    from cambox.verify.report import FileCounter, print_verification, to_json
+    from cambox.console import Steps
+    from cambox.verify.verify import print_verification
     from cambox.verify.verify import verify as verify_output
 
+    console = Console(stderr=as_json)
+    with Steps(console) as steps:
+        result = verify_output(
+            output, against_input=against_input, on_file=steps.step("files verified")
+        )
     if as_json:
-        result = verify_output(output, against_input=against_input)
-        typer.echo(to_json(result))
+        typer.echo(result.to_json())
     else:
-        console = Console()
-        with FileCounter(console) as counter:
-            result = verify_output(output, against_input=against_input, on_file=counter.advance)
         print_verification(result, console)
     if not result.ok:
         raise typer.Exit(1)
@@ -80,6 +82,10 @@ def rebox(
     OUTPUT. Exit code: 0 everything is published, 1 a file was given up, 2 the request is wrong.
     """
     from cambox.console import Steps
+    from cambox.output.folders import recipe_folder
+
+    # Whether there is one is known before the compiler of boxes is imported.
+    recipe_folder(output)
     from cambox.rebox.rebox import print_rebox, rebox_output
 
     console = Console(stderr=as_json)
