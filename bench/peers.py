@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ PEERS: tuple[Peer, ...] = ("grad-cam", "torchcam", "paper", "script")
 CLASSES = 5
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 THRESHOLD = 0.35
-Boxes = list[list[list[int]]]  # for each image and class x, y, width and height
+Box = list[int]  # x, y, width and height, in pixels of the image
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,11 @@ class _Photographs(IterableDataset[tuple[torch.Tensor, int, int]]):
                     yield torch.from_numpy(pixels.transpose(2, 0, 1).copy()), height, width
 
 
+OfRanks = list[Sequence[np.ndarray] | np.ndarray]
+"""The maps of each image of a batch, for each of its ``CLASSES`` best classes in turn."""
+Maps = Callable[[torch.Tensor], OfRanks]
+
+
 def run_peer(
     peer: Peer, network: PeerNetwork, shards: list[Path], to: Path, batch: int, workers: int
 ) -> int:
@@ -115,8 +120,9 @@ def run_peer(
     """
     images = 0
     device = next(network.module.parameters()).device
+    method, box_of = _METHODS[peer]
     with ExitStack() as stack:
-        find = _METHODS[peer](network, stack)
+        find = method(network, stack)
         # grad-cam makes numpy arrays of its activations, which know no bfloat16.
         on = network.precision != "float32" and peer != "grad-cam"
         precision = getattr(torch, network.precision)
@@ -125,16 +131,16 @@ def run_peer(
         for pixels, heights, widths in DataLoader(
             _Photographs(shards, network), batch_size=batch, num_workers=workers
         ):
-            for boxes in find(pixels.to(device), heights.tolist(), widths.tolist()):
+            maps = zip(*find(pixels.to(device)), strict=True)
+            sizes = zip(heights.tolist(), widths.tolist(), strict=True)
+            for of_image, (height, width) in zip(maps, sizes, strict=True):
+                boxes = [box_of(score_map, height, width) for score_map in of_image]
                 file.write(json.dumps(boxes) + "\n")
             images += len(pixels)
     return images
 
 
-Finder = Callable[[torch.Tensor, list[int], list[int]], Boxes]
-
-
-def _grad_cam(network: PeerNetwork, stack: ExitStack) -> Finder:
+def _grad_cam(network: PeerNetwork, stack: ExitStack) -> Maps:
     """As its README: a batch, and a target for each image; once for each rank."""
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -144,96 +150,66 @@ def _grad_cam(network: PeerNetwork, stack: ExitStack) -> Finder:
     reshape = channels_first if network.layers.channels_last else None
     peer = stack.enter_context(GradCAM(network.module, [layer], reshape_transform=reshape))
 
-    def find(pixels: torch.Tensor, heights: list[int], widths: list[int]) -> Boxes:
+    def find(pixels: torch.Tensor) -> OfRanks:
         with torch.no_grad():
             classes = network.module(pixels).topk(CLASSES).indices
-        boxes: Boxes = [[] for _ in heights]
-        for rank in range(CLASSES):
-            targets = [ClassifierOutputTarget(class_id) for class_id in classes[:, rank].tolist()]
-            for image, score_map in enumerate(peer(pixels, targets)):
-                boxes[image].append(_largest(score_map, heights[image], widths[image]))
-        return boxes
+        return [peer(pixels, list(map(ClassifierOutputTarget, ids))) for ids in classes.T.tolist()]
 
     return find
 
 
-def _torchcam(network: PeerNetwork, stack: ExitStack) -> Finder:
+def _torchcam(network: PeerNetwork, stack: ExitStack) -> Maps:
     """As its README, under no_grad, with a list of class indices for a batch."""
     from torchcam.methods import CAM
 
+    layers = network.layers
     extractor = stack.enter_context(
-        CAM(
-            network.module, target_layer=network.layers.features, fc_layer=network.layers.classifier
-        )
+        CAM(network.module, target_layer=layers.features, fc_layer=layers.classifier)
     )
+    size = (network.side, network.side)
 
-    def find(pixels: torch.Tensor, heights: list[int], widths: list[int]) -> Boxes:
-        boxes: Boxes = [[] for _ in heights]
-        with torch.inference_mode():
-            scores = network.module(pixels)
-            classes = scores.topk(CLASSES).indices
-            for rank in range(CLASSES):
-                (maps,) = extractor(classes[:, rank].tolist(), scores)
-                for image, small in enumerate(maps.float().cpu().numpy()):
-                    score_map = cv2.resize(
-                        small, (network.side, network.side), interpolation=cv2.INTER_CUBIC
-                    )
-                    boxes[image].append(_largest(score_map, heights[image], widths[image]))
-        return boxes
+    @torch.inference_mode()
+    def find(pixels: torch.Tensor) -> OfRanks:
+        scores = network.module(pixels)
+        maps: OfRanks = []
+        for ids in scores.topk(CLASSES).indices.T.tolist():
+            (small,) = extractor(ids, scores)
+            of_rank = small.float().cpu().numpy()
+            maps.append([cv2.resize(one, size, interpolation=cv2.INTER_CUBIC) for one in of_rank])
+        return maps
 
     return find
 
 
-def _paper(network: PeerNetwork, stack: ExitStack) -> Finder:
-    """All class maps by a 1x1 convolution, one class at a time, contours at the full size."""
+def _paper(network: PeerNetwork, stack: ExitStack) -> Maps:
+    """All class maps by a 1x1 convolution, one class at a time."""
     features = _hooked(network, stack)
     weight = _class_weights(network)[:, :, None, None]
 
-    def find(pixels: torch.Tensor, heights: list[int], widths: list[int]) -> Boxes:
-        boxes: Boxes = [[] for _ in heights]
-        with torch.inference_mode():
-            classes = network.module(pixels).topk(CLASSES).indices
-            maps = F.conv2d(features.pop(), weight)
-            for rank in range(CLASSES):
-                of_rank = maps[torch.arange(len(maps)), classes[:, rank]].float().cpu().numpy()
-                for image, small in enumerate(of_rank):
-                    height, width = heights[image], widths[image]
-                    score_map = _normalised(cv2.resize(small, (width, height)))
-                    mask = (score_map > THRESHOLD).astype(np.uint8)
-                    outlines, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
-                    largest = max(outlines, key=cv2.contourArea)
-                    boxes[image].append(list(cv2.boundingRect(largest)))
-        return boxes
+    @torch.inference_mode()
+    def find(pixels: torch.Tensor) -> OfRanks:
+        classes = network.module(pixels).topk(CLASSES).indices
+        maps = F.conv2d(features.pop(), weight)
+        images = torch.arange(len(maps))
+        return [maps[images, ids].float().cpu().numpy() for ids in classes.T]
 
     return find
 
 
-def _script(network: PeerNetwork, stack: ExitStack) -> Finder:
+def _script(network: PeerNetwork, stack: ExitStack) -> Maps:
     """What one writes oneself: a hook, the wanted classes in one product, boxes at the input."""
     features = _hooked(network, stack)
     weight = _class_weights(network)
+    size = (network.side, network.side)
 
-    def find(pixels: torch.Tensor, heights: list[int], widths: list[int]) -> Boxes:
-        boxes: Boxes = [[] for _ in heights]
-        with torch.inference_mode():
-            classes = network.module(pixels).topk(CLASSES).indices
-            maps = torch.einsum("bnc,bchw->bnhw", weight[classes], features.pop())
-            size = (network.side, network.side)
-            large = F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
-        for image, of_image in enumerate(large.cpu().numpy()):
-            for score_map in of_image:
-                boxes[image].append(_largest(score_map, heights[image], widths[image]))
-        return boxes
+    @torch.inference_mode()
+    def find(pixels: torch.Tensor) -> OfRanks:
+        classes = network.module(pixels).topk(CLASSES).indices
+        maps = torch.einsum("bnc,bchw->nbhw", weight[classes], features.pop())
+        large = F.interpolate(maps.float(), size, mode="bilinear", align_corners=False)
+        return list(large.cpu().numpy())
 
     return find
-
-
-_METHODS: dict[Peer, Callable[[PeerNetwork, ExitStack], Finder]] = {
-    "grad-cam": _grad_cam,
-    "torchcam": _torchcam,
-    "paper": _paper,
-    "script": _script,
-}
 
 
 def _class_weights(network: PeerNetwork) -> torch.Tensor:
@@ -257,21 +233,36 @@ def channels_first(features: torch.Tensor) -> torch.Tensor:
     return features.permute(0, 3, 1, 2)
 
 
-def _normalised(score_map: np.ndarray) -> np.ndarray:
+def _mask(score_map: np.ndarray) -> np.ndarray:
     low, high = score_map.min(), score_map.max()
-    normalised: np.ndarray = (score_map - low) / max(high - low, 1e-9)
-    return normalised
+    mask: np.ndarray = (score_map - low) / max(high - low, 1e-9) > THRESHOLD
+    return mask.astype(np.uint8)
 
 
-def _largest(score_map: np.ndarray, height: int, width: int) -> list[int]:
-    """The box of the largest component, in pixels of the image."""
-    mask = (_normalised(score_map) > THRESHOLD).astype(np.uint8)
+def _largest(score_map: np.ndarray, height: int, width: int) -> Box:
+    """The box of the largest component of a map at the network's input."""
+    mask = _mask(score_map)
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     if len(stats) < 2:
         return [0, 0, 0, 0]
-    left, top, box_width, box_height, _ = stats[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))]
+    box = stats[1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))][:4]
     across, down = width / mask.shape[1], height / mask.shape[0]
-    return [
-        round(float(value))
-        for value in (left * across, top * down, box_width * across, box_height * down)
-    ]
+    return [round(float(value)) for value in box * [across, down, across, down]]
+
+
+def _outlined(score_map: np.ndarray, height: int, width: int) -> Box:
+    """The box of the largest contour of a map at the size of the image."""
+    mask = _mask(cv2.resize(score_map, (width, height)))
+    outlines, _ = cv2.findContours(mask, cv2.RETR_TREE, cv2.CHAIN_APPROX_SIMPLE)
+    return list(cv2.boundingRect(max(outlines, key=cv2.contourArea)))
+
+
+_METHODS: dict[
+    Peer,
+    tuple[Callable[[PeerNetwork, ExitStack], Maps], Callable[[np.ndarray, int, int], Box]],
+] = {
+    "grad-cam": (_grad_cam, _largest),
+    "torchcam": (_torchcam, _largest),
+    "paper": (_paper, _outlined),
+    "script": (_script, _largest),
+}
