@@ -21,7 +21,6 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import nn
 
 from cambox.cams.score_maps import image_score_maps
@@ -29,7 +28,7 @@ from cambox.config import ModelSettings
 from cambox.models.classifier import Classifier
 from cambox.models.heads import AffineHead, FeatureGrid, HeadKind, Layout, PooledHead
 from cambox.models.load import load_classifier
-from research.hit_rates import IOUS, LARGEST, overlaps
+from research.hit_rates import IOUS, LARGEST, overlaps, table
 from research.photographs import Photographs, decoded
 
 CROPS = 8
@@ -158,11 +157,7 @@ def main(
             weights = PooledHead(grid, flat, rule).class_weights(pooled[0], class_ids)
             maps = image_score_maps(features, weights)[:, 0]
             results.append(measure(title, rule, agreement, maps, photographs))
-    table = Table("head", "weights", "agreement", *(f"IoU {iou}" for iou in IOUS))
-    for result in results:
-        hits = [f"{share:.1%}" for share in result.hits.values()]
-        table.add_row(result.head, result.weights, f"{result.agreement:.1%}", *hits)
-    Console().print(table)
+    Console().print(table(results), highlight=False, soft_wrap=True)
     to.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 

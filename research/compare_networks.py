@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from research.candidates import (
     save_weights,
     teach,
 )
-from research.hit_rates import LARGEST, interval_over, overlaps
+from research.hit_rates import LARGEST, Interval, interval_over, overlaps, table
 from research.map_variants import (
     VARIANTS,
     HeldOut,
@@ -34,13 +34,35 @@ from research.map_variants import (
     means_something,
     of_pairs,
 )
-from research.network_results import Traits, VariantResult, picture, tables
-from research.network_traits import traits
+from research.network_traits import Traits, traits
 from research.training import FIRST_HELD_OUT_SEED, SIDE, load_scenes
 
 THRESHOLDS = tuple(float(tau) for tau in np.round(np.arange(0.05, 0.96, 0.05), 2))
 IOU = 0.5
 SCENES_IN_THE_PICTURE = 6
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """Shares of (image, class) pairs whose largest box hits a true box at IoU 0.5.
+
+    Attributes:
+        kind: of the head.
+        best: at the best threshold for all images, as a share of the maximum.
+        by_threshold: at each threshold that was tried.
+        gain: of ``best`` over that of the plain maps, each at its own best threshold.
+        gain_interval: 95 % of it; None for the plain maps themselves.
+    """
+
+    network: str
+    kind: str
+    variant: str
+    best: float
+    best_threshold: float
+    best_interval: Interval
+    by_threshold: dict[str, float]
+    gain: float
+    gain_interval: Interval | None
 
 
 def compare(
@@ -87,6 +109,26 @@ def compare(
             )
         )
     return results, plain_maps
+
+
+def picture(held_out: HeldOut, maps: list[torch.Tensor], scenes: int) -> NDArray[np.uint8]:
+    """A row for each scene: the picture, then the map of its first class by each network."""
+    rows = []
+    for image in range(scenes):
+        pair = next(pair for pair in held_out.pairs if pair.image == image)
+        shown = held_out.images[image]
+        tiles = [shown]
+        for of_network in maps:
+            values = cv2.resize(
+                of_network[image, pair.class_id].numpy(),
+                (shown.shape[1], shown.shape[0]),
+                interpolation=cv2.INTER_CUBIC,
+            )
+            levels = cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+            heat = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1]
+            tiles.append(cv2.addWeighted(shown, 0.35, heat, 0.65, 0).astype(np.uint8))
+        rows.append(np.concatenate(tiles, axis=1))
+    return np.concatenate(rows)
 
 
 def main(
@@ -141,7 +183,8 @@ def main(
     drawn = picture(held_out, plain, min(SCENES_IN_THE_PICTURE, pictures))
     quality = [cv2.IMWRITE_JPEG_QUALITY, 80]
     cv2.imwrite(str(to / "networks.jpg"), drawn[:, :, ::-1], quality)
-    console.print(tables(results, measured), highlight=False, soft_wrap=True)
+    for rows in (measured, results):
+        console.print(table(rows), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

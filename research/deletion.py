@@ -17,7 +17,7 @@ from rich.progress import Progress
 from torch import nn
 
 from research.candidates import CANDIDATES, Candidate, load_weights
-from research.hit_rates import Interval, interval_over
+from research.hit_rates import Interval, interval_over, table
 from research.map_variants import (
     BATCH_SIZE,
     VARIANTS,
@@ -164,29 +164,6 @@ def measure(
 def _interval(values: NDArray[np.float64], pictures: NDArray[np.int64]) -> Interval:
     """Of the mean over pairs."""
     return interval_over(pictures, lambda counts: float(counts @ values / counts.sum()))
-
-
-def table(results: list[Deletion]) -> str:
-    """The table of the page, in Markdown."""
-    shown = (0, 10, 20, 30, 50)
-    lines = [
-        "| network | order | "
-        + " | ".join(f"{share} %" for share in shown)
-        + " | area (95 %) | more than own map (95 %) |",
-        "|---" * (len(shown) + 4) + "|",
-    ]
-    for result in results:
-        curve = " | ".join(f"{result.probabilities[SHARES.index(share)]:.2f}" for share in shown)
-        more = ""
-        if result.against_own_interval is not None:
-            span = result.against_own_interval
-            more = f"{result.against_own:+.3f} ({span.low:+.3f} to {span.high:+.3f})"
-        area = f"{result.area:.3f} ({result.area_interval.low:.3f} to "
-        lines.append(
-            f"| {result.network} | {result.order} | {curve} | {area}"
-            f"{result.area_interval.high:.3f}) | {more} |"
-        )
-    return "\n".join(lines)
 
 
 def main(

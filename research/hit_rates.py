@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,3 +74,21 @@ def interval_over(
     counts = (generator.multinomial(len(names), even) for _ in range(RESAMPLES))
     low, high = np.percentile([statistic(count[place]) for count in counts], (2.5, 97.5))
     return Interval(float(low), float(high))
+
+
+def table(results: Sequence[Any]) -> str:
+    """Dataclasses as a table in Markdown, a column for each field."""
+    names = [field.name for field in fields(results[0])]
+    lines = [names, ["---"] * len(names)]
+    lines += [[_text(getattr(result, name)) for name in names] for result in results]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Interval):
+        return f"{value.low:.3f} to {value.high:.3f}"
+    if isinstance(value, tuple):
+        return ", ".join(map(_text, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_text(one)}" for key, one in value.items())
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -10,7 +12,7 @@ from cambox.maps import MapMaker
 from cambox.models.heads import TailHead
 from cambox.models.inspect import completeness_error
 from research.candidates import Candidate
-from research.hit_rates import interval_over
+from research.hit_rates import Interval, interval_over
 from research.map_variants import (
     BATCH_SIZE,
     VARIANTS,
@@ -19,10 +21,37 @@ from research.map_variants import (
     maps_of,
     of_pairs,
 )
-from research.network_results import Traits
 from research.training import LabelledScenes, logits_of, mean_average_precision
 
 _TAP = CamSettings.model_validate({"pooling": {"kind": "thresholded", "threshold": 0.1}})
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a network and its features are like.
+
+    Attributes:
+        mean_average_precision: of classification, on held-out scenes, by the network's own head.
+        pooling_change: of it, when features are pooled by TAP at 0.1 instead; None where nothing
+            is pooled.
+        negative: share of negative values in the features that the map is made of.
+        zero: where no evidence at all lies between a map's minimum, 0, and its maximum, 1; median
+            over the pairs.
+        map_share: how much of the differences between pictures' logits the maps' means follow;
+            the rest is in what the maps leave out.
+        completeness_error: see ``cambox.models.inspect``.
+    """
+
+    network: str
+    kind: str
+    parameters: int
+    mean_average_precision: float
+    pooling_change: float | None
+    pooling_interval: Interval | None
+    negative: float
+    zero: float
+    map_share: float
+    completeness_error: float | None
 
 
 def traits(

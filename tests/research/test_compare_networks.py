@@ -24,7 +24,7 @@ from research.candidates import (
     save_weights,
     teach,
 )
-from research.hit_rates import ANY, LARGEST, interval_over, overlaps
+from research.hit_rates import ANY, LARGEST, interval_over, overlaps, table
 from research.map_variants import Variant, held_out_scenes
 from research.training import load_close_ups
 
@@ -164,4 +164,4 @@ def test_without_what_the_map_names_the_class_is_gone_soonest(
     assert areas["own map"] < 0.8 * areas["by chance"]
     assert areas["by chance"] < areas["own map, least first"]
     assert len({entry.probabilities[0] for entry in found}) == 1
-    assert "| ResNet | own map | " in deletion.table(found)
+    assert "| ResNet | own map | " in table(found)
