@@ -23,11 +23,9 @@ import cambox.annotator
 from cambox.config import OutputSettings
 from cambox.engines.local import LocalEngine
 from cambox.errors import RequestError
-from cambox.nightly.day import of_the_day, parse_day
-from cambox.nightly.night import run_night
-from cambox.nightly.page import render_page
-from cambox.nightly.redact import without_secrets
-from cambox.nightly.report import RunReport, report_name
+from cambox.nightly.night import of_the_day, parse_day, run_night
+from cambox.nightly.notes import without_secrets
+from cambox.nightly.report import RunReport, render_page, report_name
 from cambox.output.latest import Latest, latest_folder, move_latest, read_latest
 from cambox.verify.verify import verify
 from conftest import ConfigMaker

@@ -88,8 +88,8 @@ def overrides(entrypoint: str) -> list[str]:
     """The --set values of the command; the config map holds configs/nightly.yaml under its name."""
     words = shlex.split(entrypoint)
     assert words[:3] == ["cambox", "nightly", "/etc/cambox/nightly.yaml"]
-    assert words[4::2] == ["--set"] * (len(words[4:]) // 2)
-    return words[5::2]
+    assert words[3::2] == ["--set"] * (len(words[3:]) // 2)
+    return words[4::2]
 
 
 def test_the_manifest_agrees_with_the_repository(manifest: dict[str, Any]) -> None:

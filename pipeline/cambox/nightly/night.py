@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,11 @@ from datetime import UTC, date, datetime
 from importlib.metadata import version
 
 from rich.console import Console
-from rich.markup import escape
 
 from cambox.config import Config
+from cambox.console import say
 from cambox.errors import RequestError
 from cambox.nightly import notes
-from cambox.nightly.day import of_the_day
-from cambox.nightly.redact import config_without_secrets, without_secrets
 from cambox.nightly.report import LatestNote, RunReport, publish_report, report_name
 from cambox.output.footer import Recipe, library_versions
 from cambox.output.latest import Latest, check_latest, move_latest
@@ -25,6 +24,9 @@ from cambox.run import annotate_planned, prepare
 from cambox.sources.shards import Shard
 from cambox.summary import RunSummary, print_summary
 from cambox.verify.verify import Verification, verify
+
+# Braces with anything else in them ({000..099}, {a,b}) are for the expansion of shard names.
+_PLACEHOLDER = re.compile(r"\{date(?::([^{}]*))?\}")
 
 
 @dataclass
@@ -144,8 +146,8 @@ def _report(night: _Night, why_not: str | None, error: BaseException | None = No
         started_at=night.started_at,
         ended_at=datetime.now(UTC),
         day=night.day,
-        command=without_secrets(night.command),
-        config=config_without_secrets(night.config),
+        command=notes.without_secrets(night.command),
+        config=notes.config_without_secrets(night.config),
         output=night.config.output.uri,
         recipe=notes.recipe_note(night.recipe) if night.recipe else None,
         input=notes.input_note(night.work) if night.work else None,
@@ -168,27 +170,59 @@ def _leave_a_report(night: _Night, error: BaseException, console: Console) -> No
     try:
         uri = publish_report(_report(night, why_not, error), night.config.output)
     except Exception as second:  # noqa: BLE001  the first error matters more, and is raised
-        _say(console, f"the report could not be written: {notes.error_line(second)}")
+        say(console, f"the report could not be written: {notes.error_line(second)}")
     else:
-        _say(console, f"report: {uri}")
+        say(console, f"report: {uri}")
 
 
 def _print(report: RunReport, uri: str, console: Console) -> None:
     found = report.verification
     if found is not None:
         state = "passed" if found.ok else f"failed with {len(found.problems)} problems"
-        _say(console, f"verification of {found.files} files, {found.rows} rows: {state}")
+        say(console, f"verification of {found.files} files, {found.rows} rows: {state}")
         for problem in found.problems:
-            _say(console, f"wrong: {problem.file}: {problem.what}")
+            say(console, f"wrong: {problem.file}: {problem.what}")
     for shard in report.work.missing if report.work else ():
-        _say(console, f"not in the output: {shard}; do all nodes share {report.output}?")
+        say(console, f"not in the output: {shard}; do all nodes share {report.output}?")
     if report.latest.moved:
-        _say(console, f"latest: moved to {report.latest.recipe}")
+        say(console, f"latest: moved to {report.latest.recipe}")
     else:
         stays = report.latest.recipe or "nothing yet"
-        _say(console, f"latest: not moved ({report.latest.why_not}); it is at {stays}")
-    _say(console, f"report: {uri}")
+        say(console, f"latest: not moved ({report.latest.why_not}); it is at {stays}")
+    say(console, f"report: {uri}")
 
 
-def _say(console: Console, line: str) -> None:
-    console.print(escape(line), highlight=False, soft_wrap=True)
+def parse_day(text: str) -> date:
+    """The day of ``--date``.
+
+    Raises:
+        RequestError: it is not a date.
+    """
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()
+    except ValueError as error:
+        raise RequestError(f"--date: {text!r} is not a date; write it as 2026-01-31") from error
+
+
+def of_the_day(config: Config, day: date) -> Config:
+    """The configuration with the placeholders of ``input.shards`` filled in.
+
+    ``{date}`` is YYYY-MM-DD and ``{date:%Y/%m/%d}`` any form of ``strftime``. Without a
+    placeholder nothing changes: the input is a folder that grows.
+
+    Raises:
+        RequestError: a placeholder's form is not one of ``strftime``.
+    """
+    shards = [_PLACEHOLDER.sub(lambda match: _text(match, day), uri) for uri in config.input.shards]
+    return config.model_copy(update={"input": config.input.model_copy(update={"shards": shards})})
+
+
+def _text(match: re.Match[str], day: date) -> str:
+    form = "%Y-%m-%d" if match[1] is None else match[1]
+    text = day.strftime(form)
+    # A code that strftime does not know stays as it is, and text without one names no day.
+    if "%" in text or text == form:
+        raise RequestError(
+            f"input.shards: {match[0]} is not a date; write {{date}} or {{date:%Y/%m/%d}}"
+        )
+    return text

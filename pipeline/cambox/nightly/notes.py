@@ -1,10 +1,16 @@
-"""What the stations of a run returned, as the parts of its report."""
+"""What the stations of a run returned, as the parts of its report, and what is left out of it.
+
+Storage options may hold keys; a report is read by more people than may know them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
+from cambox.config import Config
+from cambox.console import one_line
 from cambox.errors import RequestError
 from cambox.nightly.report import (
     GivenUp,
@@ -19,6 +25,9 @@ from cambox.output.ledger import Plan
 from cambox.sources.shards import Shard
 from cambox.summary import RunSummary
 from cambox.verify.verify import Verification
+
+_HIDDEN = "***"
+_OPTIONS = "storage_options"
 
 
 def recipe_note(recipe: Recipe) -> RecipeNote:
@@ -72,5 +81,21 @@ def verification_note(found: Verification) -> VerificationNote:
 
 def error_line(error: BaseException) -> str:
     """An error in one line, with its kind unless it is a request's, which says all itself."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     return text if isinstance(error, RequestError) else f"{type(error).__name__}: {text}"
+
+
+def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
+    """A command line without the values of overrides that set storage options."""
+    return tuple(
+        f"{argument.partition('=')[0]}={_HIDDEN}" if _OPTIONS in argument else argument
+        for argument in command
+    )
+
+
+def config_without_secrets(config: Config) -> dict[str, Any]:
+    """The configuration as JSON values, storage options by name only."""
+    document = config.model_dump(mode="json")
+    for section in ("input", "output"):
+        document[section][_OPTIONS] = dict.fromkeys(document[section][_OPTIONS], _HIDDEN)
+    return document

@@ -1,19 +1,25 @@
-"""What a night leaves behind for people and for programs: one JSON file and one page."""
+"""What a night leaves behind for people and for programs: one JSON file and one page.
+
+The page needs nothing else: no script, no font, no picture.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date, datetime
 from typing import Any, Literal
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 
 from cambox.config import OutputSettings
-from cambox.nightly.page import render_page
 from cambox.output.publish import publish_bytes
 
 SCHEMA_VERSION = 1
 # Parquet readers skip names that start with an underscore.
 FOLDER = "_runs"
+# A page with a line for each of a million shards opens in no browser; the JSON file has them all.
+MOST_LINES = 200
 
 
 class Part(BaseModel):
@@ -157,3 +163,20 @@ def publish_report(report: RunReport, output: OutputSettings) -> str:
     page = render_page(report.model_dump(mode="json"))
     publish_bytes(f"{base}.html", page.encode(), output.storage_options)
     return f"{base}.json"
+
+
+def render_page(report: Mapping[str, Any]) -> str:
+    """HTML with the worst news first.
+
+    Args:
+        report: a ``RunReport`` as its JSON file has it.
+    """
+    environment = Environment(
+        loader=PackageLoader("cambox.nightly", package_path=""),
+        # Names of shards and messages of errors are other people's text.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(report=report, most=MOST_LINES)
