@@ -146,8 +146,7 @@ def nightly(
     ran, and something is unfinished or wrong; 2 the request is wrong.
     """
     from cambox.config_file import load_config
-    from cambox.nightly.day import parse_day
-    from cambox.nightly.night import run_night
+    from cambox.nightly.night import parse_day, run_night
 
     day = datetime.now(UTC).date() if date is None else parse_day(date)
     settings = load_config(config, with_engine(overrides, engine))
