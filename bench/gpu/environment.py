@@ -88,7 +88,6 @@ def imports() -> dict[str, Any]:
     return {"modules": len(names), "failed": failed}
 
 
-@torch.inference_mode()
 def network_facts(name: str) -> dict[str, Any]:
     """How many norms were not folded on this device, and how near the logits stayed."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -102,7 +101,8 @@ def network_facts(name: str) -> dict[str, Any]:
         0, 256, (2, size.height, size.width, 3), dtype=np.uint8
     )
     images = classifier.normalised(pixels)
-    before, after = plain(images), classifier.module(images)
+    with torch.inference_mode():
+        before, after = plain(images), classifier.module(images)
     return {
         "norms left": sum(isinstance(m, nn.BatchNorm2d) for m in classifier.module.modules()),
         "logits moved, of their spread": float(

@@ -51,7 +51,6 @@ def forward() -> None:
             step.part(f"{name}, compiled", _compiled, *ready[name])
 
 
-@torch.inference_mode()
 def _eager(name: str, ready: dict[str, tuple[Any, torch.Tensor]]) -> dict[str, float]:
     device = local_device()
     # As in a run, where float32 is no TF32.
@@ -68,12 +67,13 @@ def _eager(name: str, ready: dict[str, tuple[Any, torch.Tensor]]) -> dict[str, f
     folded = load_classifier(settings, device, "bfloat16").module.bfloat16()
     ready[name] = folded, half
 
+    rates: dict[str, float] = {}
+
     def autocast(module: Any, batch: torch.Tensor) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             module(batch)
 
-    rates = {}
-
+    @torch.inference_mode()
     def rate(way: str, work: Callable[[], object]) -> None:
         rates[way] = round(BATCH / median_seconds(work), 1)
 
@@ -91,13 +91,14 @@ def _eager(name: str, ready: dict[str, tuple[Any, torch.Tensor]]) -> dict[str, f
 
 def _replayed(module: Any, images: torch.Tensor) -> Callable[[], object]:
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            module(images)
-    torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        module(images)
+    with torch.inference_mode():
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                module(images)
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            module(images)
     return graph.replay
 
 

@@ -97,7 +97,9 @@ awk -F, '{ print $1 "," $2 }' "$DATA/images.csv" > "$TO/labels.csv"
 
 # As many photographs as fit, those left out evenly spread.
 rm -f "$TO"/photos/*
-tree=$(git ls-files -co --exclude-standard -z | xargs -0 -r stat -c %s -- | awk '{ s += $1 } END { print s + 0 }')
+# A tracked file that was removed counts for nothing.
+sizes() { git ls-files -co --exclude-standard -z | xargs -0 -r stat -c %s -- 2> /dev/null || true; }
+tree=$(sizes | awk '{ sum += $1 } END { print sum + 0 }')
 own=$(bytes_of "$TO" ! -path "$TO/out/*")
 "$PYTHON" - "$DATA/images" "$TO/photos" $(((MOST_MIB << 20) - tree - own - 65536)) << 'P'
 import shutil
