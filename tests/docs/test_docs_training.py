@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from cambox.cli import main
-from cambox.output.rows import AnnotatedObject
-from training_data import CLASS_NAMES, Published, publish_rows
+from training_data import CLASS_NAMES, KnownBox, Published, publish_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -38,7 +37,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Published:
     return made
 
 
-def boxes_of(published: Published) -> list[AnnotatedObject]:
+def boxes_of(published: Published) -> list[KnownBox]:
     return [item for row in published.rows for item in row.objects]
 
 
