@@ -137,11 +137,14 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return overlap
 
 
-def best_overlaps(corners: np.ndarray, true_corners: np.ndarray) -> np.ndarray:
-    """(n,) the IoU of each box (n, 4) with the one of (m, 4) that it overlaps most; 0 for none."""
-    if len(true_corners) == 0:
-        return np.zeros(len(corners))
-    best: np.ndarray = iou(corners[:, None], true_corners[None]).max(axis=1)
+def best_overlaps(boxes: Boxes, others: Boxes) -> np.ndarray:
+    """(n,) the IoU of each box with the one of its own image and class that it overlaps most.
+
+    0 where there is none.
+    """
+    mine, other = _of_one_image_and_class(boxes, others)
+    best = np.zeros(len(boxes))
+    np.maximum.at(best, mine, iou(boxes.corners[mine], others.corners[other]))
     return best
 
 

@@ -194,6 +194,41 @@ def test_a_calibration_is_judged_on_the_boxes_of_the_rows(
     assert 0 < held_out.error < 1
 
 
+def test_a_calibration_is_judged_on_dropped_boxes_too(
+    torn_shards: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A least score says which boxes are written, and not which a calibration is fitted to."""
+    monkeypatch.setattr(cambox.review.tune.calibrate, "LEAST_OF_A_KIND", 3)
+
+    with truth.open() as file:
+        named = {line["image"].removesuffix(".jpg") for line in csv.DictReader(file)}
+
+    def annotated(top_k: int, least: float) -> tuple[list[dict], HeldOutCalibration | Unmeasured]:
+        settings = (f"cam.top_k={top_k}", f"boxes.min_score={least}")
+        folder = annotate(tmp_path / f"{top_k} {least}", torn_shards, *settings)
+        report = evaluate(str(folder), str(truth), resamples=10)
+        return [row for row in rows_of(folder) if row["key"] in named], report.held_out_calibration
+
+    # Every class is among the predicted ones, so each map's class score is known.
+    every, expected = annotated(10, 0)
+    none, found = annotated(10, 1)
+    assert isinstance(expected, HeldOutCalibration)
+    assert expected.boxes == sum(len(row["objects"]) for row in every) > 50
+    assert not any(row["objects"] for row in none)
+    assert found == expected
+    # Of a label beyond the top 3 it is not, once its boxes are dropped; such a map is left out.
+    every, _ = annotated(3, 0)
+    _, left = annotated(3, 1)
+    known = [
+        box["class_id"] in {entry["class_id"] for entry in row["classes"]}
+        for row in every
+        for box in row["objects"]
+    ]
+    assert 0 < sum(known) < len(known)
+    assert isinstance(left, Unmeasured)
+    assert f"of {sum(known)} boxes are right" in left.reason
+
+
 def test_the_best_threshold_is_at_least_as_good_as_the_recipe_s(output: Path, truth: Path) -> None:
     # At the recipe's own threshold the stored maps give its own boxes again, but for what the 8
     # bits of a cell change: one image at most.

@@ -5,26 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cambox.review.evaluate.bootstrap import Bootstrap
+from cambox.boxes import Boxes
 from cambox.review.evaluate.calibration import (
     calibration_error,
     equal_mass_bins,
     score_curve,
     weighted_calibration_error,
 )
-from cambox.review.evaluate.detection import Boxes, figures, match, weighted_precision
+from cambox.review.evaluate.detection import figures, match, weighted_precision
+from cambox.review.evaluate.figures import Bootstrap
 
 Row = tuple[int, int, list[float], float]
 
 
 def boxes(*rows: Row) -> Boxes:
     """Rows of image, class, corners, score."""
-    return Boxes(
-        np.array([row[0] for row in rows], dtype=np.int64),
-        np.array([row[1] for row in rows], dtype=np.int64),
-        np.array([row[2] for row in rows], dtype=float).reshape(-1, 4),
-        np.array([row[3] for row in rows], dtype=float),
-    )
+    image, class_id, corners, score = zip(*rows, strict=True) if rows else ((),) * 4
+    return Boxes.of(corners, image=image, class_id=class_id, score=score)
 
 
 TRUE = boxes((0, 4, [0, 0, 10, 10], 0), (1, 4, [0, 0, 10, 10], 0), (1, 4, [50, 50, 60, 60], 0))
@@ -42,7 +39,7 @@ def test_average_precision_by_hand() -> None:
     low, high = (34 + 33 * 2 / 3) / 101, 34 / 101
     (result,) = match(FOUND, TRUE)
     assert result.average_precision == pytest.approx([low] * 7 + [high] * 3)
-    numbers = figures([result], np.ones((1, 2)), unknown_class=-1)[0]
+    numbers = figures([result], np.ones((1, 2)))[0]
     assert numbers == pytest.approx([2 / 3, 2 / 3, (7 * low + 3 * high) / 10, low, low])
     assert result.true_found.tolist() == [True, False, True]
 
@@ -57,7 +54,7 @@ def test_a_true_box_is_found_once() -> None:
 def test_classes_do_not_mix_and_those_without_true_boxes_are_not_averaged() -> None:
     true = boxes((0, 1, [0, 0, 10, 10], 0), (0, 2, [20, 20, 30, 30], 0), (0, -1, [0, 0, 5, 5], 0))
     found = boxes((0, 1, [0, 0, 10, 10], 0.5), (0, 3, [20, 20, 30, 30], 0.9))
-    precision, recall, ap, ap50, _ = figures(match(found, true), np.ones((1, 1)), -1)[0]
+    precision, recall, ap, ap50, _ = figures(match(found, true), np.ones((1, 1)))[0]
     # Class 1 has 100 %, class 2 nothing; class 3 is only wrong, and -1 is no class.
     assert (precision, recall) == (1 / 2, pytest.approx(1 / 3))
     assert ap == ap50 == pytest.approx(1 / 2)
@@ -80,7 +77,7 @@ def test_resampled_precision_is_pycocotools_s_own() -> None:
         assert once == pytest.approx(result.average_precision, abs=1e-12)
         # An image that counts twice is as good as the image and a copy of it. Scores that tie
         # are made different, because the copy of a box comes after those it ties with.
-        found.score[:] = generator.permutation(len(found.score))
+        found = found.with_columns(score=generator.permutation(len(found)).astype(float))
         copies = [0, 0, 2, 3, 4, 4, 4, 5]
         weights = np.bincount(copies, minlength=images)[None, :].astype(float)
         (single,) = match(found, true)
@@ -97,12 +94,8 @@ def copied(original: Boxes, copies: list[int]) -> Boxes:
         for index in np.flatnonzero(original.image == image)
     ]
     places = np.array([index for _, index in chosen], dtype=np.int64)
-    return Boxes(
-        np.array([copy for copy, _ in chosen], dtype=np.int64),
-        original.class_id[places],
-        original.corners[places],
-        original.score[places],
-    )
+    image = np.array([copy for copy, _ in chosen], dtype=np.int64)
+    return original[places].with_columns(image=image)
 
 
 def test_calibration_error_by_hand() -> None:
@@ -117,9 +110,9 @@ def test_calibration_error_by_hand() -> None:
     shuffled = np.random.default_rng(0).permutation(20)
     assert calibration_error(np.full(20, 0.5), half) == pytest.approx(0)
     bins = equal_mass_bins(pairs[shuffled], half[shuffled])
-    assert bins.boxes.tolist() == [2] * 10
-    assert bins.score.tolist() == pytest.approx(scores.tolist())
-    assert bins.right.tolist() == [0.5] * 10
+    assert [group.boxes for group in bins] == [2] * 10
+    assert [group.score for group in bins] == pytest.approx(scores.tolist())
+    assert [group.right for group in bins] == [0.5] * 10
     assert np.isnan(calibration_error(scores[:0], half[:0]))
 
 
@@ -132,17 +125,17 @@ def test_a_resample_s_calibration_is_that_of_its_boxes() -> None:
 
 def test_precision_and_recall_against_a_least_score() -> None:
     curve = score_curve(np.array([0.9, 0.5, 0.5, 0.1]), np.array([1, 1, 0, 0], bool), 4)
-    at = {round(float(score), 2): place for place, score in enumerate(curve.min_score)}
+    at = {round(point.min_score, 2): point for point in curve}
     for score, kept, precision, recall in (
         (0.0, 4, 2 / 4, 2 / 4),
         (0.5, 3, 2 / 3, 2 / 4),
         (0.52, 1, 1, 1 / 4),
     ):
-        place = at[score]
-        assert curve.boxes[place] == kept
-        assert curve.precision[place] == pytest.approx(precision)
-        assert curve.recall[place] == pytest.approx(recall)
-    assert np.isnan(curve.precision[at[1.0]])
+        point = at[score]
+        assert point.boxes == kept
+        assert point.precision == pytest.approx(precision)
+        assert point.recall == pytest.approx(recall)
+    assert at[1.0].precision is None
 
 
 def test_the_interval_of_a_share_is_the_binomial_one() -> None:

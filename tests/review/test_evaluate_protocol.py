@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
-from cambox.cams import BoxRule
+from cambox.boxes import Boxes, best_overlaps, centre_box
+from cambox.config import BoxSettings
 from cambox.output.rows import StoredMap
-from cambox.review.evaluate.bootstrap import Bootstrap
+from cambox.review.evaluate.figures import Bootstrap, best_share, best_threshold, corloc, share
 from cambox.review.evaluate.localisation import correct_localisation, gt_known, max_box, top1
-from cambox.review.evaluate.pairs import pairs_of
-from cambox.review.evaluate.protocol import best_share, best_threshold, corloc, share
-from cambox.review.evaluate.sweep import THRESHOLDS, SweepRule, sweep
-from cambox.review.overlap import best_overlaps, centre_box
-from cambox.review.rows_with_truth import FoundBoxes, JudgedImage
+from cambox.review.evaluate.pairs import THRESHOLDS, Sweep, pairs_of, sweep
+from cambox.review.rows_with_truth import RowWithTruth
 
-RULE = BoxRule(percentile=100, min_area=0.0, max_boxes=2**31)
 SIDE = 24
+# What the settings say of the threshold and of how small or many boxes may be does not count.
+SWEEP = Sweep(BoxSettings(threshold=1, percentile=100, min_area=1, max_boxes=1), (SIDE, SIDE))
 
 
 def image(
@@ -25,29 +26,24 @@ def image(
     true: dict[int, list[list[float]]],
     boxes: list[tuple[int, int, list[float]]] = (),  # type: ignore[assignment]
     **changes: object,
-) -> JudgedImage:
+) -> RowWithTruth:
     """An image of 100 x 100 pixels; boxes are (class, component, corners), of given labels."""
-    objects = [
-        {
-            "class_id": class_id,
-            "rank": 0,
-            "component": component,
-            "box_score": 0.5,
-            **dict(zip(("x_min", "y_min", "x_max", "y_max"), corners, strict=True)),
-        }
-        for class_id, component, corners in boxes
-    ]
     fields = {
         "key": key,
         "status": "ok",
         "size": (100, 100),
         "labels": tuple(true),
         "first_class": next(iter(true), None),
-        "found": FoundBoxes.of(objects),
-        "true_boxes": {class_id: np.array(corners, float) for class_id, corners in true.items()},
-        "swept": {},
+        "boxes": Boxes.of(
+            [corners for *_, corners in boxes],
+            class_id=[class_id for class_id, *_ in boxes],
+            component=[component for _, component, _ in boxes],
+        ),
+        "true_boxes": Boxes.joined(
+            Boxes.of(corners, class_id=class_id) for class_id, corners in true.items()
+        ),
     }
-    return JudgedImage(**(fields | changes))  # type: ignore[arg-type]
+    return RowWithTruth(**(fields | changes))  # type: ignore[arg-type]
 
 
 FOUR = [
@@ -110,17 +106,21 @@ def test_groups_by_size_and_number_of_true_boxes() -> None:
 
 
 def test_the_overlap_has_no_extra_pixel_and_the_centred_box_is_0_8_of_each_side() -> None:
-    boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30]], float)
-    true = np.array([[0, 0, 10, 5], [5, 5, 10, 10]], float)
+    boxes = Boxes.of([[0, 0, 10, 10], [20, 20, 30, 30]])
+    true = Boxes.of([[0, 0, 10, 5], [5, 5, 10, 10]])
     assert best_overlaps(boxes, true).tolist() == [0.5, 0]
     assert best_overlaps(boxes, true[:0]).tolist() == [0, 0]
+    # One of another image, and one of another class.
+    others = Boxes.of(true.corners, image=[1, 0], class_id=[-1, 3])
+    assert best_overlaps(boxes, others).tolist() == [0, 0]
     assert centre_box(200, 100) == pytest.approx(np.array([[20, 10, 180, 90]]))
 
 
 def swept(cells: np.ndarray, *true: list[float]) -> np.ndarray:
     """A map at its own size, so that nothing is interpolated; pixels are cells."""
-    stored = StoredMap.of(1, 0, cells.astype(np.float32))
-    return sweep(stored, np.array(true, float), cells.shape, SweepRule(RULE, cells.shape))
+    stored = StoredMap.of(1, 0, cells.astype(np.float32)).restore()
+    (overlaps,) = sweep(stored[None], Boxes.of(true), np.array([cells.shape]), SWEEP)
+    return overlaps
 
 
 def line_and_block() -> np.ndarray:
@@ -184,11 +184,21 @@ def test_max_box_acc_by_hand_through_maps() -> None:
             str(index),
             {1: true},
             size=(SIDE, SIDE),
-            swept={1: swept(score_map, *true)},
+            # The map of the label, and not that of a prediction of its class.
+            maps=(
+                StoredMap.of(1, 0, score_map.astype(np.float32)),
+                StoredMap.of(1, 1, np.eye(SIDE, dtype=np.float32)),
+            ),
+            class_scores=(0.5, 0.5),
         )
         for index, (score_map, true) in enumerate(cases)
     ]
-    result = max_box(pairs_of(images), Bootstrap(len(images), draws=100))
+    tried: list[int] = []
+    pairs = pairs_of(images, replace(SWEEP, on_map=tried.append))
+    assert tried == [5] * 5
+    for place, (score_map, true) in enumerate(cases):
+        assert (pairs.swept[place] == swept(score_map, *true)).all()
+    result = max_box(pairs, Bootstrap(len(images), draws=100))
     # Of the largest: case 1 always, case 2 below 0.3 or case 3 from 0.3 on.
     assert [entry.share.output.value for entry in result.max_box_acc] == [2 / 5] * 3
     # Of any box: case 0 as well, below 0.8.

@@ -21,22 +21,26 @@ def read(tmp_path: Path, text: str, name: str = "truth.csv") -> Truth:
     return read_truth(str(path), NAMES)
 
 
-def as_lists(truth: Truth) -> dict[str, tuple[list[list[float]], list[int] | None]]:
+def as_lists(truth: Truth) -> dict[str, tuple[list[list[float]], list[int]]]:
     return {
-        name: (image.boxes.tolist(), None if image.classes is None else image.classes.tolist())
-        for name, image in truth.images.items()
+        name: (boxes.corners.tolist(), boxes.class_id.tolist())
+        for name, boxes in truth.images.items()
     }
 
 
 def test_csv_with_and_without_classes(tmp_path: Path) -> None:
     plain = "\ufeffimage,x_min,y_min,x_max,y_max\na.jpg,1,2,3.5,4\nb/c,0,0,9,9\na.jpg,5,5,6,6\n"
-    assert as_lists(read(tmp_path, plain)) == {
-        "a.jpg": ([[1, 2, 3.5, 4], [5, 5, 6, 6]], None),
-        "b/c": ([[0, 0, 9, 9]], None),
+    truth = read(tmp_path, plain)
+    assert as_lists(truth) == {
+        "a.jpg": ([[1, 2, 3.5, 4], [5, 5, 6, 6]], [-1, -1]),
+        "b/c": ([[0, 0, 9, 9]], [-1]),
     }
+    assert not truth.says_classes
     # Columns in another order, and more of them.
     classes = "class_index, note, x_min, x_max, y_min, y_max, image\n2, x, 1, 3, 2, 4, a\n"
-    assert as_lists(read(tmp_path, classes)) == {"a": ([[1, 2, 3, 4]], [2])}
+    truth = read(tmp_path, classes)
+    assert as_lists(truth) == {"a": ([[1, 2, 3, 4]], [2])}
+    assert truth.says_classes
 
 
 @pytest.mark.parametrize(
@@ -94,7 +98,7 @@ def test_coco_boxes_have_a_width_and_categories_go_by_name(tmp_path: Path) -> No
         "a.jpg": ([[1, 2, 11, 22.5], [0, 0, 5, 5]], [2, 1]),
         "empty.jpg": ([], []),
     }
-    assert truth.images["empty.jpg"].boxes.shape == (0, 4)
+    assert truth.images["empty.jpg"].corners.shape == (0, 4)
     assert sorted(truth.remarks) == [
         "1 crowds are left out",
         "1 true boxes of categories that are no class of the output are left out",
@@ -159,7 +163,7 @@ def test_a_truth_may_be_a_url_and_a_missing_one_is_named(tmp_path: Path) -> None
     with fsspec.open("memory://truth/boxes.csv", "w") as file:
         file.write(f"{COLUMNS}\na,1,2,3,4\n")
     truth = read_truth("memory://truth/boxes.csv", NAMES)
-    assert np.array_equal(truth.images["a"].boxes, [[1, 2, 3, 4]])
+    assert np.array_equal(truth.images["a"].corners, [[1, 2, 3, 4]])
     with pytest.raises(RequestError, match=r"gone.csv does not exist; correct the path"):
         read_truth(str(tmp_path / "gone.csv"), NAMES)
     with pytest.raises(RequestError, match="not a storage protocol"):

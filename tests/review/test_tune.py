@@ -16,29 +16,29 @@ import yaml
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
-from cambox.cams import BoxCalibration, PseudoBox
+from cambox.boxes import Boxes
+from cambox.cams.score import probability, traits
 from cambox.cli import main
-from cambox.config import BoxSettings, Config, OutputSettings
+from cambox.config import BoxSettings, CalibrationSettings, Config, OutputSettings
 from cambox.config_file import load_config
 from cambox.errors import RequestError
+from cambox.output.footer import Recipe, recipe_digest
 from cambox.output.publish import publish
-from cambox.output.recipe import Recipe, recipe_digest
-from cambox.output.rows import AnnotatedObject, ClassScore, Row, StoredMap
+from cambox.output.rows import ClassScore, Row, StoredMap, table
 from cambox.review.evaluate.report import Unmeasured
+from cambox.review.rows_with_truth import RowWithTruth
 from cambox.review.tune import tune as tune_run
+from cambox.review.tune.boxes import MappedImages
 from cambox.review.tune.calibrate import (
-    ScoreQuality,
+    Folds,
     fit,
     held_out_probabilities,
     right_of,
-    traits_of,
+    score_quality,
 )
-from cambox.review.tune.choose import Folds
-from cambox.review.tune.found import FoundBox
-from cambox.review.tune.report import Tuning
+from cambox.review.tune.report import Tuning, recipe_text
 from cambox.review.tune.settings import space
 from cambox.review.tune.tune import TuneRequest, tune
-from cambox.review.tune.write import recipe_text
 from cambox.sources.shards import Shard
 
 SIDE = 16
@@ -70,20 +70,24 @@ class Pass:
         for number in range(IMAGES):
             score_map, distance = cone(generator)
             stored = StoredMap.of(number % 3, 0, score_map)
-            box = AnnotatedObject(number % 3, "x", 0, 0.5, 0.5, 0, 0, 1, 1, 0, True)
-            classes = (ClassScore(0, 1, 0.5),)
             rows.append(
                 Row(
                     f"image-{number:03d}", "a.tar", number, "ok", None, SIDE, SIDE,
-                    (number % 3,), classes, (box,), (stored,),
+                    (number % 3,), (ClassScore(0, 1, 0.5),), (stored,),
                 )
             )  # fmt: skip
             lines.append([f"image-{number:03d}.jpg", *extent(distance, radius_of(number))])
+        sections = {name: {} for name in ("input", "cam", "boxes")}
         settings = {"model": {"input_size": [SIDE, SIDE]}, "output": {"store_maps": True}}
-        text = json.dumps(settings)
+        text = json.dumps(settings | sections)
         recipe = Recipe(text, ("a", "b", "c"), recipe_digest(text, ("a", "b", "c")))
         output = OutputSettings(uri=str(folder), store_maps=True)
-        publish(rows, Shard("a.tar", 1, "x"), recipe, output)
+        # One box of each map, as the passes of tune have them.
+        places = np.arange(IMAGES)
+        corners = np.tile([0, 0, 1, 1], (IMAGES, 1))
+        boxes = Boxes.of(corners, image=places, class_id=places % 3, class_score=0.5, score=0.5)
+        rows_of_shard = table(rows, boxes, recipe.class_names, with_maps=True)
+        publish(rows_of_shard, Shard("a.tar", 1, "x"), recipe, output)
         self.folder = str(folder / recipe.folder)
         self.truth = folder.parent / f"{folder.name}.csv"
         with self.truth.open("w", newline="") as file:
@@ -175,42 +179,64 @@ def test_the_written_recipe_loads_as_it_was_and_is_the_same_each_time(
     assert set(yaml.safe_load(path.read_text())) == set(Config.model_fields)
 
 
-def box(place: int, generator: np.random.Generator) -> FoundBox:
-    x_min, y_min = generator.random(2) * 0.5
-    x_max, y_max = generator.random(2) * 0.5 + [x_min, y_min]
-    inside, outside = generator.random(2)
-    pseudo = PseudoBox(x_min, y_min, x_max, y_max, inside, int(place % 3 == 0), False, outside)
-    return FoundBox(place, 0, 1, float(generator.random()), pseudo, (0, 0, 1, 1), 0.0)
+def boxes_of_one_class(count: int, generator: np.random.Generator) -> Boxes:
+    """Boxes of an image each, corners as shares."""
+    low = generator.random((count, 2)) * 0.5
+    corners = np.hstack([low, low + generator.random((count, 2)) * 0.5])
+    inside, outside, class_score = generator.random((3, count))
+    places = np.arange(count)
+    return Boxes.of(
+        corners,
+        image=places,
+        class_id=0,
+        rank=1,
+        component=places % 3 == 0,
+        class_score=class_score,
+        score=inside,
+        outside=outside,
+    )
 
 
 def test_a_calibration_recovers_probabilities_that_are_known() -> None:
     generator = np.random.default_rng(0)
-    known = BoxCalibration(-1.0, class_logit=0.5, contrast=2.0, area=4.0, later=-1.0)
-    boxes = [box(place, generator) for place in range(6000)]
-    truth = np.array([known.probability(found.traits) for found in boxes])
+    known = CalibrationSettings(intercept=-1.0, class_logit=0.5, contrast=2.0, area=4.0, later=-1.0)
+    boxes = boxes_of_one_class(6000, generator)
+    truth = probability(known, traits(boxes))
     right = generator.random(len(boxes)) < truth
-    boxes = [replace(found, overlap=float(hit)) for found, hit in zip(boxes, right, strict=True)]
-    assert (right_of(boxes) == right).all()
-    fitted = fit(traits_of(boxes), right)
+    fitted = fit(traits(boxes), right)
     assert fitted.class_logit == pytest.approx(0.5, abs=0.15)
     assert fitted.contrast == pytest.approx(2.0, abs=0.4)
     assert fitted.later == pytest.approx(-1.0, abs=0.3)
     # The folds' own predictions, against the probabilities that the boxes were drawn with.
-    scores = held_out_probabilities(boxes, Folds.draw(len(boxes), 5, 0))
+    folds = Folds.draw(len(boxes), 5, 0)
+    scores = held_out_probabilities(traits(boxes), right, folds.of_image)
     assert np.abs(scores - truth).mean() < 0.03
-    quality = ScoreQuality.of(scores, right)
+    quality = score_quality(scores, right)
     assert quality.error < 0.04
     assert quality.auc == pytest.approx(roc_auc_score(right, truth), abs=0.01)
 
 
 def test_a_held_out_score_knows_nothing_of_its_own_boxes() -> None:
     generator = np.random.default_rng(0)
-    boxes = [
-        replace(box(place, generator), overlap=float(generator.random() < 0.5))
-        for place in range(400)
-    ]
-    scores = held_out_probabilities(boxes, Folds.draw(len(boxes), 5, 0))
-    assert roc_auc_score(right_of(boxes), scores) == pytest.approx(0.5, abs=0.08)
+    boxes = boxes_of_one_class(400, generator)
+    right = generator.random(len(boxes)) < 0.5
+    folds = Folds.draw(len(boxes), 5, 0)
+    scores = held_out_probabilities(traits(boxes), right, folds.of_image)
+    assert roc_auc_score(right, scores) == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_box_is_right_by_a_true_box_of_its_own_image_and_class() -> None:
+    def row(key: str, size: tuple[int, int], class_id: int) -> RowWithTruth:
+        true = Boxes.of([[0, 0, size[1] / 2, size[0]]], class_id=class_id)
+        return RowWithTruth(key, "ok", size, (), None, Boxes.of(()), true)
+
+    # In the order of the keys "a" is the image 0.
+    images = MappedImages.of([row("b", (10, 20), 1), row("a", (30, 40), 2)], (8, 8))
+    half = np.tile([0, 0, 0.5, 0.5], (4, 1))
+    boxes = Boxes.of(half, image=[0, 0, 1, 1], class_id=[1, 2, 1, 2])
+    assert images.in_pixels(boxes).corners[:, 2:].tolist() == [[20, 15]] * 2 + [[10, 5]] * 2
+    assert images.overlaps(boxes).tolist() == [0, 0.5, 0.5, 0]
+    assert right_of(images, boxes).tolist() == [False, True, True, False]
 
 
 def test_what_may_be_tried(tmp_path: Path) -> None:

@@ -35,14 +35,14 @@ def gallery(
     """
     from cambox.console import Steps
     from cambox.review.files import require_folder
-    from cambox.review.gallery.collect import GalleryRequest, collect
+    from cambox.review.gallery.collect import collect
     from cambox.review.gallery.page import write_gallery
 
     console = Console()
     require_folder(to)
-    request = GalleryRequest(output, sample, seed, most_shards)
     with Steps(console) as steps:
-        made = collect(request, steps.step("files counted"), steps.step("rows shown"))
+        counted, shown = steps.step("files counted"), steps.step("rows shown")
+        made = collect(output, sample, seed, most_shards, counted, shown)
     for path in write_gallery(made, to):
         say(console, f"written: {path}")
 
@@ -114,16 +114,21 @@ def evaluate(
     box_score says how likely a box is right. The report goes to the current folder and not to
     OUTPUT, whose readers expect Parquet. Exit code: 0 it is compared, 2 the request is wrong.
     """
+    from cambox.console import Steps
     from cambox.review.evaluate.evaluate import evaluate as evaluate_output
-    from cambox.review.evaluate.report import write_evaluation
-    from cambox.review.evaluate.text import print_evaluation
-    from cambox.verify.report import FileCounter
+    from cambox.review.evaluate.text import print_evaluation, write_evaluation
+    from cambox.review.files import require_folder
 
     console = Console(stderr=as_json)
     require_folder(to)
-    with FileCounter(console, "evaluate") as counter:
+    with Steps(console) as steps:
         evaluation = evaluate_output(
-            output, truth, resamples=resamples, seed=seed, on_file=counter.advance
+            output,
+            truth,
+            resamples=resamples,
+            seed=seed,
+            on_file=steps.step("files read"),
+            on_map=steps.step("maps tried"),
         )
     written = write_evaluation(evaluation, to)
     print_evaluation(evaluation, console)
@@ -192,11 +197,10 @@ def tune(
     the configuration is written, 2 the request is wrong.
     """
     from cambox.config_file import load_config
-    from cambox.review.tune.objective import require_objective
-    from cambox.review.tune.text import print_tuning
+    from cambox.review.tune.report import print_tuning, require_writable, write_recipe
+    from cambox.review.tune.settings import require_objective
     from cambox.review.tune.tune import TuneRequest
     from cambox.review.tune.tune import tune as tune_config
-    from cambox.review.tune.write import require_writable, write_recipe
 
     console = Console(stderr=as_json)
     require_writable(to)

@@ -15,7 +15,7 @@ from cambox.output.reading import read
 from cambox.output.rows import StoredMap, boxes_from_arrow
 from cambox.review.draw import Picture
 from cambox.review.evaluate.evaluate import evaluate
-from cambox.review.evaluate.localisation import MAIN_IOU
+from cambox.review.evaluate.figures import MAIN_IOU
 from cambox.review.evaluate.report import Evaluation, Unmeasured
 from cambox.review.files import write_files
 from cambox.review.sheet import SheetTile, draw_sheet, png

@@ -2,75 +2,43 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from fsspec import AbstractFileSystem
 
+from cambox.boxes import Boxes
 from cambox.errors import RequestError
-from cambox.output.folders import Folder
-from cambox.output.reading import read_published
-from cambox.output.rows import StoredMap
-from cambox.review.evaluate.sweep import SweepRule, sweep
-from cambox.review.overlap import SIDES
-from cambox.review.truth import ImageTruth, Truth
+from cambox.output.reading import PublishedRecipe
+from cambox.output.rows import SIDES, StoredMap, boxes_from_arrow
+from cambox.review.truth import Truth
+from cambox.review.truth_formats import UNKNOWN_CLASS
 
 OK = "ok"
-UNKNOWN_CLASS = -1
-"""The class of a true box where neither the file nor the sample says one."""
 
-_COLUMNS = ("key", "shard", "status", "width", "height", "labels", "classes", "objects", "maps")
-
-
-@dataclass(frozen=True)
-class FoundBoxes:
-    """The pseudo boxes of one image, side by side.
-
-    Attributes:
-        class_id, rank, component: (n,) int.
-        score: (n,) box_score, 0 to 1.
-        corners: (n, 4) pixels of the upright image, half-open.
-    """
-
-    class_id: np.ndarray
-    rank: np.ndarray
-    component: np.ndarray
-    score: np.ndarray
-    corners: np.ndarray
-
-    @classmethod
-    def of(cls, objects: list[dict[str, Any]]) -> FoundBoxes:
-        """From a row's ``objects``."""
-
-        def column(name: str, kind: type) -> np.ndarray:
-            return np.array([entry[name] for entry in objects], dtype=kind)
-
-        corners = [[entry[side] for side in SIDES] for entry in objects]
-        return cls(
-            column("class_id", np.int64),
-            column("rank", np.int64),
-            column("component", np.int64),
-            column("box_score", np.float64),
-            np.array(corners, dtype=np.float64).reshape(-1, 4),
-        )
+_OF_BOXES = ("class_id", "rank", "component", "class_score", "box_score", *SIDES)
+_COLUMNS = (
+    *("key", "shard", "status", "width", "height", "labels", "classes"),
+    *(f"objects.list.element.{name}" for name in _OF_BOXES),
+)
 
 
 @dataclass(frozen=True)
-class JudgedImage:
+class RowWithTruth:
     """One row, with the true boxes of its image.
 
     Attributes:
         size: (height, width) in pixels; None where the image could not be read.
         labels: the classes given with the sample; empty where there are none.
         first_class: the best predicted class; None where nothing was predicted.
-        true_boxes: (n, 4) by class.
-        swept: what ``sweep`` gives, by class, for given labels with a stored map.
+        boxes: the pseudo boxes, in pixels.
+        true_boxes: in pixels, ascending by class; where the file says no classes each is there
+            for each label, or once with ``UNKNOWN_CLASS``.
+        maps: as stored; empty where they were not asked for.
+        class_scores: of each map, the probability of its class; NaN where the row does not tell
+            it: of a label beyond the model's top-k that no box is left of.
     """
 
     key: str
@@ -78,111 +46,99 @@ class JudgedImage:
     size: tuple[int, int] | None
     labels: tuple[int, ...]
     first_class: int | None
-    found: FoundBoxes
-    true_boxes: Mapping[int, np.ndarray]
-    swept: Mapping[int, np.ndarray]
+    boxes: Boxes
+    true_boxes: Boxes
+    maps: tuple[StoredMap, ...] = ()
+    class_scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What is there to compare.
+class RowsWithTruth:
+    """What there is to compare.
 
     Attributes:
-        images: with rows and a place in the truth, in the order of the rows.
-        rows: of the output.
+        rows: those with a place in the truth, in the order of the output.
+        total: rows of the output.
         without_row: images of the truth that the output has no row for.
         first_key: of the output; None where it has no row.
     """
 
-    images: tuple[JudgedImage, ...]
-    rows: int
+    rows: tuple[RowWithTruth, ...]
+    total: int
     without_row: tuple[str, ...]
     first_key: str | None
 
 
-def judge(
-    filesystem: AbstractFileSystem,
-    folder: Folder,
+def read_rows(
+    recipe: PublishedRecipe,
     truth: Truth,
-    sweep_rule: SweepRule | None,
-    on_file: Callable[[], None] | None = None,
-) -> Judged:
+    with_maps: bool = False,
+    on_file: Callable[[int], None] | None = None,
+) -> RowsWithTruth:
     """Read the rows whose images have true boxes; the others are only counted.
 
     Args:
-        sweep_rule: for stored maps; None: leave them alone.
+        on_file: called with the number of files, after each.
 
     Raises:
         RequestError: a file is damaged, or an image of the truth has two rows.
     """
-    images: list[JudgedImage] = []
+    rows: list[RowWithTruth] = []
     shard_of: dict[str, str] = {}
-    rows = 0
+    total = 0
     first_key: str | None = None
     keys = pa.array(truth.keys, pa.string())
-    columns = [name for name in _COLUMNS if name != "maps" or sweep_rule is not None]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _, batch in read_published(filesystem, folder, columns, on_file):
-            rows += batch.num_rows
-            if first_key is None and batch.num_rows:
-                first_key = batch["key"][0].as_py()
-            wanted = batch.filter(pc.is_in(batch["key"], value_set=keys)).to_pylist()
-            for row in wanted:
-                name = truth.name_of(row["key"])
-                assert name is not None
-                if name in shard_of:
-                    raise RequestError(
-                        f"--truth: {name!r} has a row of {shard_of[name]} and one of "
-                        f"{row['shard']}; give the samples keys of their own"
-                    )
-                shard_of[name] = row["shard"]
-            images += _judged(wanted, truth, sweep_rule, pool)
+    for batch in recipe.batches((*_COLUMNS, "maps") if with_maps else _COLUMNS, on_file):
+        total += batch.num_rows
+        if first_key is None and batch.num_rows:
+            first_key = batch["key"][0].as_py()
+        wanted = batch.filter(pc.is_in(batch["key"], value_set=keys))
+        rows += _rows(wanted, truth, shard_of)
     without_row = tuple(name for name in truth.images if name not in shard_of)
-    return Judged(tuple(images), rows, without_row, first_key)
+    return RowsWithTruth(tuple(rows), total, without_row, first_key)
 
 
-def _judged(
-    rows: list[dict[str, Any]], truth: Truth, sweep_rule: SweepRule | None, pool: Executor
-) -> Iterator[JudgedImage]:
-    def one(row: dict[str, Any]) -> JudgedImage:
+def _rows(batch: pa.RecordBatch, truth: Truth, shard_of: dict[str, str]) -> Iterator[RowWithTruth]:
+    boxes = boxes_from_arrow(batch["objects"])
+    ends = np.searchsorted(boxes.image, np.arange(batch.num_rows), side="right").tolist()
+    others = [name for name in batch.schema.names if name != "objects"]
+    for row, start, end in zip(batch.select(others).to_pylist(), [0, *ends], ends, strict=False):
         name = truth.name_of(row["key"])
         assert name is not None
-        return _image(row, truth.images[name], sweep_rule)
-
-    return pool.map(one, rows)
-
-
-def _image(row: dict[str, Any], truth: ImageTruth, sweep_rule: SweepRule | None) -> JudgedImage:
-    labels = tuple(dict.fromkeys(row["labels"] or ()))
-    size = None if row["width"] is None else (row["height"], row["width"])
-    true_boxes = true_boxes_by_class(truth, labels)
-    swept = {}
-    if sweep_rule is not None and size is not None:
-        for entry in row.get("maps", ()):
-            class_id = entry["class_id"]
-            if entry["rank"] == 0 and class_id in true_boxes:
-                swept[class_id] = sweep(StoredMap(**entry), true_boxes[class_id], size, sweep_rule)
-    return JudgedImage(
-        key=row["key"],
-        status=row["status"],
-        size=size,
-        labels=labels,
-        first_class=next(
-            (entry["class_id"] for entry in row["classes"] if entry["rank"] == 1), None
-        ),
-        found=FoundBoxes.of(row["objects"]),
-        true_boxes=true_boxes,
-        swept=swept,
-    )
+        if name in shard_of:
+            raise RequestError(
+                f"--truth: {name!r} has a row of {shard_of[name]} and one of {row['shard']}; "
+                "give the samples keys of their own"
+            )
+        shard_of[name] = row["shard"]
+        mine = boxes[start:end]
+        scores = dict(zip(mine.class_id.tolist(), mine.class_score.tolist(), strict=True))
+        scores |= {entry["class_id"]: entry["probability"] for entry in row["classes"]}
+        labels = tuple(dict.fromkeys(row["labels"] or ()))
+        maps = tuple(StoredMap(**entry) for entry in row.get("maps", ()))
+        first = (entry["class_id"] for entry in row["classes"] if entry["rank"] == 1)
+        yield RowWithTruth(
+            key=row["key"],
+            status=row["status"],
+            size=None if row["width"] is None else (row["height"], row["width"]),
+            labels=labels,
+            first_class=next(first, None),
+            boxes=mine,
+            true_boxes=_by_class(truth.images[name], labels),
+            maps=maps,
+            class_scores=tuple(scores.get(one.class_id, float("nan")) for one in maps),
+        )
 
 
-def true_boxes_by_class(truth: ImageTruth, labels: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """The true boxes (n, 4) by class: the file's, or else each label's of the sample."""
-    if len(truth.boxes) == 0:
-        return {}
-    if truth.classes is None:
-        return dict.fromkeys(labels or (UNKNOWN_CLASS,), truth.boxes)
-    return {
-        int(class_id): truth.boxes[truth.classes == class_id]
-        for class_id in np.unique(truth.classes)
-    }
+def _by_class(boxes: Boxes, labels: Sequence[int]) -> Boxes:
+    if labels and (boxes.class_id == UNKNOWN_CLASS).all():
+        classes = np.repeat(sorted(labels), len(boxes))
+        return Boxes.joined([boxes] * len(labels)).with_columns(class_id=classes)
+    return boxes[np.argsort(boxes.class_id, kind="stable")]
+
+
+def numbered(parts: Iterable[Boxes]) -> Boxes:
+    """All boxes of all parts, ``image`` being the place of their part."""
+    listed = list(parts)
+    places = np.repeat(np.arange(len(listed)), [len(part) for part in listed])
+    return Boxes.joined(listed).with_columns(image=places)

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-import numpy as np
-
+from cambox.boxes import Boxes
 from cambox.errors import RequestError
-from cambox.review.coco_truth import read_coco
-from cambox.review.overlap import SIDES
+from cambox.review.truth_formats import UNKNOWN_CLASS, from_coco, from_csv
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import locate
-
-TrueBox = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class ImageTruth:
-    """The true boxes of one image.
-
-    Attributes:
-        boxes: (n, 4) pixels of the upright image, half-open; n may be 0.
-        classes: (n,) class indices; None where the file gives no classes.
-    """
-
-    boxes: np.ndarray
-    classes: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -39,11 +19,11 @@ class Truth:
     """A file's true boxes.
 
     Attributes:
-        images: by the name that the file gives them.
+        images: by the name that the file gives them: pixels of the upright image, perhaps none.
         remarks: what was left out, and how classes were read.
     """
 
-    images: Mapping[str, ImageTruth]
+    images: Mapping[str, Boxes]
     remarks: tuple[str, ...] = ()
     _names: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list), repr=False)
 
@@ -51,6 +31,11 @@ class Truth:
         for name in self.images:
             for key in possible_keys(name):
                 self._names[key].append(name)
+
+    @property
+    def says_classes(self) -> bool:
+        """Whether the file gives its boxes classes; it does so for all or for none."""
+        return any((boxes.class_id != UNKNOWN_CLASS).any() for boxes in self.images.values())
 
     @property
     def keys(self) -> Sequence[str]:
@@ -102,96 +87,14 @@ def read_truth(uri: str, class_names: Sequence[str]) -> Truth:
         raise RequestError(f"--truth: {uri} does not exist; correct the path") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"--truth: {uri} cannot be read: {error}") from error
-    truth = (
-        _from_coco(uri, text, class_names)
-        if uri.lower().endswith(".json")
-        else _from_csv(uri, text, class_names)
-    )
-    boxes = [image.boxes for image in truth.images.values() if len(image.boxes)]
-    if not boxes:
+    read = from_coco if uri.lower().endswith(".json") else from_csv
+    images, remarks = read(uri, text, class_names)
+    every = Boxes.joined(images.values())
+    if not len(every):
         raise RequestError(f"--truth: {uri} holds no box")
-    if max(corners.max() for corners in boxes) <= 1:
+    if every.corners.max() <= 1:
         raise RequestError(
             f"--truth: no box of {uri} reaches beyond 1, so these are shares of the image; "
             "give pixels of the upright image"
         )
-    return truth
-
-
-def _from_csv(uri: str, text: str, class_names: Sequence[str]) -> Truth:
-    boxes: dict[str, list[TrueBox]] = defaultdict(list)
-    classes: dict[str, list[int]] = defaultdict(list)
-    with_classes = False
-    for where, row in _csv_rows(uri, text):
-        name = (row["image"] or "").strip()
-        if not name:
-            raise RequestError(f"{where}: no image is named")
-        boxes[name].append(_corners(where, [row[side] for side in SIDES]))
-        if "class_index" in row:
-            with_classes = True
-            classes[name].append(_class_index(where, row["class_index"], len(class_names)))
-    return Truth(
-        {
-            name: ImageTruth(np.array(corners), np.array(classes[name]) if with_classes else None)
-            for name, corners in boxes.items()
-        }
-    )
-
-
-def _csv_rows(uri: str, text: str) -> Iterator[tuple[str, Mapping[str, str | None]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    try:
-        missing = [name for name in ("image", *SIDES) if name not in (reader.fieldnames or ())]
-        if missing:
-            raise RequestError(
-                f"--truth: {uri}, line 1: no column {missing[0]!r}; it needs image,"
-                f"{','.join(SIDES)} and may have class_index (COCO's format ends in .json)"
-            )
-        for row in reader:
-            yield f"--truth: {uri}, line {reader.line_num}", row
-    except csv.Error as error:
-        raise RequestError(f"--truth: {uri} is no CSV file ({error})") from error
-
-
-def _corners(where: str, sides: Sequence[object]) -> TrueBox:
-    try:
-        x_min, y_min, x_max, y_max = (float(str(side)) for side in sides)
-    except ValueError as error:
-        raise RequestError(f"{where}: {sides} are not four numbers; correct them") from error
-    if not (np.isfinite([x_min, y_min, x_max, y_max]).all() and x_min < x_max and y_min < y_max):
-        raise RequestError(
-            f"{where}: the box {x_min:g}, {y_min:g}, {x_max:g}, {y_max:g} is empty; its minimum "
-            "must be below its maximum"
-        )
-    return x_min, y_min, x_max, y_max
-
-
-def _class_index(where: str, text: str | None, class_count: int) -> int:
-    index = (text or "").strip()
-    if not (index.isascii() and index.isdigit()):
-        raise RequestError(f"{where}: {index!r} is no class index; use 0, 1, 2, ...")
-    if int(index) >= class_count:
-        raise RequestError(
-            f"{where}: there is no class {index}; the output's classifier has {class_count}"
-        )
-    return int(index)
-
-
-def _from_coco(uri: str, text: str, class_names: Sequence[str]) -> Truth:
-    try:
-        document = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RequestError(f"--truth: {uri} is no JSON ({error})") from error
-    coco = read_coco(uri, document, class_names)
-    return Truth(
-        {
-            name: ImageTruth(
-                np.array(
-                    [_corners(f"--truth: {uri}, {name}", entry.corners) for entry in entries]
-                ).reshape(-1, 4),
-                np.array([entry.class_id for entry in entries], dtype=np.int64),
-            )
-            for name, entries in coco.boxes.items()
-        },
-        coco.remarks,
-    )
+    return Truth(images, remarks)

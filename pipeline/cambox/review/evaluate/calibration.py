@@ -1,50 +1,61 @@
-"""Whether a box's score says how likely the box is right: arrays in, numbers out."""
+"""Whether a box's score says how likely the box is right."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from cambox.review.evaluate.protocol import ratio
+from cambox.review.evaluate.detection import AT_50, ClassMatches
+from cambox.review.evaluate.figures import Bootstrap, ratio
+from cambox.review.evaluate.localisation import estimate
+from cambox.review.evaluate.report import BoxesOf, Calibration, MinScore, ScoreBin, Unmeasured
 
 BINS = 10
 MIN_SCORES = np.arange(51) / 50
 
 
-@dataclass(frozen=True)
-class Bins:
-    """Boxes in groups of (nearly) one size, by score.
+def calibration(
+    boxes_of: BoxesOf, matches: list[ClassMatches], bootstrap: Bootstrap
+) -> Calibration | Unmeasured:
+    """Whether box_score says how likely a box is right."""
+    image = np.concatenate([of_class.image for of_class in matches])
+    score = np.concatenate([of_class.score for of_class in matches])
+    right = np.concatenate([of_class.right[:, AT_50] for of_class in matches])
+    if len(score) == 0:
+        return Unmeasured(reason="there is no box; lower boxes.threshold or boxes.min_area")
+    (error,) = bootstrap.draw(
+        lambda weights: weighted_calibration_error(weights, image, score, right)
+    )
+    return Calibration(
+        boxes_of=boxes_of,
+        boxes=len(score),
+        error=estimate(error),
+        bins=equal_mass_bins(score, right),
+        curve=score_curve(score, right, sum(len(of_class.true_image) for of_class in matches)),
+    )
 
-    Attributes:
-        low, high: (b,) lowest and highest score in the group.
-        score: (b,) mean.
-        right: (b,) share of right boxes, 0 to 1.
-        boxes: (b,) their number.
-    """
 
-    low: np.ndarray
-    high: np.ndarray
-    score: np.ndarray
-    right: np.ndarray
-    boxes: np.ndarray
+def _groups(score: np.ndarray) -> list[np.ndarray]:
+    """Places of boxes in ten groups of (nearly) one size, or one for each box; lowest first."""
+    order = np.argsort(score, kind="stable")
+    return [group for group in np.array_split(order, BINS) if len(group)]
 
 
-def equal_mass_bins(score: np.ndarray, right: np.ndarray) -> Bins:
+def equal_mass_bins(score: np.ndarray, right: np.ndarray) -> tuple[ScoreBin, ...]:
     """Ten groups, or one for each box where there are fewer; the lowest scores first.
 
     Args:
         score: (n,) n from 1.
         right: (n,) bool.
     """
-    order = np.argsort(score, kind="stable")
-    groups = [group for group in np.array_split(order, BINS) if len(group)]
-    return Bins(
-        low=np.array([score[group].min() for group in groups]),
-        high=np.array([score[group].max() for group in groups]),
-        score=np.array([score[group].mean() for group in groups]),
-        right=np.array([right[group].mean() for group in groups]),
-        boxes=np.array([len(group) for group in groups]),
+    return tuple(
+        ScoreBin(
+            low=score[group].min(),
+            high=score[group].max(),
+            score=score[group].mean(),
+            right=right[group].mean(),
+            boxes=len(group),
+        )
+        for group in _groups(score)
     )
 
 
@@ -54,10 +65,11 @@ def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
     Naeini et al., AAAI 2015, with groups of equal mass (Nguyen and O'Connor, EMNLP 2015). NaN
     where there is no box.
     """
-    if len(score) == 0:
+    groups = _groups(score)
+    if not groups:
         return float("nan")
-    bins = equal_mass_bins(score, right)
-    return float(np.average(np.abs(bins.score - bins.right), weights=bins.boxes))
+    off = [abs(score[group].mean() - right[group].mean()) for group in groups]
+    return float(np.average(off, weights=[len(group) for group in groups]))
 
 
 def weighted_calibration_error(
@@ -77,23 +89,7 @@ def weighted_calibration_error(
     )
 
 
-@dataclass(frozen=True)
-class ScoreCurve:
-    """What is left, and how good it is, when boxes below a score are dropped.
-
-    Attributes:
-        min_score: (s,) 0 to 1.
-        boxes: (s,) with at least that score.
-        precision, recall: (s,) 0 to 1 at IoU 0.5; precision is NaN where no box is left.
-    """
-
-    min_score: np.ndarray
-    boxes: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-
-
-def score_curve(score: np.ndarray, right: np.ndarray, true_boxes: int) -> ScoreCurve:
+def score_curve(score: np.ndarray, right: np.ndarray, true_boxes: int) -> tuple[MinScore, ...]:
     """Precision and recall against a least score.
 
     COCO's matching takes the highest scores first, so dropping the lowest changes no match of
@@ -107,4 +103,9 @@ def score_curve(score: np.ndarray, right: np.ndarray, true_boxes: int) -> ScoreC
     kept = score[None, :] >= MIN_SCORES[:, None]
     boxes = kept.sum(axis=1)
     hits = (kept & right[None, :]).sum(axis=1)
-    return ScoreCurve(MIN_SCORES, boxes, ratio(hits, boxes), ratio(hits, np.array(true_boxes)))
+    precision, recall = ratio(hits, boxes), ratio(hits, np.array(true_boxes))
+    columns = (MIN_SCORES.tolist(), boxes.tolist(), precision.tolist(), recall.tolist())
+    return tuple(
+        MinScore(min_score=least, boxes=left, precision=share, recall=found)
+        for least, left, share, found in zip(*columns, strict=True)
+    )

@@ -1,38 +1,31 @@
-"""Several objects an image: boxes matched to true ones and average precision, by pycocotools."""
+"""All boxes of an output: matched to true ones by pycocotools, and average precision."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from cambox.review.evaluate.protocol import mean_over_classes, ratio
+from cambox.boxes import Boxes
+from cambox.review.evaluate.figures import Bootstrap, mean_over_classes, ratio
+from cambox.review.evaluate.localisation import comparison
+from cambox.review.evaluate.pairs import centre_boxes
+from cambox.review.evaluate.report import BoxesOf, Detection
+from cambox.review.rows_with_truth import RowWithTruth
+from cambox.review.truth_formats import UNKNOWN_CLASS
+
+if TYPE_CHECKING:
+    # Imported where it is used: a wrong request need not wait for it.
+    from pycocotools.coco import COCO
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 AT_50, AT_75 = 0, 5
 _NO_LIMIT = 2**31
-
-
-@dataclass(frozen=True)
-class Boxes:
-    """Boxes side by side.
-
-    Attributes:
-        image, class_id: (n,) int.
-        corners: (n, 4) pixels, half-open.
-        score: (n,) ranks the boxes of a class; not used for true boxes.
-    """
-
-    image: np.ndarray
-    class_id: np.ndarray
-    corners: np.ndarray
-    score: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class ClassMatches:
 
 
 def match(found: Boxes, true: Boxes) -> list[ClassMatches]:
-    """Match boxes with COCO's rule: highest score first, each true box once.
+    """Match boxes, in pixels, with COCO's rule: highest score first, each true box once.
 
     Class by class, over the images that have the class: COCOeval over all of both would take time
     and memory for every image times every class.
@@ -70,6 +63,8 @@ def match(found: Boxes, true: Boxes) -> list[ClassMatches]:
 
 
 def _match_class(class_id: int, found: Boxes, true: Boxes) -> ClassMatches:
+    from pycocotools.cocoeval import COCOeval
+
     mine = np.flatnonzero(found.class_id == class_id)
     theirs = np.flatnonzero(true.class_id == class_id)
     images = np.unique(np.concatenate([found.image[mine], true.image[theirs]]))
@@ -104,14 +99,16 @@ def _match_class(class_id: int, found: Boxes, true: Boxes) -> ClassMatches:
     )
 
 
-def _coco(images: np.ndarray, class_id: int, boxes: Boxes, places: Iterable[int]) -> COCO:
+def _coco(images: np.ndarray, class_id: int, boxes: Boxes, places: np.ndarray) -> COCO:
+    from pycocotools.coco import COCO
+
     annotations = []
-    for place in places:
+    for place in places.tolist():
         x_min, y_min, x_max, y_max = boxes.corners[place].tolist()
         width, height = x_max - x_min, y_max - y_min
         annotations.append(
             {
-                "id": int(place) + 1,
+                "id": place + 1,
                 "image_id": int(boxes.image[place]),
                 "category_id": class_id,
                 "bbox": [x_min, y_min, width, height],
@@ -163,13 +160,14 @@ def weighted_precision(matches: ClassMatches, weights: np.ndarray) -> np.ndarray
     return result
 
 
-def figures(matches: list[ClassMatches], weights: np.ndarray, unknown_class: int) -> np.ndarray:
+def figures(matches: list[ClassMatches], weights: np.ndarray) -> np.ndarray:
     """(d, 5) precision and recall of all boxes at IoU 0.5; AP, AP50 and AP75.
+
+    True boxes of an unknown class count for recall; it is none of the classes that average
+    precision is averaged over.
 
     Args:
         weights: (d, images).
-        unknown_class: its true boxes count for recall; it is none of the classes that average
-            precision is averaged over.
     """
     draws = len(weights)
     found, right, true, true_found = (np.zeros(draws) for _ in range(4))
@@ -181,7 +179,7 @@ def figures(matches: list[ClassMatches], weights: np.ndarray, unknown_class: int
         right += of_box @ of_class.right[:, AT_50]
         true += of_true.sum(axis=1)
         true_found += of_true @ of_class.true_found
-        if of_class.class_id != unknown_class and len(of_class.true_image):
+        if of_class.class_id != UNKNOWN_CLASS and len(of_class.true_image):
             classes.append(weighted_precision(of_class, weights))
     averaged = (
         mean_over_classes(np.stack(classes, axis=1))
@@ -197,4 +195,39 @@ def figures(matches: list[ClassMatches], weights: np.ndarray, unknown_class: int
             averaged[:, AT_75],
         ],
         axis=1,
+    )
+
+
+def asked_centre_boxes(rows: Sequence[RowWithTruth], found: Boxes, labels: bool) -> Boxes:
+    """A centred box, score 1, for each class asked for: each label, or each class with a box.
+
+    Args:
+        labels: whether given labels were asked for.
+    """
+    asked = set(zip(found.image.tolist(), found.class_id.tolist(), strict=True))
+    if labels:
+        asked |= {(place, label) for place, row in enumerate(rows) for label in row.labels}
+    image, class_id = np.array(sorted(asked), np.int64).reshape(-1, 2).T
+    return centre_boxes(rows, image, class_id)
+
+
+def detection(
+    boxes_of: BoxesOf,
+    matches: list[ClassMatches],
+    centre: list[ClassMatches],
+    bootstrap: Bootstrap,
+) -> Detection:
+    """Detection figures beside those of centred boxes."""
+    mine = bootstrap.draw(lambda weights: figures(matches, weights))
+    base = bootstrap.draw(lambda weights: figures(centre, weights))
+    precision, recall, ap, ap50, ap75 = map(comparison, mine, base)
+    return Detection(
+        boxes_of=boxes_of,
+        boxes=sum(len(of_class.image) for of_class in matches),
+        true_boxes=sum(len(of_class.true_image) for of_class in matches),
+        precision=precision,
+        recall=recall,
+        ap=ap,
+        ap50=ap50,
+        ap75=ap75,
     )

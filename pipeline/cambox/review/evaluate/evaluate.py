@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from cambox import __version__
-from cambox.config import BoxSettings
 from cambox.errors import RequestError
-from cambox.output.reading import published_recipe, recipe_footer
-from cambox.review.evaluate.bootstrap import Bootstrap
-from cambox.review.evaluate.counts import counts_of, remarks_of
-from cambox.review.evaluate.detection import AT_50, ClassMatches, match
+from cambox.output.reading import open_recipe
+from cambox.review.evaluate.calibration import calibration
+from cambox.review.evaluate.detection import (
+    AT_50,
+    ClassMatches,
+    asked_centre_boxes,
+    detection,
+    match,
+)
+from cambox.review.evaluate.figures import Bootstrap, hits_at
 from cambox.review.evaluate.localisation import (
     correct_localisation,
     groups,
@@ -21,28 +25,28 @@ from cambox.review.evaluate.localisation import (
     max_box,
     top1,
 )
-from cambox.review.evaluate.measurable import (
+from cambox.review.evaluate.pairs import Pairs, Sweep, pairs_of
+from cambox.review.evaluate.remarks import (
     NO_LABELS,
     NO_MAPS,
     NO_TRUE_LABELS,
     NOT_SWEPT,
-    Asked,
+    Contents,
+    counts_of,
+    remarks_of,
+)
+from cambox.review.evaluate.report import (
     BoxesOf,
+    ClassResult,
+    Evaluation,
+    HeldOutCalibration,
+    Unmeasured,
 )
-from cambox.review.evaluate.pairs import Pairs, pairs_of
-from cambox.review.evaluate.protocol import hits_at
-from cambox.review.evaluate.recalibrated import held_out_calibration
-from cambox.review.evaluate.report import ClassResult, Evaluation
-from cambox.review.evaluate.several_objects import (
-    calibration,
-    centre_boxes_of,
-    detection,
-    found_boxes_of,
-    true_boxes_of,
-)
-from cambox.review.evaluate.sweep import SweepRule
-from cambox.review.rows_with_truth import UNKNOWN_CLASS, Judged, judge
+from cambox.review.rows_with_truth import RowsWithTruth, numbered, read_rows
 from cambox.review.truth import Truth, read_truth
+from cambox.review.truth_formats import UNKNOWN_CLASS
+
+FOLDS = 5
 
 
 def evaluate(
@@ -51,7 +55,8 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     sweep_thresholds: bool = True,
-    on_file: Callable[[], None] | None = None,
+    on_file: Callable[[int], None] | None = None,
+    on_map: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Compare an output with true boxes.
 
@@ -60,82 +65,74 @@ def evaluate(
         truth_uri: a CSV or COCO JSON file; see ``read_truth``.
         resamples: how often the images are drawn anew for the intervals.
         sweep_thresholds: also find the best threshold, where maps are stored.
-        on_file: called after each file of the output.
+        on_file: called with the number of files, after each.
+        on_map: called with the number of maps that thresholds are tried on, after each.
 
     Raises:
         RequestError: output or truth cannot be read, or have no image in common.
     """
-    filesystem, folder = published_recipe(output)
-    footer = recipe_footer(filesystem, folder)
-    truth = read_truth(truth_uri, footer.classes)
+    recipe = open_recipe(output)
+    truth = read_truth(truth_uri, recipe.footer.classes)
     try:
-        settings = json.loads(footer.recipe)
-        asked = Asked.of_recipe(settings)
-        sweep_rule = SweepRule.of_recipe(settings)
-        box_settings = BoxSettings.model_validate(settings["boxes"])
+        contents = Contents.of_recipe(recipe.settings)
     except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(
-            f"{folder.uri}: its recipe is of another cambox; run cambox annotate again"
-        ) from error
-    swept = sweep_thresholds and asked.maps and asked.labels
-    judged = judge(filesystem, folder, truth, sweep_rule if swept else None, on_file)
-    pairs = pairs_of(judged.images)
-    _require_pairs(judged, pairs, truth, output, truth_uri)
-    bootstrap = Bootstrap(len(judged.images), resamples, seed)
+        raise recipe.other_make() from error
+    with_maps = sweep_thresholds and contents.maps
+    read = read_rows(recipe, truth, with_maps, on_file)
+    sweep = Sweep(contents.box_settings, contents.input_size, on_map)
+    pairs = pairs_of(read.rows, sweep if with_maps else None)
+    _require_pairs(read, pairs, truth, output, truth_uri)
+    bootstrap = Bootstrap(len(read.rows), resamples, seed)
     labelled = pairs.only(pairs.labelled)
 
-    true = true_boxes_of(judged.images)
-    every = found_boxes_of(judged.images, lambda rank: rank >= 0)
+    true = numbered(row.true_boxes for row in read.rows)
+    every = numbered(row.boxes for row in read.rows)
+    main: BoxesOf = contents.boxes
     matches = match(every, true)
-    detections = [
-        detection(
-            asked.boxes,
-            matches,
-            match(centre_boxes_of(judged.images, every, asked.labels), true),
-            bootstrap,
-        )
-    ]
-    main: BoxesOf = asked.boxes
-    if asked.labels and asked.predicted:
-        given = found_boxes_of(judged.images, lambda rank: rank == 0)
+    centre = match(asked_centre_boxes(read.rows, every, contents.labels), true)
+    detections = [detection(main, matches, centre, bootstrap)]
+    if contents.labels and contents.predicted:
+        given = every[every.rank == 0]
         main, matches = "given labels", match(given, true)
-        centre = match(centre_boxes_of(judged.images, given, labels=True), true)
+        centre = match(asked_centre_boxes(read.rows, given, labels=True), true)
         detections.insert(0, detection(main, matches, centre, bootstrap))
 
-    no_labels = None if asked.labels else NO_LABELS
-    if asked.labels and not len(labelled.image):
+    no_labels = None if contents.labels else NO_LABELS
+    if contents.labels and not len(labelled.image):
         no_labels = NO_TRUE_LABELS
-    no_maps = NO_MAPS if not asked.maps else None if sweep_thresholds else NOT_SWEPT
+    no_maps = NO_MAPS if not contents.maps else None if sweep_thresholds else NOT_SWEPT
     no_sweep = no_labels or no_maps
     of_known_class = labelled.only(labelled.class_id != UNKNOWN_CLASS)
     return Evaluation(
         cambox=__version__,
-        output=folder.uri,
-        recipe=footer.recipe_digest,
-        recipe_settings=settings,
+        output=recipe.uri,
+        recipe=recipe.footer.recipe_digest,
+        recipe_settings=recipe.settings,
         truth=truth_uri,
         resamples=resamples,
         seed=seed,
-        counts=counts_of(judged, pairs, true_boxes=len(true.image)),
-        remarks=remarks_of(judged, pairs, truth, asked),
+        counts=counts_of(read, pairs, true_boxes=len(true)),
+        remarks=remarks_of(read, pairs, truth, contents),
         gt_known=no_labels or gt_known(labelled, bootstrap),
-        top1=asked.no_top1 or top1(pairs, bootstrap),
+        top1=contents.no_top1 or top1(pairs, bootstrap),
         corloc=no_labels or correct_localisation(of_known_class, bootstrap),
         max_box=no_sweep or max_box(labelled, bootstrap),
         groups=groups(labelled, bootstrap, no_labels is None, no_sweep is None),
         detection=tuple(detections),
         calibration=calibration(main, matches, bootstrap),
-        held_out_calibration=no_maps or held_out_calibration(output, truth_uri, box_settings, seed),
-        classes=tuple(_classes(labelled, matches, footer.classes, no_labels is None)),
+        held_out_calibration=no_maps or _held_out_calibration(read, contents, seed),
+        classes=tuple(_classes(labelled, matches, recipe.footer.classes, no_labels is None)),
     )
 
 
-def _require_pairs(judged: Judged, pairs: Pairs, truth: Truth, output: str, truth_uri: str) -> None:
-    if not judged.images:
+def _require_pairs(
+    read: RowsWithTruth, pairs: Pairs, truth: Truth, output: str, truth_uri: str
+) -> None:
+    if not read.rows:
         raise RequestError(
             f"--truth: none of the {len(truth.images)} images of {truth_uri} is among the "
-            f"{judged.rows} rows of {output}: the first are {next(iter(truth.images))!r} and "
-            f"{judged.first_key!r}; an image is named by its sample's key, with or without the "
+            f"{read.total} rows of {output}: the first are {next(iter(truth.images))!r} and "
+            f"{read.first_key!r}; an image is named by its sample's key, with or without the "
             "extension"
         )
     if not len(pairs.image):
@@ -145,6 +142,24 @@ def _require_pairs(judged: Judged, pairs: Pairs, truth: Truth, output: str, trut
             f"--truth: {truth_uri} says no classes, and the samples of {output} have no labels; "
             "add a column class_index"
         )
+
+
+def _held_out_calibration(
+    read: RowsWithTruth, contents: Contents, seed: int
+) -> HeldOutCalibration | Unmeasured:
+    """What box_score would be worth, were it calibrated on these true boxes (``cambox tune``).
+
+    A calibration and a least score among the recipe's settings do not count.
+    """
+    # It needs a compiler and scikit-learn, which whoever stores no maps need not wait for.
+    from cambox.review.tune.boxes import MappedImages
+    from cambox.review.tune.calibrate import Folds, held_out_calibration
+
+    images = MappedImages.of(read.rows, contents.input_size)
+    (boxes,) = images.boxes([contents.box_settings])
+    folds = Folds.draw(len(images), FOLDS, seed)
+    known = ~np.isnan(boxes.class_score)
+    return held_out_calibration(images, boxes[known], folds, seed)
 
 
 def _classes(

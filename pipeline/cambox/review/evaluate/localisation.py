@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cambox.review.evaluate.bootstrap import Bootstrap, Drawn
-from cambox.review.evaluate.pairs import Pairs
-from cambox.review.evaluate.protocol import (
+from cambox.review.evaluate.figures import (
     IOUS,
+    MAIN_IOU,
+    Bootstrap,
+    Drawn,
     best_share,
     best_threshold,
     corloc,
@@ -15,6 +16,7 @@ from cambox.review.evaluate.protocol import (
     share,
     share_of_images,
 )
+from cambox.review.evaluate.pairs import THRESHOLDS, Pairs
 from cambox.review.evaluate.report import (
     AtIou,
     Comparison,
@@ -23,9 +25,7 @@ from cambox.review.evaluate.report import (
     MaxBox,
     ThresholdCurve,
 )
-from cambox.review.evaluate.sweep import THRESHOLDS
 
-MAIN_IOU = IOUS.index(0.5)
 LARGEST, ANY = 0, 1
 
 
@@ -35,14 +35,17 @@ def estimate(drawn: Drawn) -> Estimate:
     return Estimate(value=drawn.value, low=low, high=high)
 
 
+def difference(output: Drawn, other: Drawn) -> Estimate:
+    """By how much the first figure is the larger one, -1 to 1."""
+    gain = output - other
+    low, high = gain.interval
+    return Estimate(value=gain.value, low=low, high=high)
+
+
 def comparison(output: Drawn, centre: Drawn) -> Comparison:
     """A figure beside the centred box's."""
-    gain = output - centre
-    low, high = gain.interval
     return Comparison(
-        output=estimate(output),
-        centre_box=estimate(centre),
-        gain=Estimate(value=gain.value, low=low, high=high),
+        output=estimate(output), centre_box=estimate(centre), gain=difference(output, centre)
     )
 
 
@@ -76,10 +79,7 @@ def correct_localisation(pairs: Pairs, bootstrap: Bootstrap) -> Comparison:
 
     def of(overlap: np.ndarray) -> Drawn:
         hits = hits_at(overlap)[:, [MAIN_IOU]]
-        (drawn,) = bootstrap.draw(
-            lambda weights: corloc(weights, pairs.image, pairs.class_id, hits)
-        )
-        return drawn
+        return bootstrap.draw(lambda weights: corloc(weights, pairs.image, pairs.class_id, hits))[0]
 
     return comparison(of(pairs.overlap), of(pairs.centre))
 
@@ -115,33 +115,28 @@ def groups(pairs: Pairs, bootstrap: Bootstrap, known: bool, swept: bool) -> tupl
         known, swept: whether GT-known localisation and MaxBoxAcc can be measured.
     """
     swept_hits = hits_at(pairs.swept[:, LARGEST])[:, :, [MAIN_IOU]]
+
+    def of(overlap: np.ndarray, image: np.ndarray) -> Drawn:
+        hits = hits_at(overlap)[:, [MAIN_IOU]]
+        return bootstrap.draw(lambda weights: share(weights, image, hits))[0]
+
+    def best(part: np.ndarray) -> Drawn:
+        return bootstrap.draw(lambda weights: best_share(weights, pairs.image, swept_hits, part))[0]
+
     result = []
     for name, part in pairs.groups().items():
         inside = pairs.only(part)
-
-        centre = _hit_share(inside.centre, inside.image, bootstrap)
-        mine = _hit_share(inside.overlap, inside.image, bootstrap)
-        best = _best_among(pairs, swept_hits, part, bootstrap) if swept else None
+        centre = of(inside.centre, inside.image)
+        mine = of(inside.overlap, inside.image)
         result.append(
             Group(
                 name=name,
                 pairs=int(part.sum()),
                 gt_known=comparison(mine, centre) if known else None,
-                max_box_acc=None if best is None else comparison(best, centre),
+                max_box_acc=comparison(best(part), centre) if swept else None,
             )
         )
     return tuple(result)
-
-
-def _best_among(pairs: Pairs, hits: np.ndarray, part: np.ndarray, bootstrap: Bootstrap) -> Drawn:
-    (drawn,) = bootstrap.draw(lambda weights: best_share(weights, pairs.image, hits, part))
-    return drawn
-
-
-def _hit_share(overlap: np.ndarray, image: np.ndarray, bootstrap: Bootstrap) -> Drawn:
-    hits = hits_at(overlap)[:, [MAIN_IOU]]
-    (drawn,) = bootstrap.draw(lambda weights: share(weights, image, hits))
-    return drawn
 
 
 def _mean(drawn: list[Drawn]) -> Drawn:

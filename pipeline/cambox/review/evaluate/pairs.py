@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from cambox.review.evaluate.sweep import THRESHOLDS
-from cambox.review.overlap import best_overlaps, centre_box
-from cambox.review.rows_with_truth import OK, JudgedImage
+from cambox.boxes import Boxes, best_overlaps, centre_box, place_in_group
+from cambox.config import BoxSettings
+from cambox.in_order import grouped, in_order, usable_cpus
+from cambox.review.rows_with_truth import OK, RowWithTruth, numbered
 
 LARGE, SMALL = 0.5, 0.15
+THRESHOLDS = np.arange(50) / 50
+MAPS_AT_ONCE = 16
+_NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
@@ -56,53 +61,128 @@ class Pairs:
         }
 
 
-def pairs_of(images: Sequence[JudgedImage]) -> Pairs:
-    """The pairs of all images, each image's classes in ascending order."""
-    units = [
-        (place, image, class_id)
-        for place, image in enumerate(images)
-        for class_id in sorted(image.true_boxes)
-    ]
-    swept = np.zeros((len(units), 2, len(THRESHOLDS)))
-    for index, (_, image, class_id) in enumerate(units):
-        if class_id in image.swept:
-            swept[index] = image.swept[class_id]
+@dataclass(frozen=True)
+class Sweep:
+    """How stored maps become boxes at each threshold.
+
+    Attributes:
+        settings: of the recipe; threshold, min_area and max_boxes do not count.
+        input_size: (height, width) of the network's input.
+        on_map: called with the number of maps, after each.
+    """
+
+    settings: BoxSettings
+    input_size: tuple[int, int]
+    on_map: Callable[[int], None] | None = None
+
+
+def pairs_of(rows: Sequence[RowWithTruth], sweep_by: Sweep | None = None) -> Pairs:
+    """The pairs of all images, each image's classes in ascending order.
+
+    Args:
+        sweep_by: for the maps of given labels; None: leave them alone.
+    """
+    true = numbered(row.true_boxes for row in rows)
+    begins = place_in_group(true.image, true.class_id) == 0
+    starts = np.flatnonzero(begins)
+    image, class_id = true.image[starts], true.class_id[starts]
+    of_pair = list(zip([rows[place] for place in image], class_id.tolist(), strict=True))
+    found = numbered(row.boxes for row in rows)
+    overlap = best_overlaps(true, found[found.component == 0])
+    centre = best_overlaps(true, centre_boxes(rows, image, class_id))
+    pixels = np.array([np.prod(row.size) if row.size else np.nan for row, _ in of_pair])
     return Pairs(
-        image=np.array([place for place, _, _ in units], dtype=np.int64),
-        class_id=np.array([class_id for _, _, class_id in units], dtype=np.int64),
+        image=image,
+        class_id=class_id,
         labelled=np.array(
-            [image.status != OK or class_id in image.labels for _, image, class_id in units],
-            dtype=bool,
+            [row.status != OK or label in row.labels for row, label in of_pair], bool
         ),
-        first=np.array([image.first_class == class_id for _, image, class_id in units], dtype=bool),
-        overlap=np.array([_overlap(image, class_id) for _, image, class_id in units]),
-        centre=np.array([_centre_overlap(image, class_id) for _, image, class_id in units]),
-        true_boxes=np.array(
-            [len(image.true_boxes[class_id]) for _, image, class_id in units], dtype=np.int64
-        ),
-        area=np.array([_largest_area(image, class_id) for _, image, class_id in units]),
-        swept=swept,
+        first=np.array([row.first_class == label for row, label in of_pair], bool),
+        overlap=np.maximum.reduceat(overlap, starts),
+        centre=np.maximum.reduceat(centre, starts),
+        true_boxes=np.diff(starts, append=len(true)),
+        area=np.maximum.reduceat(true.area, starts) / pixels,
+        swept=_swept(of_pair, true, np.cumsum(begins) - 1, sweep_by),
     )
 
 
-def _overlap(image: JudgedImage, class_id: int) -> float:
-    first = (image.found.class_id == class_id) & (image.found.component == 0)
-    overlaps = best_overlaps(image.found.corners[first], image.true_boxes[class_id])
-    return float(overlaps.max(initial=0.0))
+def centre_boxes(rows: Sequence[RowWithTruth], image: np.ndarray, class_id: np.ndarray) -> Boxes:
+    """A centred box, score 1, for each of these images (n,) and classes (n,).
+
+    What could not be read has none: the centred box misses it as well, so that both face the same
+    images.
+    """
+    sizes = [row.size if row.status == OK else None for row in rows]
+    boxes = [
+        Boxes.of(centre_box(size[1], size[0]), image=place, class_id=label, score=1.0)
+        for place, label in zip(image.tolist(), class_id.tolist(), strict=True)
+        if (size := sizes[place]) is not None
+    ]
+    return Boxes.joined(boxes)
 
 
-def _centre_overlap(image: JudgedImage, class_id: int) -> float:
-    # What could not be read is missed by the centred box as well: both face the same images.
-    if image.size is None or image.status != OK:
-        return 0.0
-    height, width = image.size
-    return float(best_overlaps(centre_box(width, height), image.true_boxes[class_id])[0])
+def _swept(
+    of_pair: Sequence[tuple[RowWithTruth, int]],
+    true: Boxes,
+    pair_of_true: np.ndarray,
+    sweep_by: Sweep | None,
+) -> np.ndarray:
+    result = np.zeros((len(of_pair), 2, len(THRESHOLDS)))
+    maps = {
+        pair: stored
+        for pair, (row, label) in enumerate(of_pair)
+        for stored in row.maps
+        if stored.rank == 0 and stored.class_id == label
+    }
+    if sweep_by is None or not maps:
+        return result
+    by = sweep_by
+
+    def swept(pairs: list[int]) -> tuple[list[int], np.ndarray]:
+        mine = np.isin(pair_of_true, pairs)
+        map_of_true = np.searchsorted(pairs, pair_of_true[mine])
+        return pairs, sweep(
+            np.stack([maps[pair].restore() for pair in pairs]),
+            true[mine].with_columns(image=map_of_true),
+            np.array([of_pair[pair][0].size for pair in pairs]),
+            by,
+        )
+
+    cpus = usable_cpus()
+    with ThreadPoolExecutor(cpus) as pool:
+        groups = grouped(maps, MAPS_AT_ONCE)
+        for pairs, overlaps in in_order(pool, swept, groups, ahead=2 * cpus):
+            result[pairs] = overlaps
+            if by.on_map is not None:
+                for _ in pairs:
+                    by.on_map(len(maps))
+    return result
 
 
-def _largest_area(image: JudgedImage, class_id: int) -> float:
-    if image.size is None:
-        return float("nan")
-    height, width = image.size
-    boxes = image.true_boxes[class_id]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return float(areas.max()) / (height * width)
+def sweep(maps: np.ndarray, true: Boxes, sizes: np.ndarray, by: Sweep) -> np.ndarray:
+    """How well the boxes of maps fit at many thresholds, for figures that choose the best one.
+
+    Args:
+        maps: (m, h, w).
+        true: in pixels, ``image`` being the number of their map.
+        sizes: (m, 2) height and width of the upright images.
+
+    Returns:
+        (m, 2, thresholds) the best IoU with a true box, 0 to 1: of the largest component's box,
+        and of any component's. 0 where there is no box.
+    """
+    # It needs a compiler, which whoever stores no maps need not wait for.
+    from cambox.cams.boxes import find_boxes, upsampled_size
+
+    best = np.zeros((len(maps), 2, len(THRESHOLDS)))
+    true = true.with_columns(class_id=np.full(len(true), -1))
+    for place, threshold in enumerate(THRESHOLDS.tolist()):
+        changes = {"threshold": threshold, "min_area": 0.0, "max_boxes": _NO_LIMIT}
+        settings = by.settings.model_copy(update=changes)
+        found = find_boxes(maps, upsampled_size(settings, by.input_size), settings).boxes
+        height, width = sizes[found.image].T
+        overlap = best_overlaps(found.scaled(width, height), true)
+        largest = found.component == 0
+        best[found.image[largest], 0, place] = overlap[largest]
+        np.maximum.at(best[:, 1, place], found.image, overlap)
+    return best

@@ -18,6 +18,8 @@ def _no_nan(value: object) -> object:
 Figure = Annotated[float | None, BeforeValidator(_no_nan)]
 """None where there is nothing to measure."""
 
+BoxesOf = Literal["given labels", "given labels and predicted classes", "predicted classes"]
+
 
 class Part(BaseModel):
     """A part of the report: immutable, with no room for unknown keys."""
@@ -31,6 +33,16 @@ class Estimate(Part):
     value: Figure
     low: Figure
     high: Figure
+
+    def points(self, signed: bool = False) -> str:
+        """In hundredths, with the interval; ``none`` where there is nothing to measure."""
+        if self.value is None:
+            return "none"
+        sign = "+" if signed else ""
+        text = f"{100 * self.value:{sign}.1f}"
+        if self.low is None or self.high is None:
+            return text
+        return f"{text} [{100 * self.low:{sign}.1f}, {100 * self.high:{sign}.1f}]"
 
 
 class Comparison(Part):
@@ -100,7 +112,7 @@ class Detection(Part):
         ap: mean over IoU 0.5 to 0.95 and over the classes.
     """
 
-    boxes_of: Literal["given labels", "given labels and predicted classes", "predicted classes"]
+    boxes_of: BoxesOf
     boxes: int
     true_boxes: int
     precision: Comparison

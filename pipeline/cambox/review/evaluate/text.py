@@ -1,27 +1,36 @@
-"""An evaluation on a terminal."""
+"""An evaluation on a terminal, and the files that it is kept in."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from cambox.review.evaluate.report import (
-    AtIou,
-    Comparison,
-    Detection,
-    Estimate,
-    Evaluation,
-    Unmeasured,
-)
+from cambox.console import say
+from cambox.review.evaluate.report import AtIou, Comparison, Detection, Evaluation, Unmeasured
+from cambox.review.files import write_files
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:
+    """Write ``evaluation.json`` and ``evaluation.png``, in place of older ones.
+
+    Raises:
+        RequestError: they cannot be written.
+    """
+    # It needs matplotlib, which a wrong request need not wait for.
+    from cambox.review.evaluate.plot import plot_evaluation
+
+    document = evaluation.model_dump_json(indent=1).encode() + b"\n"
+    picture = plot_evaluation(evaluation)
+    return write_files(folder, {"evaluation.json": document, "evaluation.png": picture})
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """All figures but those by class, with what they mean."""
     counts = evaluation.counts
-    _say(
+    say(
         console,
         f"{evaluation.output}",
         f"{counts.images} images with truth, {counts.pairs} (image, class) pairs, "
@@ -65,7 +74,7 @@ def _localisation(evaluation: Evaluation, console: Console) -> None:
         "MaxBoxAcc: the largest box, and V2 any box, at the threshold tau that is best for these "
         "very images: above what a recipe reaches on others. The centre box has no threshold.",
     ]
-    _say(console, *notes)
+    say(console, *notes)
 
 
 def _groups(evaluation: Evaluation, console: Console) -> None:
@@ -76,13 +85,13 @@ def _groups(evaluation: Evaluation, console: Console) -> None:
         table.add_row(
             group.name,
             str(group.pairs),
-            "" if known is None else _estimate(known.output),
-            "" if best is None else _estimate(best.output),
-            "" if either is None else _estimate(either.centre_box),
+            "" if known is None else known.output.points(),
+            "" if best is None else best.output.points(),
+            "" if either is None else either.centre_box.points(),
         )
     console.print()
     console.print(table)
-    _say(console, "area: of the largest true box of the class, as a share of the image.")
+    say(console, "area: of the largest true box of the class, as a share of the image.")
 
 
 def _detections(detections: Sequence[Detection], console: Console) -> None:
@@ -99,7 +108,7 @@ def _detections(detections: Sequence[Detection], console: Console) -> None:
             table.add_row(name, *_cells(figure))
         console.print()
         console.print(table)
-        _say(
+        say(
             console,
             f"{entry.boxes} boxes of {entry.boxes_of}, {entry.true_boxes} true ones, "
             "matched by pycocotools; within a class boxes are ranked by box_score, and all centre "
@@ -110,7 +119,7 @@ def _detections(detections: Sequence[Detection], console: Console) -> None:
 def _calibration(evaluation: Evaluation, console: Console) -> None:
     calibration = evaluation.calibration
     if isinstance(calibration, Unmeasured):
-        _say(console, f"calibration of box_score: {calibration.reason}")
+        say(console, f"calibration of box_score: {calibration.reason}")
         return
     table = _table("box_score", "mean", "right", "boxes")
     for group in calibration.bins:
@@ -122,17 +131,17 @@ def _calibration(evaluation: Evaluation, console: Console) -> None:
         )
     console.print()
     console.print(table)
-    _say(
+    say(
         console,
         f"box_score of the {calibration.boxes} boxes of {calibration.boxes_of} is off by "
-        f"{_estimate(calibration.error)} points on average (ECE) as a probability of being right "
+        f"{calibration.error.points()} points on average (ECE) as a probability of being right "
         "(IoU 0.5, each true box once). What a least score keeps is in evaluation.json and .png.",
     )
     held_out = evaluation.held_out_calibration
     if isinstance(held_out, Unmeasured):
-        _say(console, f"calibrated by cross-validation: {held_out.reason}")
+        say(console, f"calibrated by cross-validation: {held_out.reason}")
         return
-    _say(
+    say(
         console,
         f"Calibrated on these true boxes (cambox tune), by cross-validation: {held_out.boxes} "
         f"boxes of all kinds, ECE {100 * held_out.error:.1f} points "
@@ -157,22 +166,7 @@ def _add(table: Table, name: str, entry: AtIou) -> None:
 
 def _cells(figure: Comparison) -> tuple[str, str, str]:
     return (
-        _estimate(figure.output),
-        _estimate(figure.centre_box),
-        _estimate(figure.gain, signed=True),
+        figure.output.points(),
+        figure.centre_box.points(),
+        figure.gain.points(signed=True),
     )
-
-
-def _estimate(figure: Estimate, signed: bool = False) -> str:
-    if figure.value is None:
-        return "none"
-    sign = "+" if signed else ""
-    text = f"{100 * figure.value:{sign}.1f}"
-    if figure.low is None or figure.high is None:
-        return text
-    return f"{text} [{100 * figure.low:{sign}.1f}, {100 * figure.high:{sign}.1f}]"
-
-
-def _say(console: Console, *lines: str) -> None:
-    for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)

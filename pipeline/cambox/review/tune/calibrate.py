@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from cambox.cams import BoxCalibration, BoxTraits
+from cambox.boxes import Boxes
+from cambox.cams.score import TRAITS, probability, traits
+from cambox.config import CalibrationSettings
 from cambox.review.evaluate.calibration import calibration_error
-from cambox.review.tune.choose import Folds
-from cambox.review.tune.found import FoundBox
+from cambox.review.evaluate.report import HeldOutCalibration, Unmeasured
+from cambox.review.tune.boxes import MappedImages
+from cambox.review.tune.report import Score
 
 RIGHT = 0.5
 # Of the right and of the wrong boxes, in all: with fewer the numbers follow accidents.
@@ -22,55 +24,79 @@ INVERSE_STRENGTH = 1.0
 DECIMALS = 4
 _SIMULATIONS = 500
 
-TRAITS = tuple(field.name for field in fields(BoxTraits))
-
 
 @dataclass(frozen=True)
-class ScoreQuality:
-    """How much a score says.
+class Folds:
+    """The images in groups of nearly one size, drawn at random.
 
     Attributes:
-        error: ECE, ten groups of equal size; 0 is best.
-        brier: mean of (score - right) squared; 0 is best.
-        auc: how often a right box has a higher score than a wrong one; 0.5 says nothing.
+        of_image: (images,) the fold of each, from 0.
+        count: of folds, from 2.
     """
 
-    error: float
-    brier: float
-    auc: float
+    of_image: np.ndarray
+    count: int
 
     @classmethod
-    def of(cls, score: np.ndarray, right: np.ndarray) -> ScoreQuality:
-        """Of scores (n,) for boxes that are right (n,) bool or not; both kinds occur."""
-        return cls(
-            error=calibration_error(score, right),
-            brier=float(np.mean((score - right) ** 2)),
-            auc=float(roc_auc_score(right, score)),
+    def draw(cls, images: int, count: int, seed: int) -> Folds:
+        """The same seed gives the same folds."""
+        return cls(np.random.default_rng(seed).permutation(images) % count, count)
+
+    def others(self, fold: int) -> np.ndarray:
+        """(1, images) weights: 1 for the images outside a fold, which its settings come from."""
+        weights: np.ndarray = (self.of_image != fold).astype(np.float64)[None, :]
+        return weights
+
+    def only(self, fold: int) -> np.ndarray:
+        """(1, images) weights: 1 for the images of a fold."""
+        return 1 - self.others(fold)
+
+
+def held_out_calibration(
+    images: MappedImages, boxes: Boxes, folds: Folds, seed: int
+) -> HeldOutCalibration | Unmeasured:
+    """Fit a calibration to the boxes of all folds but one, and judge it on that one's, in turn.
+
+    Args:
+        boxes: of the images, with corners as shares and known class scores.
+        seed: of what chance alone would show.
+    """
+    right = right_of(images, boxes)
+    if min(right.sum(), (~right).sum()) < LEAST_OF_A_KIND:
+        return Unmeasured(
+            reason=f"{int(right.sum())} of {len(right)} boxes are right, and a calibration needs "
+            f"{LEAST_OF_A_KIND} right and as many wrong ones; give more true boxes"
         )
-
-
-def traits_of(boxes: Sequence[FoundBox]) -> np.ndarray:
-    """(n, traits) of each box."""
-    rows = [list(asdict(box.traits).values()) for box in boxes]
-    return np.array(rows, dtype=np.float64).reshape(-1, len(TRAITS))
-
-
-def right_of(boxes: Sequence[FoundBox]) -> np.ndarray:
-    """(n,) bool: IoU 0.5 or more with a true box of its class."""
-    return np.array([box.overlap >= RIGHT for box in boxes], dtype=bool)
-
-
-def too_few(right: np.ndarray) -> str | None:
-    """Why no calibration can be fitted to boxes of which these are right, if none can."""
-    if min(right.sum(), (~right).sum()) >= LEAST_OF_A_KIND:
-        return None
-    return (
-        f"{int(right.sum())} of {len(right)} boxes are right, and a calibration needs "
-        f"{LEAST_OF_A_KIND} right and as many wrong ones; give more true boxes"
+    if len(images) < folds.count:
+        return Unmeasured(reason=f"{len(images)} images are too few for {folds.count} folds")
+    scores = held_out_probabilities(traits(boxes), right, folds.of_image[boxes.image])
+    quality = score_quality(scores, right)
+    return HeldOutCalibration(
+        boxes=len(boxes),
+        right=int(right.sum()),
+        error=quality.error,
+        by_chance=error_of_perfect_scores(scores, seed),
+        brier=quality.brier,
+        auc=quality.auc,
     )
 
 
-def fit(traits: np.ndarray, right: np.ndarray) -> BoxCalibration:
+def right_of(images: MappedImages, boxes: Boxes) -> np.ndarray:
+    """(n,) bool: IoU 0.5 or more with a true box of the same class; corners are shares."""
+    right: np.ndarray = images.overlaps(boxes) >= RIGHT
+    return right
+
+
+def score_quality(score: np.ndarray, right: np.ndarray) -> Score:
+    """How much scores (n,) say of boxes that are right (n,) bool or not; both kinds occur."""
+    return Score(
+        error=calibration_error(score, right),
+        brier=float(np.mean((score - right) ** 2)),
+        auc=float(roc_auc_score(right, score)),
+    )
+
+
+def fit(traits: np.ndarray, right: np.ndarray) -> CalibrationSettings:
     """The logistic regression of right on traits, its weights held small.
 
     Args:
@@ -89,24 +115,21 @@ def fit(traits: np.ndarray, right: np.ndarray) -> BoxCalibration:
         name: round(float(weight), DECIMALS) + 0.0
         for name, weight in zip(TRAITS, weights, strict=True)
     }
-    return BoxCalibration(round(intercept, DECIMALS), **rounded)
+    return CalibrationSettings(intercept=round(intercept, DECIMALS), **rounded)
 
 
-def probabilities(calibration: BoxCalibration, boxes: Sequence[FoundBox]) -> np.ndarray:
-    """(n,) the score of each box, as annotating would give it."""
-    return np.array([calibration.probability(box.traits) for box in boxes])
+def held_out_probabilities(traits: np.ndarray, right: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """(n,) the score of each box by a calibration that saw only boxes of other folds.
 
-
-def held_out_probabilities(boxes: Sequence[FoundBox], folds: Folds) -> np.ndarray:
-    """(n,) the score of each box by a calibration that saw only boxes of other folds."""
-    traits, right = traits_of(boxes), right_of(boxes)
-    fold = np.array([folds.of_image[box.image] for box in boxes])
-    result = np.zeros(len(boxes))
-    for number in range(folds.count):
-        mine = np.flatnonzero(fold == number).tolist()
-        if mine:
-            calibration = fit(traits[fold != number], right[fold != number])
-            result[mine] = probabilities(calibration, [boxes[index] for index in mine])
+    Args:
+        traits: (n, traits).
+        right: (n,) bool.
+        fold: (n,) of the box's image.
+    """
+    result = np.zeros(len(right))
+    for number in np.unique(fold):
+        mine = fold == number
+        result[mine] = probability(fit(traits[~mine], right[~mine]), traits[mine])
     return result
 
 

@@ -1,11 +1,19 @@
-"""What a tuning says, for people and programs."""
+"""What a tuning says, for people and programs, and the recipe that it ends with."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from cambox.config import CalibrationSettings
+import yaml
+from rich.console import Console
+
+from cambox.config import CalibrationSettings, Config
+from cambox.console import say
+from cambox.errors import RequestError
+from cambox.output.publish import publish_bytes
 from cambox.review.evaluate.report import Estimate, Figure, Part, Unmeasured
+from cambox.review.tune.settings import DESCRIPTIONS, Objective
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -83,3 +91,113 @@ class Tuning(Part):
     chosen_in_folds: tuple[dict[str, Any], ...]
     taken: bool
     calibration: CalibrationResult | Unmeasured
+
+
+def print_tuning(tuning: Tuning, console: Console) -> None:
+    """What was found, how sure it is, and what that means for the recipe."""
+    lines = [
+        f"{tuning.images} images, {tuning.pairs} (image, class) pairs with true boxes",
+        f"objective {tuning.objective}: {DESCRIPTIONS[Objective(tuning.objective)]}",
+        f"tried: {tuning.box_settings} box settings"
+        + (f" over each of {len(tuning.passes)} passes" if len(tuning.passes) > 1 else ""),
+    ]
+    if len(tuning.passes) > 1:
+        lines += [
+            f"  {100 * (entry.figure or 0):5.1f}  {settings_text(entry.settings)}"
+            for entry in tuning.passes
+        ]
+        lines.append("  (held out; box settings chosen for each pass, on maps of the search)")
+    lines += [
+        f"given settings:  {tuning.given.points()}",
+        f"chosen settings: {tuning.tuned.points()}   on {tuning.folds} held-out folds, each with "
+        "the settings that were best on the others",
+        f"gain:            {tuning.gain.points(signed=True)} points, 95 % interval over images",
+        *(
+            f"  fold {number}: {settings_text(choice)}"
+            for number, choice in enumerate(tuning.chosen_in_folds, 1)
+        ),
+        _verdict(tuning),
+    ]
+    if isinstance(tuning.calibration, Unmeasured):
+        lines.append(f"no calibration of box_score: {tuning.calibration.reason}")
+    else:
+        lines += calibration_lines(tuning.calibration)
+    say(console, *lines)
+
+
+def _verdict(tuning: Tuning) -> str:
+    if tuning.above_noise:
+        return f"taken: {settings_text(tuning.chosen)}"
+    best = settings_text(tuning.chosen)
+    if not tuning.chosen:
+        return "the given settings are the best of those tried; nothing is changed"
+    if tuning.taken:
+        return f"the gain is not above noise; taken all the same (--force): {best}"
+    return (
+        "the gain is not above noise, so the given settings are kept; best over all images was "
+        f"{best} (--force takes it; more true boxes narrow the interval)"
+    )
+
+
+def calibration_lines(result: CalibrationResult) -> list[str]:
+    """What is known of a calibration."""
+    mine, plain = result.calibrated, result.plain
+    return [
+        f"box_score as a probability: {result.boxes} boxes, {result.right} right at IoU 0.5; on "
+        "held-out folds",
+        f"ECE {mine.error:.3f} ({result.by_chance:.3f} by chance alone with so many boxes), "
+        f"Brier {mine.brier:.3f}, AUC {mine.auc:.3f}.",
+        f"Mean of the map instead: ECE {plain.error:.3f}, Brier {plain.brier:.3f}, "
+        f"AUC {plain.auc:.3f}.",
+    ]
+
+
+def settings_text(choice: dict[str, Any]) -> str:
+    """Settings in one line."""
+    return ", ".join(f"{key}={value}" for key, value in choice.items()) or "as given"
+
+
+def require_writable(path: Path) -> None:
+    """Before the work whose result goes there.
+
+    Raises:
+        RequestError: its folder does not exist, or it is a folder.
+    """
+    if path.is_dir():
+        raise RequestError(f"--to: {path} is a folder; name a file, such as tuned.yaml")
+    if not path.absolute().parent.is_dir():
+        raise RequestError(f"--to: the folder {path.parent} does not exist; make it first")
+
+
+def write_recipe(config: Config, tuning: Tuning, path: Path) -> None:
+    """Write the configuration, in place of an older one; the same tuning gives the same bytes.
+
+    Raises:
+        RequestError: it cannot be written.
+    """
+    try:
+        publish_bytes(str(path.absolute()), recipe_text(config, tuning).encode())
+    except OSError as error:
+        raise RequestError(f"--to: {path} cannot be written: {error.strerror}") from error
+
+
+def recipe_text(config: Config, tuning: Tuning) -> str:
+    """The file's content: YAML with comments at its head."""
+    lines = [
+        f"By cambox tune {tuning.cambox}, with {tuning.pairs} (image, class) pairs of "
+        f"{tuning.images} images.",
+        f"Objective: {DESCRIPTIONS[Objective(tuning.objective)]}.",
+        f"On {tuning.folds} held-out folds: given {tuning.given.points()}, "
+        f"chosen {tuning.tuned.points()},",
+        f"gain {tuning.gain.points(signed=True)} points (95 % interval).",
+        f"Taken: {settings_text(tuning.chosen)}."
+        if tuning.taken
+        else "The gain is not above noise, so the settings are the given ones.",
+    ]
+    if isinstance(tuning.calibration, Unmeasured):
+        lines.append(f"No calibration: {tuning.calibration.reason}.")
+    else:
+        lines += calibration_lines(tuning.calibration)
+    head = "".join(f"# {line}\n" for line in lines)
+    document: dict[str, Any] = config.model_dump(mode="json")
+    return head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

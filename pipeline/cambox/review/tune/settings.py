@@ -1,7 +1,11 @@
-"""The settings to choose from: a grid over those of the boxes, and passes over the images."""
+"""What is made as high as possible, and the settings to choose from.
+
+The settings are a grid over those of the boxes, and passes over the images.
+"""
 
 from __future__ import annotations
 
+import enum
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +36,33 @@ _FIXED = {
     "boxes.min_score": "it trades found objects for sureness, as you like; see cambox evaluate",
     "cam.classes": "it changes which boxes are asked for, not how good they are",
 }
+
+
+class Objective(enum.StrEnum):
+    """The figure that settings are chosen by."""
+
+    gt_known = "gt-known"
+    v2 = "v2"
+    ap = "ap"
+
+
+DESCRIPTIONS = {
+    Objective.gt_known: "GT-known localisation at IoU 0.5: the first box of each given class",
+    Objective.v2: "any box of each given class, mean over IoU 0.3, 0.5 and 0.7, one setting for "
+    "all three",
+    Objective.ap: "average precision of all boxes at IoU 0.5",
+}
+
+
+def require_objective(name: str | None) -> Objective | None:
+    """The objective of that name; None for none.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    if name is not None and name not in list(Objective):
+        raise RequestError(f"--objective: {name!r} is not one of {', '.join(Objective)}")
+    return None if name is None else Objective(name)
 
 
 @dataclass(frozen=True)
