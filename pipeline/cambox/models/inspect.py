@@ -31,6 +31,7 @@ from cambox.models.heads import AffineHead, HeadKind, PooledHead, TailHead, sum_
 from cambox.models.load import classifier_of
 from cambox.models.tail import tail_constant
 
+BATCH = 2
 CLASSES = 5
 REPEATS = 3
 
@@ -70,10 +71,7 @@ class RefusedModel:
 
 
 def inspect_model(
-    name: str,
-    kwargs: dict[str, Any] | None = None,
-    input_size: int | None = None,
-    batch: int = 2,
+    name: str, kwargs: dict[str, Any] | None = None, input_size: int | None = None
 ) -> ModelFacts:
     """Build a model with random weights, probe it and measure its maps on the CPU.
 
@@ -83,7 +81,6 @@ def inspect_model(
     Args:
         kwargs: for the constructor; a model that comes without a classifier needs num_classes.
         input_size: side in pixels; None: the model's own.
-        batch: images of the measured passes.
 
     Raises:
         RequestError: the model gives no class activation map.
@@ -94,13 +91,13 @@ def inspect_model(
     classifier = classifier_of(module, settings)
     size, head = classifier.preprocessing, classifier.head
     images = np.random.default_rng(0).integers(
-        0, 256, (batch, size.height, size.width, 3), dtype=np.uint8
+        0, 256, (BATCH, size.height, size.width, 3), dtype=np.uint8
     )
     maker = MapMaker(CamSettings(), classifier)
     scores = classifier.scores(images)
     class_ids = scores.logits.topk(min(CLASSES, classifier.class_count), dim=1).indices
     maps = maker.maps(scores, class_ids)
-    inputs = torch.randn(batch, 3, size.height, size.width)
+    inputs = torch.randn(BATCH, 3, size.height, size.width)
     with torch.inference_mode():
         forward = timeit.repeat(lambda: module(inputs), number=1, repeat=1 + REPEATS)
     mapping = timeit.repeat(lambda: maker.maps(scores, class_ids), number=1, repeat=1 + REPEATS)
