@@ -444,3 +444,24 @@ def test_no_map_and_no_footer_twice_is_asked_of_a_storage(
         size = store.size(path)
         assert len([one for one in ranges if one[1] == size and one[1] - one[0] > 8]) == 2
         assert len(set(ranges)) == len(ranges) - 2
+
+
+def test_a_storage_that_fails_for_a_moment_is_asked_again(
+    published: Published, monkeypatch: pytest.MonkeyPatch, kind: type
+) -> None:
+    store = fsspec.filesystem("memory")
+    store.put(f"{published.folder}/", f"/failing/{published.folder.name}/", recursive=True)
+    cat_file, failed = MemoryFileSystem.cat_file, []
+
+    def fails_once(self: MemoryFileSystem, path: str, *places: int | None) -> bytes:
+        if path not in failed:
+            failed.append(path)
+            raise ConnectionResetError("cut")
+        data: bytes = cat_file(self, path, *places)
+        return data
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", fails_once)
+    opened = kind("memory://failing")
+    found = len(list(opened)) if kind is BoxStream else len(opened)
+    assert found == len(published.with_boxes)
+    assert len(failed) == len(published.shards)

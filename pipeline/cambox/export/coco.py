@@ -12,11 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cambox.export.writer import Exported, write_new
+from cambox.export.writer import Exported, Writer, write_new
 from cambox.training.selection import ClassList
 
 
-class CocoWriter:
+class CocoWriter(Writer):
     """Writes entry by entry: the file is one JSON object, but never in memory."""
 
     def __init__(self, folder: Path, classes: ClassList, with_images: bool) -> None:
@@ -36,9 +36,6 @@ class CocoWriter:
             f'{{"info": {{"description": "pseudo boxes of cambox"}}, "licenses": [],\n'
             f'"categories": {json.dumps(categories)},\n"images": ['
         )
-
-    def start_shard(self, number: int, count: int) -> None:
-        """Shards make no difference here."""
 
     def add(self, exported: Exported) -> None:
         """Write one image."""

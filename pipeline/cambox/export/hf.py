@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cambox.export.writer import Exported
+from cambox.export.writer import Exported, Writer
 from cambox.training.selection import ClassList
 
 # Few, because readers take a row group at once, and it holds the images.
@@ -34,7 +34,7 @@ _OBJECTS = pa.struct(
 )
 
 
-class HuggingFaceWriter:
+class HuggingFaceWriter(Writer):
     """Writes one Parquet file a shard, some rows at a time."""
 
     def __init__(self, folder: Path, classes: ClassList, with_images: bool) -> None:

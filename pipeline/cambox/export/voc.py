@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from cambox.export.writer import Exported, Origins, write_new
+from cambox.export.writer import Exported, Origins, Writer, write_new
 from cambox.training.selection import ClassList
 
 _ROOT = Path("VOCdevkit", "VOC2012")
@@ -20,7 +20,7 @@ _ROOT = Path("VOCdevkit", "VOC2012")
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-class VocWriter:
+class VocWriter(Writer):
     """Writes one XML file an image."""
 
     def __init__(self, folder: Path, classes: ClassList, with_images: bool) -> None:
@@ -33,9 +33,6 @@ class VocWriter:
         lists.mkdir(parents=True)
         self.list = (lists / "train.txt").open("x", encoding="utf-8")
         self.origins = Origins(folder)
-
-    def start_shard(self, number: int, count: int) -> None:
-        """Shards make no difference here."""
 
     def add(self, exported: Exported) -> None:
         """Write one image."""

@@ -6,10 +6,10 @@ import csv
 import hashlib
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -52,17 +52,20 @@ class Exported:
         return rounded
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """Writes one format into a folder that is published when all is written."""
 
+    @abstractmethod
     def __init__(self, folder: Path, classes: ClassList, with_images: bool) -> None: ...
 
-    def start_shard(self, number: int, count: int) -> None:
+    def start_shard(self, number: int, count: int) -> None:  # noqa: B027  most need not know
         """What follows is of the shard with this number, from 0."""
 
+    @abstractmethod
     def add(self, exported: Exported) -> None:
         """Write one image."""
 
+    @abstractmethod
     def close(self) -> None:
         """All is added; write what is still missing."""
 

@@ -14,14 +14,14 @@ import numpy as np
 import yaml
 
 from cambox.boxes import Boxes
-from cambox.export.writer import Exported, Origins, write_new
+from cambox.export.writer import Exported, Origins, Writer, write_new
 from cambox.training.selection import ClassList
 
 # Relative precision 5e-8; a fixed number of decimals would lose small boxes.
 _FORMAT = ".7g"
 
 
-class YoloWriter:
+class YoloWriter(Writer):
     """Writes one label file an image."""
 
     def __init__(self, folder: Path, classes: ClassList, with_images: bool) -> None:
@@ -39,9 +39,6 @@ class YoloWriter:
             data, sort_keys=False, allow_unicode=True
         )
         write_new(folder / "data.yaml", text.encode())
-
-    def start_shard(self, number: int, count: int) -> None:
-        """Shards make no difference here."""
 
     def add(self, exported: Exported) -> None:
         """Write one image."""

@@ -13,17 +13,25 @@ from importlib.metadata import version
 from rich.console import Console
 
 from cambox.config import Config
-from cambox.console import say
+from cambox.console import Steps, say
 from cambox.errors import RequestError
 from cambox.nightly import notes
-from cambox.nightly.report import LatestNote, RunReport, publish_report, report_name
-from cambox.output.footer import Recipe, library_versions
+from cambox.nightly.report import (
+    InputNote,
+    LatestNote,
+    RecipeNote,
+    RunReport,
+    VerificationNote,
+    WorkNote,
+    publish_report,
+    report_name,
+)
+from cambox.output.footer import library_versions
 from cambox.output.latest import Latest, check_latest, move_latest
-from cambox.output.ledger import Plan, plan
+from cambox.output.ledger import plan
 from cambox.run import annotate_planned, prepare
-from cambox.sources.shards import Shard
-from cambox.summary import RunSummary, print_summary
-from cambox.verify.verify import Verification, verify
+from cambox.summary import print_summary
+from cambox.verify.verify import verify
 
 # Braces with anything else in them ({000..099}, {a,b}) are for the expansion of shard names.
 _PLACEHOLDER = re.compile(r"\{date(?::([^{}]*))?\}")
@@ -31,18 +39,21 @@ _PLACEHOLDER = re.compile(r"\{date(?::([^{}]*))?\}")
 
 @dataclass
 class _Night:
-    """What is known of the night so far; a report can be made of it at any time."""
+    """What is known of the night so far; a report can be made of it at any time.
+
+    Attributes:
+        latest: the recipe that readers are pointed to.
+    """
 
     config: Config
     day: date
     command: Sequence[str]
     started_at: datetime
-    before: Latest | None = None
-    recipe: Recipe | None = None
-    work: Plan | None = None
-    summary: RunSummary | None = None
-    missing: tuple[Shard, ...] = ()
-    verification: Verification | None = None
+    latest: str | None = None
+    recipe: RecipeNote | None = None
+    input: InputNote | None = None
+    work: WorkNote | None = None
+    verification: VerificationNote | None = None
     moved: bool = False
 
     @property
@@ -66,11 +77,12 @@ def run_night(config: Config, day: date, command: Sequence[str], console: Consol
     """
     night = _Night(config, day, command, datetime.now(UTC))
     try:
-        night.before = check_latest(config.output)
-        _work(night, console)
+        before = check_latest(config.output)
+        night.latest = before.recipe if before else None
+        folder = _work(night, console)
         why_not = _why_not(night)
         if why_not is None:
-            _move_latest(night)
+            _move_latest(night, folder)
         report = _report(night, why_not)
     except BaseException as error:
         _leave_a_report(night, error, console)
@@ -80,53 +92,58 @@ def run_night(config: Config, day: date, command: Sequence[str], console: Consol
     return report
 
 
-def _work(night: _Night, console: Console) -> None:
+def _work(night: _Night, console: Console) -> str:
+    """Annotate and verify; gives the URI of the recipe's folder."""
     output = night.config.output
     config = of_the_day(night.config, night.day)
     engine, work = prepare(config, console)
-    night.recipe, night.work = engine.recipe, work
-    night.summary = annotate_planned(config, engine, work, console)
-    print_summary(night.summary, console)
+    night.recipe, night.input = notes.recipe_note(engine.recipe), notes.input_note(work)
+    summary = annotate_planned(config, engine, work, console)
+    night.work = notes.work_note(summary, ())
+    print_summary(summary, console)
     shards = work.to_do + work.done
     # The footers again: a worker may have published to a folder that only its own node has.
     unpublished = plan(shards, engine.recipe, output).to_do
-    given_up = {failure.shard for failure in night.summary.failures}
-    night.missing = tuple(shard for shard in unpublished if shard not in given_up)
+    given_up = {failure.shard for failure in summary.failures}
+    missing = [shard for shard in unpublished if shard not in given_up]
+    night.work = notes.work_note(summary, missing)
     if len(unpublished) < len(shards):
-        with console.status("verifying"):
-            night.verification = verify(night.summary.folder, output.storage_options)
+        with Steps(console) as steps:
+            found = verify(
+                summary.folder, output.storage_options, on_file=steps.step("files verified")
+            )
+        night.verification = notes.verification_note(found)
+    return summary.folder
 
 
 def _why_not(night: _Night) -> str | None:
     """Why readers cannot be pointed to this night's recipe; None where they can."""
-    assert night.summary is not None
+    assert night.work is not None
     found = night.verification
     reasons = []
-    if night.summary.failures:
-        reasons.append(f"{len(night.summary.failures)} shards were given up")
-    if night.missing:
-        reasons.append(f"{len(night.missing)} shards are not in the output")
+    if night.work.given_up:
+        reasons.append(f"{len(night.work.given_up)} shards were given up")
+    if night.work.missing:
+        reasons.append(f"{len(night.work.missing)} shards are not in the output")
     if found is not None and not found.ok:
         reasons.append(f"verification found {len(found.problems)} problems")
     return ", ".join(reasons) or None
 
 
-def _move_latest(night: _Night) -> None:
-    assert night.recipe is not None
-    assert night.summary is not None
-    assert night.verification is not None
-    move_latest(
-        night.config.output,
-        Latest(
-            recipe=night.recipe.folder,
-            uri=night.summary.folder,
-            run=night.name,
-            shards=night.verification.files,
-            rows=night.verification.rows,
-            moved_at=datetime.now(UTC),
-        ),
+def _move_latest(night: _Night, folder: str) -> None:
+    recipe, found = night.recipe, night.verification
+    assert recipe is not None
+    assert found is not None
+    latest = Latest(
+        recipe=recipe.folder,
+        uri=folder,
+        run=night.name,
+        shards=found.files,
+        rows=found.rows,
+        moved_at=datetime.now(UTC),
     )
-    night.moved = True
+    move_latest(night.config.output, latest)
+    night.latest, night.moved = recipe.folder, True
 
 
 def _report(night: _Night, why_not: str | None, error: BaseException | None = None) -> RunReport:
@@ -136,9 +153,6 @@ def _report(night: _Night, why_not: str | None, error: BaseException | None = No
         exit_code = 2 if isinstance(error, RequestError) else 1
     # A wrong request says all in its one line.
     unexpected = error if exit_code == 1 else None
-    now = night.before.recipe if night.before else None
-    if night.moved and night.recipe:
-        now = night.recipe.folder
     return RunReport(
         name=night.name,
         outcome="failed" if error else "unfinished" if why_not else "complete",
@@ -149,11 +163,11 @@ def _report(night: _Night, why_not: str | None, error: BaseException | None = No
         command=notes.without_secrets(night.command),
         config=notes.config_without_secrets(night.config),
         output=night.config.output.uri,
-        recipe=notes.recipe_note(night.recipe) if night.recipe else None,
-        input=notes.input_note(night.work) if night.work else None,
-        work=notes.work_note(night.summary, night.missing) if night.summary else None,
-        verification=(notes.verification_note(night.verification) if night.verification else None),
-        latest=LatestNote(moved=night.moved, why_not=why_not, recipe=now),
+        recipe=night.recipe,
+        input=night.input,
+        work=night.work,
+        verification=night.verification,
+        latest=LatestNote(moved=night.moved, why_not=why_not, recipe=night.latest),
         error=notes.error_line(error) if error else None,
         traceback="".join(traceback.format_exception(unexpected)) if unexpected else None,
         versions={

@@ -15,7 +15,6 @@ from cambox.errors import RequestError
 from cambox.nightly.report import (
     GivenUp,
     InputNote,
-    ProblemNote,
     RecipeNote,
     VerificationNote,
     WorkNote,
@@ -72,9 +71,7 @@ def verification_note(found: Verification) -> VerificationNote:
         files=found.files,
         rows=found.rows,
         statuses=dict(found.statuses),
-        problems=tuple(
-            ProblemNote(file=problem.file, what=problem.what) for problem in found.problems
-        ),
+        problems=found.problems,
         remarks=tuple(str(remark) for remark in found.remarks),
     )
 

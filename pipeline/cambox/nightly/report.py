@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cambox.config import OutputSettings
 from cambox.output.publish import publish_bytes
+from cambox.verify.findings import Problem
 
 SCHEMA_VERSION = 1
 # Parquet readers skip names that start with an underscore.
@@ -77,13 +78,6 @@ class WorkNote(Part):
     images_per_second: float
 
 
-class ProblemNote(Part):
-    """A published file and what is wrong with it."""
-
-    file: str
-    what: str
-
-
 class VerificationNote(Part):
     """What ``verify`` found in the recipe's whole folder, of this night and of those before."""
 
@@ -91,7 +85,7 @@ class VerificationNote(Part):
     files: int
     rows: int
     statuses: dict[str, int]
-    problems: tuple[ProblemNote, ...]
+    problems: tuple[Problem, ...]
     remarks: tuple[str, ...]
 
 

@@ -26,17 +26,13 @@ class BoxStream(IterableDataset[DetectionSample]):
     steps, cut the loop at a number that all reach. ``.tar.gz`` is read as well.
 
     Args:
-        output: a recipe's folder, or an output that holds one recipe; a path or URL.
-        selection: which images and boxes; None: every box of every image that has one.
-        transforms: any of ``torchvision.transforms.v2``, called with an image and a target.
+        output, selection, transforms: as of ``dataset.BoxDataset``.
         shuffle: how many samples (encoded, of each worker) the next one is drawn from; the order
             of the shards is shuffled as well. 0: everything in order.
         seed: of the order; with the epoch, see ``set_epoch``, it settles it.
         rank, world_size: of this process; None: those of torch.distributed's environment, or one
             process.
-        shards_at: the folder or URL that holds the shards now, if they were moved or copied.
-        storage_options: of the output, passed to fsspec.
-        shard_options: of the shards.
+        shards_at, storage_options, shard_options: as of ``dataset.BoxDataset``.
 
     Attributes:
         classes: the classes; label i + 1 is the i-th.
@@ -123,12 +119,8 @@ def _shuffled(
     for sample in samples:
         waiting.append(sample)
         if len(waiting) >= size:
-            yield _drawn(waiting, generator)
-    while waiting:
-        yield _drawn(waiting, generator)
-
-
-def _drawn(waiting: list[EncodedImage], generator: random.Random) -> EncodedImage:
-    place = generator.randrange(len(waiting))
-    waiting[place], waiting[-1] = waiting[-1], waiting[place]
-    return waiting.pop()
+            place = generator.randrange(len(waiting))
+            waiting[place], waiting[-1] = waiting[-1], waiting[place]
+            yield waiting.pop()
+    generator.shuffle(waiting)
+    yield from waiting
