@@ -18,8 +18,8 @@ from cambox.cli.options import (
     Overrides,
     RedoOlderThan,
     app,
+    configured,
     version_of,
-    with_engine,
 )
 from cambox.console import say
 
@@ -77,12 +77,12 @@ def plan(
     loaded only where no earlier run with these settings, files and versions has kept its recipe:
     on a cluster that has changed since then, `auto` may come out otherwise.
     """
-    from cambox.config_file import load_config
+    settings = configured(config, overrides, engine)
+    since = version_of(redo_older_than)
     from cambox.run import plan_only
 
     console = Console(stderr=as_json)
-    settings = load_config(config, with_engine(overrides, engine))
-    recipe, work = plan_only(settings, console, version_of(redo_older_than))
+    recipe, work = plan_only(settings, console, since)
     groups = {
         "new": work.new,
         "changed": work.changed,
@@ -112,13 +112,13 @@ def annotate(
     is new or changed. Exit code: 0 everything is published, 1 a shard was given up, 2 the
     request is wrong.
     """
-    from cambox.config_file import load_config
+    settings = configured(config, overrides, engine)
+    since = version_of(redo_older_than)
     from cambox.run import run
     from cambox.summary import print_summary
 
     console = Console(stderr=as_json)
-    settings = load_config(config, with_engine(overrides, engine))
-    summary = run(settings, console, version_of(redo_older_than))
+    summary = run(settings, console, since)
     print_summary(summary, console)
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
@@ -145,11 +145,10 @@ def nightly(
     Exit code: 0 every shard of the input is published and verified, and `latest` points there; 1 it
     ran, and something is unfinished or wrong; 2 the request is wrong.
     """
-    from cambox.config_file import load_config
+    settings = configured(config, overrides, engine)
     from cambox.nightly.night import parse_day, run_night
 
     day = datetime.now(UTC).date() if date is None else parse_day(date)
-    settings = load_config(config, with_engine(overrides, engine))
     report = run_night(settings, day, ("cambox", *sys.argv[1:]), Console())
     if report.exit_code:
         raise typer.Exit(report.exit_code)

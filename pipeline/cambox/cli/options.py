@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from packaging.version import InvalidVersion, Version
 
 from cambox import __version__
 from cambox.errors import RequestError
+
+if TYPE_CHECKING:
+    from cambox.config import Config
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,9 +88,16 @@ def version_of(text: str | None) -> Version | None:
         raise RequestError(f"--redo-older-than: {text} is no version, such as 0.2.0") from error
 
 
-def with_engine(overrides: list[str] | None, engine: str | None) -> list[str]:
-    """The overrides of a command line, ``--engine`` being one of them."""
-    return [*(overrides or []), *([f"engine.name={engine}"] if engine else [])]
+def configured(path: Path, overrides: list[str] | None, engine: str | None = None) -> Config:
+    """The configuration of a command line; what else a command needs is imported after it.
+
+    Raises:
+        RequestError: as ``load_config``.
+    """
+    from cambox.config_file import load_config
+
+    of_engine = [f"engine.name={engine}"] if engine else []
+    return load_config(path, [*(overrides or []), *of_engine])
 
 
 def carry_out(command: Callable[[], object]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cambox.cli.options import ConfigPath, Json, OneRecipe, Overrides, app
+from cambox.cli.options import ConfigPath, Json, OneRecipe, Overrides, app, configured
 from cambox.console import say
 
 
@@ -115,12 +115,16 @@ def evaluate(
     OUTPUT, whose readers expect Parquet. Exit code: 0 it is compared, 2 the request is wrong.
     """
     from cambox.console import Steps
-    from cambox.review.evaluate.evaluate import evaluate as evaluate_output
-    from cambox.review.evaluate.text import print_evaluation, write_evaluation
+    from cambox.output.folders import recipe_folder
     from cambox.review.files import require_folder
 
-    console = Console(stderr=as_json)
+    # What can be wrong is told before the libraries of figures and plots are imported.
+    recipe_folder(output)
     require_folder(to)
+    from cambox.review.evaluate.evaluate import evaluate as evaluate_output
+    from cambox.review.evaluate.text import print_evaluation, write_evaluation
+
+    console = Console(stderr=as_json)
     with Steps(console) as steps:
         evaluation = evaluate_output(
             output,
@@ -128,7 +132,7 @@ def evaluate(
             resamples=resamples,
             seed=seed,
             on_file=steps.step("files read"),
-            on_map=steps.step("maps tried"),
+            on_image=steps.step("images tried"),
         )
     written = write_evaluation(evaluation, to)
     print_evaluation(evaluation, console)
@@ -196,7 +200,7 @@ def tune(
     annotate. Settings change only where the gain on held-out images is above noise. Exit code: 0
     the configuration is written, 2 the request is wrong.
     """
-    from cambox.config_file import load_config
+    settings = configured(config, overrides)
     from cambox.review.tune.report import print_tuning, require_writable, write_recipe
     from cambox.review.tune.settings import require_objective
     from cambox.review.tune.tune import TuneRequest
@@ -205,7 +209,7 @@ def tune(
     console = Console(stderr=as_json)
     require_writable(to)
     request = TuneRequest(
-        config=load_config(config, overrides or []),
+        config=settings,
         truth=truth,
         work=work,
         shards=tuple(shards) if shards else None,
