@@ -35,7 +35,7 @@ A classifier with its head taken apart, and the method with the paper's own sign
 
 >>> import numpy as np
 >>> import torch
->>> classifier = cambox.load_classifier(config.model, torch.device("cpu"), "float32")
+>>> classifier = cambox.load_classifier(config.model)
 >>> features = classifier.scores(np.zeros((2, 128, 128, 3), np.uint8)).feature_map
 >>> layer = torch.nn.Linear(features.shape[1], 8).requires_grad_(False)
 >>> pool = cambox.ThresholdedAvgPool2d(threshold=0.1)

@@ -139,8 +139,11 @@ def files_in(
 def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarrow.dataset.Dataset:
     """The rows of an output, as a dataset of Arrow.
 
-    ``cambox.read("out").to_table()`` has them all in memory; ``.to_batches(columns=["key",
-    "objects"])`` some at a time. The columns are in docs/format.md.
+    >>> read("demo/boxes").to_table(columns=["key", "labels"]).num_rows
+    4
+
+    ``to_table()`` has them all in memory, ``to_batches()`` some at a time. The columns are in
+    docs/format.md.
 
     Args:
         output: a recipe's folder, an output that holds one recipe, or one whose ``latest`` says
