@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -297,6 +298,27 @@ def test_what_cannot_be_measured_is_said_with_the_remedy(
     code, text, _ = cambox_evaluate(folder, "--truth", truth)
     assert code == 0
     assert "--set output.store_maps=true" in text
+
+
+def test_only_maps_need_a_compiler_and_nothing_the_networks_library(
+    torn_shards: Path, output: Path, truth: Path, tmp_path: Path
+) -> None:
+    without_maps = annotate(tmp_path / "made", torn_shards, "output.store_maps=false")
+    program = (
+        "import sys\n"
+        "from cambox.review.evaluate.evaluate import evaluate\n"
+        "for output in sys.argv[2:]:\n"
+        "    evaluate(output, sys.argv[1], resamples=10)\n"
+        "    libraries = 'torch torchvision timm ray numba sklearn matplotlib'.split()\n"
+        "    print([name for name in libraries if name in sys.modules])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, truth, without_maps, output],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines() == ["[]", "['numba', 'sklearn']"]
 
 
 def test_truth_of_other_classes_than_the_labels_is_counted(output: Path, tmp_path: Path) -> None:

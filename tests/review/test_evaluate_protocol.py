@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import pytest
@@ -13,12 +11,13 @@ from cambox.config import BoxSettings
 from cambox.output.rows import StoredMap
 from cambox.review.evaluate.figures import Bootstrap, best_share, best_threshold, corloc, share
 from cambox.review.evaluate.localisation import correct_localisation, gt_known, max_box, top1
-from cambox.review.evaluate.pairs import THRESHOLDS, Sweep, pairs_of, sweep
+from cambox.review.evaluate.pairs import THRESHOLDS, pairs_of, sweep
+from cambox.review.mapped_images import MappedImages
 from cambox.review.rows_with_truth import RowWithTruth
 
 SIDE = 24
 # What the settings say of the threshold and of how small or many boxes may be does not count.
-SWEEP = Sweep(BoxSettings(threshold=1, percentile=100, min_area=1, max_boxes=1), (SIDE, SIDE))
+SETTINGS = BoxSettings(threshold=1, percentile=100, min_area=1, max_boxes=1)
 
 
 def image(
@@ -116,10 +115,27 @@ def test_the_overlap_has_no_extra_pixel_and_the_centred_box_is_0_8_of_each_side(
     assert centre_box(200, 100) == pytest.approx(np.array([[20, 10, 180, 90]]))
 
 
+def mapped(*cases: tuple[np.ndarray, list[list[float]]]) -> MappedImages:
+    """Maps of class 1 at their own size, so that nothing is interpolated; pixels are cells."""
+    rows = [
+        image(
+            str(index),
+            {1: true},
+            size=(SIDE, SIDE),
+            # The map of the label, and not that of a prediction of its class.
+            maps=(
+                StoredMap.of(1, 0, score_map.astype(np.float32)),
+                StoredMap.of(1, 1, np.eye(SIDE, dtype=np.float32)),
+            ),
+            class_scores=(0.5, 0.5),
+        )
+        for index, (score_map, true) in enumerate(cases)
+    ]
+    return MappedImages(tuple(rows), (SIDE, SIDE))
+
+
 def swept(cells: np.ndarray, *true: list[float]) -> np.ndarray:
-    """A map at its own size, so that nothing is interpolated; pixels are cells."""
-    stored = StoredMap.of(1, 0, cells.astype(np.float32)).restore()
-    (overlaps,) = sweep(stored[None], Boxes.of(true), np.array([cells.shape]), SWEEP)
+    (overlaps,) = sweep(mapped((cells, list(true))), SETTINGS)
     return overlaps
 
 
@@ -179,22 +195,9 @@ def test_max_box_acc_by_hand_through_maps() -> None:
         (widening, [[10.0, 10, 14, 14]]),
         (np.zeros((SIDE, SIDE)), [[0.0, 0, 24, 24]]),
     ]
-    images = [
-        image(
-            str(index),
-            {1: true},
-            size=(SIDE, SIDE),
-            # The map of the label, and not that of a prediction of its class.
-            maps=(
-                StoredMap.of(1, 0, score_map.astype(np.float32)),
-                StoredMap.of(1, 1, np.eye(SIDE, dtype=np.float32)),
-            ),
-            class_scores=(0.5, 0.5),
-        )
-        for index, (score_map, true) in enumerate(cases)
-    ]
+    images = mapped(*cases)
     tried: list[int] = []
-    pairs = pairs_of(images, replace(SWEEP, on_map=tried.append))
+    pairs = pairs_of(images.rows, sweep(images, SETTINGS, tried.append))
     assert tried == [5] * 5
     for place, (score_map, true) in enumerate(cases):
         assert (pairs.swept[place] == swept(score_map, *true)).all()

@@ -26,9 +26,9 @@ from cambox.output.footer import Recipe, recipe_digest
 from cambox.output.publish import publish
 from cambox.output.rows import ClassScore, Row, StoredMap, table
 from cambox.review.evaluate.report import Unmeasured
+from cambox.review.mapped_images import MappedImages
 from cambox.review.rows_with_truth import RowWithTruth
 from cambox.review.tune import tune as tune_run
-from cambox.review.tune.boxes import MappedImages
 from cambox.review.tune.calibrate import (
     Folds,
     fit,
@@ -231,7 +231,7 @@ def test_a_box_is_right_by_a_true_box_of_its_own_image_and_class() -> None:
         return RowWithTruth(key, "ok", size, (), None, Boxes.of(()), true)
 
     # In the order of the keys "a" is the image 0.
-    images = MappedImages.of([row("b", (10, 20), 1), row("a", (30, 40), 2)], (8, 8))
+    images = MappedImages.by_key([row("b", (10, 20), 1), row("a", (30, 40), 2)], (8, 8))
     half = np.tile([0, 0, 0.5, 0.5], (4, 1))
     boxes = Boxes.of(half, image=[0, 0, 1, 1], class_id=[1, 2, 1, 2])
     assert images.in_pixels(boxes).corners[:, 2:].tolist() == [[20, 15]] * 2 + [[10, 5]] * 2

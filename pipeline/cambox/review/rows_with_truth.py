@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cambox.boxes import Boxes
+from cambox.boxes import Boxes, best_overlaps, place_in_group
 from cambox.errors import RequestError
 from cambox.output.reading import PublishedRecipe
 from cambox.output.rows import SIDES, StoredMap, boxes_from_arrow
@@ -142,3 +142,16 @@ def numbered(parts: Iterable[Boxes]) -> Boxes:
     listed = list(parts)
     places = np.repeat(np.arange(len(listed)), [len(part) for part in listed])
     return Boxes.joined(listed).with_columns(image=places)
+
+
+def pair_starts(true_boxes: Boxes) -> np.ndarray:
+    """(p,) the place of the first true box of each image and class; they ascend by both."""
+    return np.flatnonzero(place_in_group(true_boxes.image, true_boxes.class_id) == 0)
+
+
+def pair_overlaps(true_boxes: Boxes, boxes: Boxes) -> np.ndarray:
+    """(p,) for each image and class, the best IoU of its boxes with a true one; 0 for none."""
+    best: np.ndarray = np.maximum.reduceat(
+        best_overlaps(true_boxes, boxes), pair_starts(true_boxes)
+    )
+    return best

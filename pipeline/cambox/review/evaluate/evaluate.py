@@ -25,7 +25,7 @@ from cambox.review.evaluate.localisation import (
     max_box,
     top1,
 )
-from cambox.review.evaluate.pairs import Pairs, Sweep, pairs_of
+from cambox.review.evaluate.pairs import Pairs, pairs_of, sweep
 from cambox.review.evaluate.remarks import (
     NO_LABELS,
     NO_MAPS,
@@ -42,6 +42,7 @@ from cambox.review.evaluate.report import (
     HeldOutCalibration,
     Unmeasured,
 )
+from cambox.review.mapped_images import MappedImages
 from cambox.review.rows_with_truth import RowsWithTruth, numbered, read_rows
 from cambox.review.truth import Truth, read_truth
 from cambox.review.truth_formats import UNKNOWN_CLASS
@@ -56,7 +57,7 @@ def evaluate(
     seed: int = 0,
     sweep_thresholds: bool = True,
     on_file: Callable[[int], None] | None = None,
-    on_map: Callable[[int], None] | None = None,
+    on_image: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Compare an output with true boxes.
 
@@ -66,7 +67,7 @@ def evaluate(
         resamples: how often the images are drawn anew for the intervals.
         sweep_thresholds: also find the best threshold, where maps are stored.
         on_file: called with the number of files, after each.
-        on_map: called with the number of maps that thresholds are tried on, after each.
+        on_image: called with the number of images whose maps are tried, after each.
 
     Raises:
         RequestError: output or truth cannot be read, or have no image in common.
@@ -79,8 +80,9 @@ def evaluate(
         raise recipe.other_make() from error
     with_maps = sweep_thresholds and contents.maps
     read = read_rows(recipe, truth, with_maps, on_file)
-    sweep = Sweep(contents.box_settings, contents.input_size, on_map)
-    pairs = pairs_of(read.rows, sweep if with_maps else None)
+    images = MappedImages(read.rows, contents.input_size)
+    swept = sweep(images, contents.box_settings, on_image) if with_maps else None
+    pairs = pairs_of(read.rows, swept)
     _require_pairs(read, pairs, truth, output, truth_uri)
     bootstrap = Bootstrap(len(read.rows), resamples, seed)
     labelled = pairs.only(pairs.labelled)
@@ -152,10 +154,9 @@ def _held_out_calibration(
     A calibration and a least score among the recipe's settings do not count.
     """
     # It needs a compiler and scikit-learn, which whoever stores no maps need not wait for.
-    from cambox.review.tune.boxes import MappedImages
     from cambox.review.tune.calibrate import Folds, held_out_calibration
 
-    images = MappedImages.of(read.rows, contents.input_size)
+    images = MappedImages.by_key(read.rows, contents.input_size)
     (boxes,) = images.boxes([contents.box_settings])
     folds = Folds.draw(len(images), FOLDS, seed)
     known = ~np.isnan(boxes.class_score)

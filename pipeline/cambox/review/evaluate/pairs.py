@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-from cambox.boxes import Boxes, best_overlaps, centre_box, place_in_group
+from cambox.boxes import Boxes, centre_box
 from cambox.config import BoxSettings
-from cambox.in_order import grouped, in_order, usable_cpus
-from cambox.review.rows_with_truth import OK, RowWithTruth, numbered
+from cambox.review.mapped_images import MappedImages
+from cambox.review.rows_with_truth import (
+    OK,
+    RowWithTruth,
+    numbered,
+    pair_overlaps,
+    pair_starts,
+)
 
 LARGE, SMALL = 0.5, 0.15
 THRESHOLDS = np.arange(50) / 50
-MAPS_AT_ONCE = 16
 _NO_LIMIT = 2**31
 
 
@@ -61,48 +65,28 @@ class Pairs:
         }
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """How stored maps become boxes at each threshold.
-
-    Attributes:
-        settings: of the recipe; threshold, min_area and max_boxes do not count.
-        input_size: (height, width) of the network's input.
-        on_map: called with the number of maps, after each.
-    """
-
-    settings: BoxSettings
-    input_size: tuple[int, int]
-    on_map: Callable[[int], None] | None = None
-
-
-def pairs_of(rows: Sequence[RowWithTruth], sweep_by: Sweep | None = None) -> Pairs:
+def pairs_of(rows: Sequence[RowWithTruth], swept: np.ndarray | None = None) -> Pairs:
     """The pairs of all images, each image's classes in ascending order.
 
     Args:
-        sweep_by: for the maps of given labels; None: leave them alone.
+        swept: what ``sweep`` gives for them; None: nothing was.
     """
     true = numbered(row.true_boxes for row in rows)
-    begins = place_in_group(true.image, true.class_id) == 0
-    starts = np.flatnonzero(begins)
+    starts = pair_starts(true)
     image, class_id = true.image[starts], true.class_id[starts]
     of_pair = list(zip([rows[place] for place in image], class_id.tolist(), strict=True))
     found = numbered(row.boxes for row in rows)
-    overlap = best_overlaps(true, found[found.component == 0])
-    centre = best_overlaps(true, centre_boxes(rows, image, class_id))
     pixels = np.array([np.prod(row.size) if row.size else np.nan for row, _ in of_pair])
     return Pairs(
         image=image,
         class_id=class_id,
-        labelled=np.array(
-            [row.status != OK or label in row.labels for row, label in of_pair], bool
-        ),
-        first=np.array([row.first_class == label for row, label in of_pair], bool),
-        overlap=np.maximum.reduceat(overlap, starts),
-        centre=np.maximum.reduceat(centre, starts),
+        labelled=np.array([row.status != OK or one in row.labels for row, one in of_pair], bool),
+        first=np.array([row.first_class == one for row, one in of_pair], bool),
+        overlap=pair_overlaps(true, found[found.component == 0]),
+        centre=pair_overlaps(true, centre_boxes(rows, image, class_id)),
         true_boxes=np.diff(starts, append=len(true)),
         area=np.maximum.reduceat(true.area, starts) / pixels,
-        swept=_swept(of_pair, true, np.cumsum(begins) - 1, sweep_by),
+        swept=np.zeros((len(image), 2, len(THRESHOLDS))) if swept is None else swept,
     )
 
 
@@ -121,68 +105,28 @@ def centre_boxes(rows: Sequence[RowWithTruth], image: np.ndarray, class_id: np.n
     return Boxes.joined(boxes)
 
 
-def _swept(
-    of_pair: Sequence[tuple[RowWithTruth, int]],
-    true: Boxes,
-    pair_of_true: np.ndarray,
-    sweep_by: Sweep | None,
+def sweep(
+    images: MappedImages, settings: BoxSettings, on_image: Callable[[int], None] | None = None
 ) -> np.ndarray:
-    result = np.zeros((len(of_pair), 2, len(THRESHOLDS)))
-    maps = {
-        pair: stored
-        for pair, (row, label) in enumerate(of_pair)
-        for stored in row.maps
-        if stored.rank == 0 and stored.class_id == label
-    }
-    if sweep_by is None or not maps:
-        return result
-    by = sweep_by
-
-    def swept(pairs: list[int]) -> tuple[list[int], np.ndarray]:
-        mine = np.isin(pair_of_true, pairs)
-        map_of_true = np.searchsorted(pairs, pair_of_true[mine])
-        return pairs, sweep(
-            np.stack([maps[pair].restore() for pair in pairs]),
-            true[mine].with_columns(image=map_of_true),
-            np.array([of_pair[pair][0].size for pair in pairs]),
-            by,
-        )
-
-    cpus = usable_cpus()
-    with ThreadPoolExecutor(cpus) as pool:
-        groups = grouped(maps, MAPS_AT_ONCE)
-        for pairs, overlaps in in_order(pool, swept, groups, ahead=2 * cpus):
-            result[pairs] = overlaps
-            if by.on_map is not None:
-                for _ in pairs:
-                    by.on_map(len(maps))
-    return result
-
-
-def sweep(maps: np.ndarray, true: Boxes, sizes: np.ndarray, by: Sweep) -> np.ndarray:
-    """How well the boxes of maps fit at many thresholds, for figures that choose the best one.
+    """How well the boxes of labels' maps fit at many thresholds, for who chooses the best one.
 
     Args:
-        maps: (m, h, w).
-        true: in pixels, ``image`` being the number of their map.
-        sizes: (m, 2) height and width of the upright images.
+        settings: of the recipe; threshold, min_area, max_boxes and suppress_overlap do not count.
+        on_image: called with the number of images, after each.
 
     Returns:
-        (m, 2, thresholds) the best IoU with a true box, 0 to 1: of the largest component's box,
-        and of any component's. 0 where there is no box.
+        (p, 2, thresholds) of each pair the best IoU with a true box, 0 to 1: of the largest
+        component's box, and of any component's. 0 where there is no box.
     """
-    # It needs a compiler, which whoever stores no maps need not wait for.
-    from cambox.cams.boxes import find_boxes, upsampled_size
-
-    best = np.zeros((len(maps), 2, len(THRESHOLDS)))
-    true = true.with_columns(class_id=np.full(len(true), -1))
-    for place, threshold in enumerate(THRESHOLDS.tolist()):
-        changes = {"threshold": threshold, "min_area": 0.0, "max_boxes": _NO_LIMIT}
-        settings = by.settings.model_copy(update=changes)
-        found = find_boxes(maps, upsampled_size(settings, by.input_size), settings).boxes
-        height, width = sizes[found.image].T
-        overlap = best_overlaps(found.scaled(width, height), true)
-        largest = found.component == 0
-        best[found.image[largest], 0, place] = overlap[largest]
-        np.maximum.at(best[:, 1, place], found.image, overlap)
-    return best
+    every = {"min_area": 0.0, "max_boxes": _NO_LIMIT, "suppress_overlap": None}
+    tried = [settings.model_copy(update={**every, "threshold": t}) for t in THRESHOLDS.tolist()]
+    result = [np.zeros((0, 2, len(tried)))]
+    for places, found in images.boxes_in_parts(tried, lambda rank: rank == 0, on_image):
+        start, end = np.searchsorted(images.true_boxes.image, [places[0], places[-1] + 1])
+        true = images.true_boxes[start:end]
+        of_thresholds = []
+        for boxes in map(images.in_pixels, found):
+            largest = pair_overlaps(true, boxes[boxes.component == 0])
+            of_thresholds.append([largest, pair_overlaps(true, boxes)])
+        result.append(np.array(of_thresholds).transpose(2, 1, 0))
+    return np.concatenate(result)

@@ -162,7 +162,8 @@ class HeldOutCalibration(Part):
         boxes, right: how many, and how many of them have IoU 0.5 with a true box of their class.
         error: ECE over ten groups of equal mass.
         by_chance: the ECE that as many boxes would show were every probability exactly right.
-        brier, auc: see ``ScoreQuality``.
+        brier: mean of (probability - right) squared.
+        auc: how often a right box has a higher probability than a wrong one.
     """
 
     boxes: int

@@ -13,7 +13,7 @@ from cambox.cams.score import TRAITS, probability, traits
 from cambox.config import CalibrationSettings
 from cambox.review.evaluate.calibration import calibration_error
 from cambox.review.evaluate.report import HeldOutCalibration, Unmeasured
-from cambox.review.tune.boxes import MappedImages
+from cambox.review.mapped_images import MappedImages
 from cambox.review.tune.report import Score
 
 RIGHT = 0.5

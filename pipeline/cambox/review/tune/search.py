@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from cambox import __version__
-from cambox.boxes import Boxes, best_overlaps
+from cambox.boxes import Boxes
 from cambox.cams.score import probability, traits
 from cambox.config import BoxSettings, Config
 from cambox.console import Steps
@@ -19,7 +19,8 @@ from cambox.review.evaluate.detection import AT_50, match, weighted_precision
 from cambox.review.evaluate.figures import MAIN_IOU, Bootstrap, hits_at, mean_over_classes, share
 from cambox.review.evaluate.localisation import difference, estimate
 from cambox.review.evaluate.report import Unmeasured
-from cambox.review.tune.boxes import MappedImages
+from cambox.review.mapped_images import MappedImages
+from cambox.review.rows_with_truth import pair_overlaps, pair_starts
 from cambox.review.tune.calibrate import Folds, fit, held_out_calibration, right_of, score_quality
 from cambox.review.tune.report import CalibrationResult, PassResult, Score, Tuning
 from cambox.review.tune.settings import Choice, Objective, Space, changed
@@ -95,7 +96,7 @@ class Search:
             objective=str(self.objective),
             truth=request.truth,
             images=len(images),
-            pairs=len(images.pair_starts),
+            pairs=len(pair_starts(images.true_boxes)),
             folds=request.folds,
             seed=request.seed,
             box_settings=per_pass,
@@ -212,18 +213,17 @@ def measure_of(objective: Objective, images: MappedImages, settings: BoxSettings
 
 def _localisation(images: MappedImages, found: Boxes, any_box: bool) -> Figure:
     boxes = found if any_box else found[found.component == 0]
-    starts = images.pair_starts
-    overlap = best_overlaps(images.true, images.in_pixels(boxes))
-    hits = hits_at(np.maximum.reduceat(overlap, starts))
+    hits = hits_at(pair_overlaps(images.true_boxes, images.in_pixels(boxes)))
     value = hits.mean(axis=1) if any_box else hits[:, MAIN_IOU].astype(np.float64)
-    return lambda weights: share(weights, images.true.image[starts], value[:, None])
+    image = images.true_boxes.image[pair_starts(images.true_boxes)]
+    return lambda weights: share(weights, image, value[:, None])
 
 
 def _average_precision(images: MappedImages, found: Boxes, settings: BoxSettings) -> Figure:
     if settings.calibration is not None:
         score = probability(settings.calibration, traits(found))
         found = found.with_columns(score=score)
-    matches = match(images.in_pixels(found), images.true)
+    matches = match(images.in_pixels(found), images.true_boxes)
     classes = [entry for entry in matches if len(entry.true_image)]
 
     def figure(weights: np.ndarray) -> np.ndarray:

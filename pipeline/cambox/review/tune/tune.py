@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -11,14 +10,12 @@ from cambox.config import BoxSettings, Config
 from cambox.console import Advance, Steps, say
 from cambox.errors import RequestError
 from cambox.output.reading import open_recipe
-from cambox.review.rows_with_truth import read_rows
+from cambox.review.mapped_images import MappedImages
+from cambox.review.rows_with_truth import pair_starts, read_rows
 from cambox.review.truth import read_truth
 from cambox.review.tune.report import Tuning
 from cambox.review.tune.settings import Choice, Objective, changed, space
 from cambox.run import run
-
-if TYPE_CHECKING:
-    from cambox.review.tune.boxes import MappedImages
 
 LEAST_PAIRS = 50
 
@@ -104,8 +101,6 @@ def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
 
 def _read(folder: str, truth_uri: str, on_file: Advance) -> MappedImages:
     """What a pass stored of the images with true boxes."""
-    from cambox.review.tune.boxes import MappedImages
-
     recipe = open_recipe(folder)
     truth = read_truth(truth_uri, recipe.footer.classes)
     read = read_rows(recipe, truth, with_maps=True, on_file=on_file)
@@ -116,11 +111,11 @@ def _read(folder: str, truth_uri: str, on_file: Advance) -> MappedImages:
             "without the extension"
         )
     height, width = recipe.settings["model"]["input_size"]
-    return MappedImages.of(read.rows, (height, width))
+    return MappedImages.by_key(read.rows, (height, width))
 
 
 def _require_enough(images: MappedImages, request: TuneRequest) -> None:
-    pairs = len(images.pair_starts)
+    pairs = len(pair_starts(images.true_boxes))
     if pairs < LEAST_PAIRS:
         raise RequestError(
             f"--truth: {request.truth} has boxes of {pairs} (image, class) pairs in the shards, "
