@@ -160,6 +160,17 @@ class Signal:
         return len(list(self.marks.iterdir())) if self.marks.is_dir() else 0
 
 
+class Each:
+    """Several for one run."""
+
+    def __init__(self, *hits: Signal) -> None:
+        self.hits = hits
+
+    def __call__(self, point: str, shard: str) -> None:
+        for hit in self.hits:
+            hit(point, shard)
+
+
 @dataclass(frozen=True)
 class Slow:
     """Sleeps at every point, so that a random moment seldom falls between two shards.

@@ -23,6 +23,7 @@ from fault_points import (
     CONSTRUCTOR,
     MID_SHARD,
     TEMPORARY_WRITTEN,
+    Each,
     Signal,
     Slow,
 )
@@ -89,13 +90,13 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
 ) -> None:
     """In one run, as every new worker costs seconds; a poison shard kills its worker each time."""
     marks = tmp_path / "marks"
-    kills = Kills(
+    kills = Each(
         Signal(DEADLY, marks / "points"),
         Signal({ANY_SHARD: CONSTRUCTOR}, marks / "constructor"),
         Signal({POISON: MID_SHARD}, marks / "poison", times=ALWAYS),
         Signal({HANGS: MID_SHARD}, marks / "hangs", number=None),
     )
-    points, constructor, poison, hung = kills.signals
+    points, constructor, poison, hung = kills.hits
     command = [*on_ray.command, "--set", "engine.max_attempts=2"]
     command += ["--set", "engine.stall_seconds=8"]
     assert drive(command, kills, on_ray.log, on_ray.environment) == 1
@@ -134,17 +135,6 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
 
 def tried_alone(log: str) -> list[str]:
     return [line for line in log.splitlines() if line.endswith("so tried alone")]
-
-
-class Kills:
-    """Several signals for one run."""
-
-    def __init__(self, *signals: Signal) -> None:
-        self.signals = signals
-
-    def __call__(self, point: str, shard: str) -> None:
-        for each in self.signals:
-            each(point, shard)
 
 
 def test_a_node_is_lost(

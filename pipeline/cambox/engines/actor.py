@@ -136,7 +136,11 @@ class Worker:
             report = self.begun.pop(shard).result()
         finally:
             self.prefetch.end(shard)
+        self.count(report)
         return report, self.progress()
+
+    def count(self, report: ShardReport) -> None:
+        """A shard is published; for who keeps statistics."""
 
     def progress(self) -> WorkerProgress:
         """How far it is, and since when its oldest shard has not moved."""

@@ -55,11 +55,9 @@ class ShardWorker(Worker):
             f"{self.threads} threads"
         )
 
-    def report(self, shard: Shard) -> tuple[ShardReport, WorkerProgress]:
-        """As of any worker, and counted."""
-        report, progress = super().report(shard)
+    def count(self, report: ShardReport) -> None:
+        """For Prometheus."""
         self.metrics.count(report)
-        return report, progress
 
 
 class _Metrics:
