@@ -52,10 +52,11 @@ class Observed:
         return sum(rows for _, rows in ends[1:]) / (ends[-1][0] - ends[0][0])
 
 
-def config_of(shards: str, output: Path, model: dict[str, Any], **sections: Any) -> Config:
-    """The defaults over shards, but for the model and whatever other sections are given."""
+def config_of(shards: str, to: Path, model: dict[str, Any], **sections: Any) -> Config:
+    """The defaults over shards, but for the model and whatever is given of other sections."""
+    output = {"uri": str(to), **sections.pop("output", {})}
     return Config.model_validate(
-        {"input": {"shards": [shards]}, "model": model, "output": {"uri": str(output)}, **sections}
+        {"input": {"shards": [shards]}, "model": model, "output": output, **sections}
     )
 
 

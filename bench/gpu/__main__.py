@@ -6,6 +6,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from bench.gpu.step import Step
+
 # Each is imported when it is asked for: the project may lack a module that only another step needs.
 STEPS = {
     "environment": "environment",
@@ -26,6 +28,8 @@ def main(name: str, *given: str) -> None:
     """Do a step; what it is given are numbers, or a folder."""
     step = getattr(import_module(f"bench.gpu.{STEPS[name]}"), name)
     step(*(int(value) if value.isdigit() else Path(value) for value in given))
+    if Step.failed:
+        sys.exit(f"failed: {', '.join(Step.failed)}")
 
 
 if __name__ == "__main__":

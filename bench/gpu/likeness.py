@@ -41,7 +41,7 @@ def likeness(one: pa.Table, other: pa.Table, most: int = 600) -> dict[str, Any]:
         a == b for a, b in zip(*(_without_maps(rows) for rows in (first, second)), strict=True)
     )
     step = -(-len(common) // most) or 1
-    first, second = (rows.take(range(0, len(common), step)) for rows in (first, second))
+    first, second = (rows.take(list(range(0, len(common), step))) for rows in (first, second))
     found: dict[str, Any] = {
         "rows": [len(one), len(other), len(common)],
         "rows identical but for maps": identical,

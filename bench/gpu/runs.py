@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -106,13 +107,13 @@ def memory(times: int) -> None:
         config = own_config(
             shards,
             SMALL if DRY else RESNET,
-            output={"store_maps": True, "uri": str(WORK / "out" / f"memory-{key}")},
+            output={"store_maps": True},
             engine={"batch_size": batch},
         )
         engine = LocalEngine(config)
         with _little_memory() if scarce else nullcontext():
             reports = annotate(engine)
-        rows[key] = read_rows(WORK / "out" / f"memory-{key}")
+        rows[key] = read_rows(Path(config.output.uri))
         return {
             "rows": len(rows[key]),
             "halved to": [report.halved_to for report in reports if report.halved_to],

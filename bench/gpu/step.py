@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -37,7 +37,10 @@ class Step:
 
     Attributes:
         found: by part.
+        failed: parts of any step of this process that raised an error.
     """
+
+    failed: ClassVar[list[str]] = []
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -52,6 +55,7 @@ class Step:
         except Exception as error:  # noqa: BLE001 (it is what was found)
             traceback.print_exc()
             self.found[key] = {"error": f"{type(error).__name__}: {error}"[:600]}
+            self.failed.append(key)
         print(f"    {time.monotonic() - start:.1f} s", flush=True)
         RESULTS.mkdir(parents=True, exist_ok=True)
         part = RESULTS / f"{self.name}.part"
