@@ -8,16 +8,8 @@ from collections import Counter
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-)
+from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
-from rich.text import Text
 
 from cambox.annotator import Progress
 from cambox.console import say
@@ -57,10 +49,10 @@ class RunDisplay:
                 TextColumn("annotate"),
                 BarColumn(),
                 TaskProgressColumn(),
-                _Counts(self),
+                TextColumn("{task.fields[display]}"),
                 console=self.console,
             )
-            self.task = self.bar.add_task("annotate", total=self.size)
+            self.task = self.bar.add_task("annotate", total=self.size, display=self)
             self.bar.start()
         return self
 
@@ -104,7 +96,7 @@ class RunDisplay:
         """Something a person should know while the run goes on."""
         say(self.console, f"{time.strftime('%H:%M:%S')} {text}")
 
-    def counts(self) -> str:
+    def __str__(self) -> str:
         """Shards, images, rate, statuses and the time left, in one line."""
         rate = self.samples / max(self.seconds, 1e-9)
         parts = [
@@ -130,16 +122,7 @@ class RunDisplay:
 
     def _print_line(self) -> None:
         self.last_line = time.monotonic()
-        self.note(self.counts())
-
-
-class _Counts(ProgressColumn):
-    def __init__(self, display: RunDisplay) -> None:
-        super().__init__()
-        self.display = display
-
-    def render(self, task: Task) -> Text:
-        return Text(self.display.counts())
+        self.note(str(self))
 
 
 def _duration(seconds: float) -> str:
