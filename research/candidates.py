@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,22 +50,8 @@ class Candidate:
         return self.name.replace(", ", "-").replace(" ", "-").lower() + ".safetensors"
 
 
-@dataclass(frozen=True)
-class Lessons:
-    """What all networks learn from, in this order.
-
-    Attributes:
-        close_ups: of 64 pixels, each filled by one texture: cheap, and enough to learn what the
-            classes are. From scenes alone transformers of this size stay at chance for longer
-            than a CPU has time.
-        scenes: of 128 pixels, several textured objects among distractors.
-    """
-
-    close_ups: LabelledScenes
-    close_up_epochs: int
-    scenes: LabelledScenes
-    scene_epochs: int
-
+Lesson = tuple[LabelledScenes, int, float]
+"""Pictures, how often they are gone through, and the share of a candidate's peak rate."""
 
 _TOKENS = {"img_size": SIDE, "patch_size": 8, "depth": 4, "embed_dim": 96, "num_heads": 4}
 _MEAN_POOLED: dict[str, Any] = {"class_token": False, "global_pool": "avg"}
@@ -100,14 +87,16 @@ CANDIDATES = (
 
 def make_lessons(
     close_ups: int, close_up_epochs: int, scenes: int, scene_epochs: int, progress: Progress
-) -> Lessons:
-    """Paint the pictures once for all networks."""
-    return Lessons(
-        load_close_ups(FIRST_TRAINING_SEED, close_ups, CLOSE_UP_SIDE, progress),
-        close_up_epochs,
-        load_scenes(FIRST_TRAINING_SEED, scenes, progress, "Training scenes"),
-        scene_epochs,
-    )
+) -> tuple[Lesson, ...]:
+    """Paint the pictures once for all networks: close-ups, then scenes.
+
+    Close-ups, of 64 pixels and filled by one texture, are cheap, and enough to learn what the
+    classes are. From scenes alone, of 128 pixels with several textured objects among distractors,
+    transformers of this size stay at chance for longer than a CPU has time.
+    """
+    first = load_close_ups(FIRST_TRAINING_SEED, close_ups, CLOSE_UP_SIDE, progress)
+    then = load_scenes(FIRST_TRAINING_SEED, scenes, progress, "Training scenes")
+    return (first, close_up_epochs, 1), (then, scene_epochs, 1 / 3)
 
 
 def untrained(candidate: Candidate, seed: int, side: int = SIDE) -> nn.Module:
@@ -130,18 +119,18 @@ def untrained(candidate: Candidate, seed: int, side: int = SIDE) -> nn.Module:
     return module
 
 
-def teach(candidate: Candidate, lessons: Lessons, seed: int, progress: Progress) -> nn.Module:
-    """Train a network: close-ups, then scenes."""
+def teach(
+    candidate: Candidate, lessons: Sequence[Lesson], seed: int, progress: Progress
+) -> nn.Module:
+    """Train a network on one lesson after the other."""
     module = untrained(candidate, seed, CLOSE_UP_SIDE)
-    rate = candidate.peak_learning_rate
-    module = train(
-        module, lessons.close_ups, lessons.close_up_epochs, rate, seed, progress, _GRADIENT_LIMIT
-    )
-    if "img_size" in candidate.kwargs:
-        module.set_input_size((SIDE, SIDE))  # type: ignore[operator]
-    return train(
-        module, lessons.scenes, lessons.scene_epochs, rate / 3, seed, progress, _GRADIENT_LIMIT
-    )
+    for pictures, epochs, share in lessons:
+        side = pictures.images.shape[1]
+        if "img_size" in candidate.kwargs and side != CLOSE_UP_SIDE:
+            module.set_input_size((side, side))  # type: ignore[operator]
+        rate = share * candidate.peak_learning_rate
+        module = train(module, pictures, epochs, rate, seed, progress, _GRADIENT_LIMIT)
+    return module
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

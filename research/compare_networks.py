@@ -18,7 +18,7 @@ from rich.progress import Progress
 from research.candidates import (
     CANDIDATES,
     Candidate,
-    Lessons,
+    Lesson,
     load_weights,
     make_lessons,
     save_weights,
@@ -156,7 +156,7 @@ def main(
     with Progress(console=console) as progress:
         held_out = held_out_scenes(pictures, progress)
         to_score = load_scenes(FIRST_HELD_OUT_SEED, scored, progress, "Held-out scenes")
-        lessons: Lessons | None = None
+        lessons: tuple[Lesson, ...] = ()
         for candidate in CANDIDATES:
             path = weights / candidate.file_name
             if path.exists():

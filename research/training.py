@@ -39,14 +39,6 @@ class LabelledScenes:
     labels: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class HeldOutScore:
-    """Means over the classes: average precision, and the share of right answers at 0.5."""
-
-    mean_average_precision: float
-    accuracy: float
-
-
 def load_scenes(first_seed: int, count: int, progress: Progress, title: str) -> LabelledScenes:
     """Make ``count`` scenes, resized to the classifier's input, with their image labels."""
     images = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
@@ -103,13 +95,6 @@ def augment(images: NDArray[np.uint8], generator: np.random.Generator) -> torch.
     contrast = torch.from_numpy(generator.uniform(0.7, 1.2, shape).astype(np.float32))
     brightness = torch.from_numpy(generator.uniform(-0.2, 0.2, shape).astype(np.float32))
     return (inputs * contrast + brightness).clamp_(-1.0, 1.0)
-
-
-def score(model: torch.nn.Module, scenes: LabelledScenes) -> HeldOutScore:
-    """Mean average precision and accuracy of the model on pictures it was not trained on."""
-    logits = logits_of(model, scenes.images)
-    accuracy = ((logits > 0) == (scenes.labels > 0.5)).mean()
-    return HeldOutScore(mean_average_precision(logits, scenes.labels), float(accuracy))
 
 
 def logits_of(model: torch.nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float32]:
