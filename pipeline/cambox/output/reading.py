@@ -10,10 +10,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.dataset
 
 from cambox.errors import RequestError
 from cambox.output.folders import Folder, recipe_folder
@@ -21,6 +20,9 @@ from cambox.output.footer import Footer, NotOursError, read_metadata
 from cambox.output.published_file import PublishedFile, known_file, published_file
 from cambox.sources.listing import list_folder
 from cambox.sources.storage import locate
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
 
 FOOTERS_AT_ONCE = 16
 
@@ -153,6 +155,9 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
     Raises:
         RequestError: nothing is published there, or it cannot be listed.
     """
+    # It takes as long to import as all the rest here, where pandas is installed.
+    import pyarrow.dataset
+
     from cambox.config import OutputSettings
     from cambox.output.latest import latest_folder
 
