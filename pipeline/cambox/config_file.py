@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     try:
         # Not exists(): `cambox demo` makes a folder of its recipe's name.
-        by_name = str(path) in recipe_names() and not Path(path).is_file()
+        by_name = not Path(path).is_file() and str(path) in recipe_names()
         text = recipe_text(str(path)) if by_name else Path(path).read_text(encoding="utf-8")
         document = yaml.safe_load(text)
     except OSError as error:
