@@ -59,8 +59,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cambox.cams.paper import batched_index_select, cam
-    from cambox.cams.pooling import ThresholdedAvgPool2d
+    from cambox.cams.paper import ThresholdedAvgPool2d, batched_index_select, cam
     from cambox.config import Config
     from cambox.config_file import load_config
     from cambox.errors import RequestError
@@ -92,7 +91,7 @@ _HOMES = {
     "BoxStream": "cambox.training.stream",
     "Config": "cambox.config",
     "RequestError": "cambox.errors",
-    "ThresholdedAvgPool2d": "cambox.cams.pooling",
+    "ThresholdedAvgPool2d": "cambox.cams.paper",
     "annotate": "cambox.run",
     "batched_index_select": "cambox.cams.paper",
     "cam": "cambox.cams.paper",

@@ -13,7 +13,7 @@ import torch
 from cambox.boxes import Boxes
 from cambox.cams.boxes import FoundBoxes, find_boxes, upsampled_size
 from cambox.cams.score import MapClasses, choose_boxes
-from cambox.cams.topk import WantedClass, wanted_classes
+from cambox.cams.score_maps import WantedClass, wanted_classes
 from cambox.config import Config
 from cambox.in_order import grouped
 from cambox.maps import MapMaker

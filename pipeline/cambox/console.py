@@ -1,4 +1,4 @@
-"""What commands print: lines, errors in one line, and how far they are.
+"""What commands print (lines, errors in one line, how far they are), and where reports are kept.
 
 Text of others (keys, names of classes, messages of libraries) goes through ``say``, which takes
 none of it for markup.
@@ -7,7 +7,8 @@ none of it for markup.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from threading import Lock
 
 from rich.console import Console
@@ -20,6 +21,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from cambox.errors import RequestError
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -79,3 +82,45 @@ class Steps(Progress):
                 say(self.console, f"{name} {done} of {total} · {rate:.1f}/s · {left:.0f} s left")
 
         return advance
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder, before the work whose result goes there.
+
+    Raises:
+        RequestError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--to: {folder} cannot be made: {error.strerror}") from error
+
+
+def write_files(folder: Path, files: Mapping[str, bytes | None]) -> list[Path]:
+    """Write files into a folder, each whole or not at all, in place of older ones.
+
+    Args:
+        files: by name; None: there is nothing to write, and one of an earlier run, which would be
+            of something else, is removed.
+
+    Returns:
+        The paths of those written.
+
+    Raises:
+        RequestError: they cannot be written.
+    """
+    # Late: a command that writes no report needs no Parquet.
+    from cambox.output.publish import publish_bytes
+
+    written = []
+    try:
+        for name, data in files.items():
+            path = folder / name
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                publish_bytes(str(path.absolute()), data)
+                written.append(path)
+    except OSError as error:
+        raise RequestError(f"--to: {folder} cannot be written: {error.strerror}") from error
+    return written

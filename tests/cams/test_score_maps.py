@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cambox.cams.score_maps import class_score_maps, class_weights
-from cambox.cams.topk import WantedClass, wanted_classes
+from cambox.cams.score_maps import WantedClass, class_score_maps, class_weights, wanted_classes
 
 
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(1, 7), st.integers(0, 999))

@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cambox.cams.boxes import find_boxes
-    from cambox.cams.paper import batched_index_select, cam
-    from cambox.cams.pooling import ThresholdedAvgPool2d, thresholded_average
+    from cambox.cams.paper import (
+        ThresholdedAvgPool2d,
+        batched_index_select,
+        cam,
+        thresholded_average,
+    )
     from cambox.cams.refine import affinity, propagate
     from cambox.cams.score import choose_boxes
-    from cambox.cams.score_maps import class_score_maps, class_weights, image_score_maps
-    from cambox.cams.topk import wanted_classes
+    from cambox.cams.score_maps import (
+        class_score_maps,
+        class_weights,
+        image_score_maps,
+        wanted_classes,
+    )
 
 __all__ = [
     "ThresholdedAvgPool2d",
@@ -36,12 +44,10 @@ __all__ = [
 
 _MODULES = {
     "boxes": ("find_boxes",),
-    "paper": ("batched_index_select", "cam"),
-    "pooling": ("ThresholdedAvgPool2d", "thresholded_average"),
+    "paper": ("ThresholdedAvgPool2d", "batched_index_select", "cam", "thresholded_average"),
     "refine": ("affinity", "propagate"),
     "score": ("choose_boxes",),
-    "score_maps": ("class_score_maps", "class_weights", "image_score_maps"),
-    "topk": ("wanted_classes",),
+    "score_maps": ("class_score_maps", "class_weights", "image_score_maps", "wanted_classes"),
 }
 
 

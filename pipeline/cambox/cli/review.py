@@ -33,8 +33,7 @@ def gallery(
     network. Its figures and plots are of all rows, read from a few columns; its pictures are a
     sample, read again from the shards. Exit code: 0 it is written, 2 the request is wrong.
     """
-    from cambox.console import Steps
-    from cambox.review.files import require_folder
+    from cambox.console import Steps, require_folder
     from cambox.review.gallery.collect import collect
     from cambox.review.gallery.page import write_gallery
 
@@ -65,11 +64,10 @@ def diff(
     statuses, boxes lost and gained, how far the others moved, classes, and the largest changes
     side by side. Exit code: 0 they are compared, however much they differ; 2 the request is wrong.
     """
-    from cambox.console import Steps
+    from cambox.console import Steps, require_folder
     from cambox.output.reading import open_recipe
     from cambox.review.diff.compare import compare
     from cambox.review.diff.write import draw_changes, print_difference, write_difference
-    from cambox.review.files import require_folder
 
     console = Console(stderr=as_json)
     require_folder(to)
@@ -114,9 +112,8 @@ def evaluate(
     box_score says how likely a box is right. The report goes to the current folder and not to
     OUTPUT, whose readers expect Parquet. Exit code: 0 it is compared, 2 the request is wrong.
     """
-    from cambox.console import Steps
+    from cambox.console import Steps, require_folder
     from cambox.output.folders import recipe_folder
-    from cambox.review.files import require_folder
 
     # What can be wrong is told before the libraries of figures and plots are imported.
     recipe_folder(output)

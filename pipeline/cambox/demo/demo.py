@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
-from cambox.console import say
+from cambox.console import say, write_files
 from cambox.demo import PICTURES, make_data, write_config
 from cambox.demo.scenes import CLASS_NAMES
 from cambox.errors import RequestError
@@ -17,7 +17,6 @@ from cambox.review.draw import Picture
 from cambox.review.evaluate.evaluate import evaluate
 from cambox.review.evaluate.figures import MAIN_IOU
 from cambox.review.evaluate.report import Evaluation, Unmeasured
-from cambox.review.files import write_files
 from cambox.review.sheet import SheetTile, draw_sheet, png
 from cambox.review.truth import Truth, read_truth
 from cambox.run import run

@@ -1,16 +1,19 @@
-"""A network by name, with its weights."""
+"""A network by name, with its weights, and what it expects its images to be."""
 
 from __future__ import annotations
 
 import difflib
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import safetensors.torch
 import timm
+import timm.data
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from cambox.config import ModelSettings
 from cambox.console import one_line
@@ -20,6 +23,8 @@ from cambox.sources.storage import locate
 
 TORCHVISION = "torchvision/"
 SEED_OF_RANDOM_WEIGHTS = 0
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def build_network(settings: ModelSettings) -> nn.Module:
@@ -141,3 +146,80 @@ def _unwrap(state: object, uri: str) -> Mapping[str, torch.Tensor]:
     if state and all(name.startswith(prefix) for name in state):
         return {name.removeprefix(prefix): value for name, value in state.items()}
     return dict(state)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The whole image, squashed to the input size, then ``(value / 255 - mean) / std``.
+
+    Nothing is cropped, so that a box can reach the border of the image.
+
+    Attributes:
+        height, width: of the network's input, in pixels.
+        mean, std: per RGB channel, for values in 0..1.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def resolve_preprocessing(settings: ModelSettings, module: nn.Module) -> Preprocessing:
+    """The model's own preprocessing, overridden by what the configuration gives."""
+    height, width, mean, std = 224, 224, IMAGENET_MEAN, IMAGENET_STD
+    if not settings.name.startswith(TORCHVISION):
+        own = timm.data.resolve_model_data_config(module)
+        height, width = own["input_size"][1:]
+        mean, std = tuple(own["mean"]), tuple(own["std"])
+    else:
+        weights = torchvision.models.get_model_weights(settings.name.removeprefix(TORCHVISION))
+        if len(weights):
+            transforms = weights.DEFAULT.transforms()
+            height = width = transforms.crop_size[0]
+            mean, std = tuple(transforms.mean), tuple(transforms.std)
+    if isinstance(settings.input_size, int):
+        height = width = settings.input_size
+    elif settings.input_size is not None:
+        height, width = settings.input_size
+    return Preprocessing(height, width, settings.mean or mean, settings.std or std)
+
+
+def fit_to_input_size(module: nn.Module, height: int, width: int, name: str) -> None:
+    """Resample a network's position encodings and set its windows, in place, where it has them.
+
+    Convolutional networks take any size as they are, and stay so.
+
+    Raises:
+        RequestError: the network cannot take the size.
+    """
+    resize = getattr(module, "set_input_size", None)  # of timm's
+    try:
+        if callable(resize):
+            _require_whole_patches(module, height, width)
+            resize(img_size=(height, width))
+        elif isinstance(module, VisionTransformer) and module.image_size != height:
+            _resample(module, height, width)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        reason = one_line(error, 200) if str(error) else "its grid does not fit"
+        raise RequestError(
+            f"model.input_size: {name} cannot take {height} x {width}: {reason}; take a multiple "
+            f"of its patch (and window) size"
+        ) from error
+
+
+def _require_whole_patches(module: nn.Module, height: int, width: int) -> None:
+    """What is left over of the last patch would be cut off, and boxes would be misplaced."""
+    patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple) and (height % patch[0] or width % patch[1]):
+        raise ValueError(f"its patches are {patch[0]} x {patch[1]} pixels")
+
+
+def _resample(module: VisionTransformer, height: int, width: int) -> None:
+    if height != width or height % module.patch_size:
+        raise ValueError(f"it takes squares of a multiple of {module.patch_size} pixels")
+    state = interpolate_embeddings(height, module.patch_size, module.state_dict())
+    # Nothing else in the network depends on the size.
+    module.image_size = height
+    module.seq_length = (height // module.patch_size) ** 2 + 1
+    module.encoder.pos_embedding = nn.Parameter(state["encoder.pos_embedding"], requires_grad=False)

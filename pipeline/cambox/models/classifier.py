@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cambox.models.build import Preprocessing
 from cambox.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
 from cambox.models.middle import MiddleLayer, recorded
-from cambox.models.preprocess import Preprocessing
 from cambox.models.split import Split
 from cambox.models.tail import TailPass, run_with_tail
 

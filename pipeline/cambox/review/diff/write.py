@@ -7,11 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cambox.console import say
+from cambox.console import say, write_files
 from cambox.review.diff.compare import Comparison
 from cambox.review.diff.report import Difference
 from cambox.review.draw import Picture
-from cambox.review.files import write_files
 from cambox.review.pictures import ShownPicture, read_pictures
 from cambox.review.sheet import SheetTile, draw_sheet, png, shrunk
 from cambox.sources.shards import Shard

@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cambox.console import say
+from cambox.console import say, write_files
 from cambox.review.evaluate.report import AtIou, Comparison, Detection, Evaluation, Unmeasured
-from cambox.review.files import write_files
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> list[Path]:

@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cambox.console import write_files
 from cambox.output.rows import StoredMap
-from cambox.review.files import write_files
 from cambox.review.gallery.collect import Gallery, Item
 from cambox.review.gallery.distributions import MOST_BOXES, SHARE_BINS
 from cambox.review.sheet import draw_sheet, png
