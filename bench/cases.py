@@ -29,7 +29,7 @@ from cambox.output.rows import table
 from cambox.sources.load import LoadedSample, load_ahead
 from cambox.sources.samples import read_samples
 from cambox.sources.shards import Shard, find_shards
-from cambox.stopwatch import Stopwatch
+from cambox.threads import Stopwatch
 
 PLAIN, PREPARED = "forward, plain", "forward, prepared"
 # Of the plain forward pass and of the peers.

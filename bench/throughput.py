@@ -21,8 +21,8 @@ from rich.table import Table
 from bench.cases import PLAIN, PREPARED, Bench, Work, forward_cases, own_cases, peer_cases, prepare
 from bench.common import Images, Model, To, write_figures
 from bench.gpu_use import GpuUse, gpu_use
-from cambox.in_order import usable_cpus
 from cambox.output.footer import library_versions
+from cambox.threads import usable_cpus
 
 
 @dataclass

@@ -23,10 +23,10 @@ from cambox.annotator import ShardReport
 from cambox.config import Config
 from cambox.engines.worker import local_device
 from cambox.engines.worklist import WorkList
-from cambox.in_order import usable_cpus
 from cambox.output.ledger import Plan
 from cambox.run import make_engine
 from cambox.sources.shards import Shard, find_shards
+from cambox.threads import usable_cpus
 
 Settings = dict[str, float | str]
 

@@ -28,11 +28,11 @@ from bench.gpu.step import (
 )
 from cambox.config import ModelSettings
 from cambox.engines.worker import local_device
-from cambox.in_order import usable_cpus
 from cambox.models.build import build_network
 from cambox.models.load import load_classifier
 from cambox.sources.decode import decode_image
 from cambox.sources.load import squash
+from cambox.threads import usable_cpus
 
 BATCH = 2 if DRY else 256
 MAX_PIXELS = 10**8

@@ -38,7 +38,7 @@ from bench.gpu_use import gpu_use
 from cambox.cams.boxes import find_boxes
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import local_device, make_annotator
-from cambox.stopwatch import STAGES
+from cambox.threads import STAGES
 
 
 def profile(times: int) -> None:

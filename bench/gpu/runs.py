@@ -36,8 +36,8 @@ from bench.throughput import measure
 from bench.workers import engines, observed_run
 from cambox.config_file import load_config
 from cambox.engines.local import LocalEngine
-from cambox.in_order import usable_cpus
 from cambox.models.classifier import Classifier
+from cambox.threads import usable_cpus
 
 GIB = 2**30
 

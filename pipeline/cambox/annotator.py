@@ -15,7 +15,6 @@ import torch
 from cambox.batch import AnnotatedBatch, BatchAnnotator
 from cambox.boxes import Boxes
 from cambox.config import Config
-from cambox.in_order import grouped, in_order
 from cambox.models.classifier import Classifier
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish
@@ -24,7 +23,7 @@ from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from cambox.sources.retry import with_retries
 from cambox.sources.samples import Sample, read_samples
 from cambox.sources.shards import Shard
-from cambox.stopwatch import Stage, Stopwatch
+from cambox.threads import Stage, Stopwatch, grouped, in_order
 
 BATCHES_AHEAD = 2
 # Images that a thread decodes, or finds the boxes of, before it asks for more.

@@ -15,12 +15,11 @@ from cambox.cams.boxes import FoundBoxes, find_boxes, upsampled_size
 from cambox.cams.score import MapClasses, choose_boxes
 from cambox.cams.score_maps import WantedClass, wanted_classes
 from cambox.config import Config
-from cambox.in_order import grouped
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier, Scores
 from cambox.output.rows import ClassScore, Row, StoredMap
 from cambox.sources.load import LoadedSample
-from cambox.stopwatch import Stopwatch
+from cambox.threads import Stopwatch, grouped
 
 NO_LIMIT = 2**31
 

@@ -12,7 +12,7 @@ from cambox.console import say
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan
 from cambox.sources.storage import canonical_uri
-from cambox.stopwatch import STAGES
+from cambox.threads import STAGES
 
 if TYPE_CHECKING:
     from cambox.annotator import ShardReport

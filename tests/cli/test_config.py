@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from cambox.cli.recipes import settings_page
 from cambox.config import CalibrationSettings, Config, PoolingSettings, RefineSettings
 from cambox.config_file import load_config, recipe_names, recipe_text
 from cambox.demo import CLASSIFIER, write_config
 from cambox.errors import RequestError
-from cambox.settings_page import settings_page
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = "input: {shards: a.tar}\nmodel: {name: resnet18}\noutput: {uri: out}\n"

@@ -16,9 +16,9 @@ from cambox.engines.worker import (
     resolve_precision,
 )
 from cambox.engines.worklist import Observer, Outcome, WorkList
-from cambox.in_order import usable_cpus
 from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
+from cambox.threads import usable_cpus
 
 
 class LocalEngine:

@@ -22,13 +22,13 @@ from cambox.config import BoxSettings, OutputSettings
 from cambox.config_file import override_boxes
 from cambox.console import Advance, one_line, say
 from cambox.errors import RequestError
-from cambox.in_order import usable_cpus
 from cambox.output.footer import SOURCE_KEY, Recipe, recipe_digest
 from cambox.output.publish import file_name, is_intact, publish, recipe_uri, remove_leftovers
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, files_in, open_recipe
 from cambox.rebox.rows import rebox_rows
 from cambox.sources.storage import canonical_uri
+from cambox.threads import usable_cpus
 
 # What one process would take for the files that are left. Below, others are not worth their start.
 # Threads were not either when last measured, before boxes were compiled; rows are still Python.

@@ -11,9 +11,9 @@ import numpy as np
 
 from cambox.boxes import Boxes, best_overlaps
 from cambox.config import BoxSettings
-from cambox.in_order import grouped, in_order, usable_cpus
 from cambox.review.rows_with_truth import RowWithTruth, numbered
 from cambox.review.truth_formats import UNKNOWN_CLASS
+from cambox.threads import grouped, in_order, usable_cpus
 
 IMAGES_AT_ONCE = 16
 

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from cambox.config import InputSettings
-from cambox.in_order import grouped, in_order
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
 from cambox.sources.labels import LabelError, read_labels
 from cambox.sources.samples import Sample, image_member
-from cambox.stopwatch import Stopwatch
+from cambox.threads import Stopwatch, grouped, in_order
 
 
 @dataclass(frozen=True, slots=True)

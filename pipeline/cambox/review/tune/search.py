@@ -14,7 +14,6 @@ from cambox.boxes import Boxes
 from cambox.cams.score import probability, traits
 from cambox.config import BoxSettings, Config
 from cambox.console import Steps
-from cambox.in_order import grouped
 from cambox.review.evaluate.detection import AT_50, match, weighted_precision
 from cambox.review.evaluate.figures import MAIN_IOU, Bootstrap, hits_at, mean_over_classes, share
 from cambox.review.evaluate.localisation import difference, estimate
@@ -24,6 +23,7 @@ from cambox.review.rows_with_truth import pair_overlaps, pair_starts
 from cambox.review.tune.calibrate import Folds, fit, held_out_calibration, right_of, score_quality
 from cambox.review.tune.report import CalibrationResult, PassResult, Score, Tuning
 from cambox.review.tune.settings import Choice, Objective, Space, changed
+from cambox.threads import grouped
 
 if TYPE_CHECKING:
     from cambox.review.tune.tune import TuneRequest
