@@ -119,7 +119,7 @@ def evaluate(
     recipe_folder(output)
     require_folder(to)
     from cambox.review.evaluate.evaluate import evaluate as evaluate_output
-    from cambox.review.evaluate.text import print_evaluation, write_evaluation
+    from cambox.review.evaluate.show import print_evaluation, write_evaluation
 
     console = Console(stderr=as_json)
     with Steps(console) as steps:
