@@ -11,7 +11,6 @@ from rich.console import Console
 
 from cambox.cli.options import Json, app
 
-
 HEAD = """\
 # Settings
 

@@ -1,0 +1,85 @@
+"""What threads share: how many pay, a stream's results in its order, and the time by stage."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from itertools import islice
+from typing import Literal, TypeVar
+
+Stage = Literal["read", "decode", "forward", "boxes", "write"]
+STAGES: tuple[Stage, ...] = ("read", "decode", "forward", "boxes", "write")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cpus() -> int:
+    """The CPUs that this process may use; the machine may have more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in groups, each but the last of ``size``."""
+    remaining = iter(items)
+    while group := list(islice(remaining, size)):
+        yield group
+
+
+def in_order(
+    pool: Executor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """The result of each item, at most ``ahead`` of them before they are asked for.
+
+    What was not begun when the caller stops, or something raises, is cancelled; what was begun is
+    waited for.
+    """
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        begun = [future for future in waiting if not future.cancel()]
+        for future in begun:
+            future.exception()
+
+
+class Stopwatch:
+    """Adds up seconds by stage, from any thread.
+
+    Stages overlap, and decode and boxes run in several threads, so their sum may exceed the time
+    that has passed.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def measure(self, stage: Stage) -> Iterator[None]:
+        """Count the time inside of the block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[stage] += time.perf_counter() - start
+
+    def measured(self, stage: Stage, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items, counting the time that each takes to come."""
+        iterator = iter(items)
+        while True:
+            with self.measure(stage):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
