@@ -16,9 +16,9 @@ from cambox.config import Config
 from cambox.config_file import load_config
 from cambox.sources.pack import pack
 from faults import FaultTable, LocalRuns
+from makers import SHARED
 
 FAULTS = pytest.StashKey[FaultTable]()
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")

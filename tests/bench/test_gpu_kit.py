@@ -19,8 +19,8 @@ from bench.gpu.likeness import likeness, read_rows
 from bench.throughput import Timing
 from cambox.boxes import Boxes
 from cambox.output.rows import ClassScore, Row, StoredMap, table
+from makers import ROOT
 
-ROOT = Path(__file__).parents[2]
 MAP = np.arange(16, dtype=np.float32).reshape(4, 4)
 
 

@@ -13,8 +13,8 @@ from cambox.config import CalibrationSettings, Config, PoolingSettings, RefineSe
 from cambox.config_file import load_config, recipe_names, recipe_text
 from cambox.demo import CLASSIFIER, write_config
 from cambox.errors import RequestError
+from makers import ROOT
 
-ROOT = Path(__file__).parents[2]
 MINIMAL = "input: {shards: a.tar}\nmodel: {name: resnet18}\noutput: {uri: out}\n"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from makers import ROOT
 
 
 @pytest.fixture(scope="module")

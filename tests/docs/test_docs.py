@@ -22,8 +22,8 @@ from cambox.demo import write_config
 from cambox.demo.scenes import write_scenes
 from cambox.run import run
 from cambox.sources.pack import pack
+from makers import ROOT
 
-ROOT = Path(__file__).parents[2]
 PAGES = (
     "README.md",
     *(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from cambox.cli import main
-from training_data import CLASS_NAMES, KnownBox, Published, publish_rows
+from makers import CLASS_NAMES, ROOT, KnownBox, Published, publish_rows
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 
 
 def blocks(name: str, language: str) -> list[str]:

@@ -12,8 +12,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from cambox.cli import main
+from makers import ROOT
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 PICTURES = 8
 
 

@@ -31,7 +31,7 @@ from cambox.export.export import WRITERS, ExportRequest, export
 from cambox.export.writer import Exported, FileNames
 from cambox.training.labelled import LabelledImage
 from cambox.training.selection import ClassList, Selection
-from training_data import (
+from makers import (
     CLASS_NAMES,
     KnownRow,
     Published,

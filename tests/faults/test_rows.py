@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 from cambox.summary import RunSummary
 from conftest import ConfigMaker
 from faults import FaultTable, LocalRuns, samples_in_tars, visible
+from makers import write_tar
 
 
 def test_the_yardstick_sees_what_is_lost_and_what_is_there_twice(
@@ -30,15 +29,6 @@ def test_the_yardstick_sees_what_is_lost_and_what_is_there_twice(
         table.check(0, "by hand", 1, folder, clean)
     with pytest.raises(AssertionError, match="never injected"):
         table.check(0, "by hand", 0, folder, clean)
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 @pytest.fixture

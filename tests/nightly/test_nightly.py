@@ -29,8 +29,9 @@ from cambox.nightly.report import RunReport, render_page, report_name
 from cambox.output.latest import Latest, latest_folder, move_latest, read_latest
 from cambox.verify.verify import verify
 from conftest import ConfigMaker
+from makers import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = ROOT
 COMMAND = ("cambox", "nightly", "config.yaml")
 
 

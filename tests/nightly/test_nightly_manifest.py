@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,8 +14,9 @@ import yaml
 from cambox.config import EngineSettings
 from cambox.config_file import load_config
 from cambox.engines.sizing import Pool, size_pool
+from makers import ROOT
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = ROOT
 # What the excerpt cannot check is said at its head.
 SCHEMA = yaml.safe_load((REPOSITORY / "tests/schemas/raycronjob-v1.yaml").read_text())
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cambox.models.inspect import ModelFacts
+from makers import ROOT
 from research import coverage
 
 
@@ -59,7 +60,7 @@ def test_an_encoder_that_never_has_a_classifier_is_no_familys_smallest_member(
 
 
 def test_the_table_in_the_docs_holds_its_promise() -> None:
-    document = json.loads((Path(__file__).parents[2] / "docs" / "models.json").read_text())
+    document = json.loads((ROOT / "docs" / "models.json").read_text())
     families = {entry["family"] for entry in document["models"]} - {"torchvision"}
     assert len(families) == 98
     assert document["refused"] == []

@@ -10,6 +10,7 @@ from torchvision import tv_tensors
 
 from cambox.training.dataset import BoxDataset
 from cambox.training.sample import DetectionSample
+from makers import publish_rows
 from research.train_detector import (
     Result,
     average_precision,
@@ -17,7 +18,6 @@ from research.train_detector import (
     pictures,
     table,
 )
-from training_data import publish_rows
 
 
 class Oracle(torch.nn.Module):

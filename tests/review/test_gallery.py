@@ -10,7 +10,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections import Counter
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -37,17 +36,10 @@ from cambox.review.gallery.page import render_page, script_safe_json
 from cambox.review.pictures import FirstRows, choose_rows, choose_shards, row_turns
 from cambox.run import run
 from cambox.sources.shards import Shard
+from makers import ROOT, write_tar
 
 BAD_NAME = "</script><script>window.hacked=1</script><b>"
-FILTERS = Path(__file__).parents[2] / "pipeline" / "cambox" / "review" / "gallery" / "filters.js"
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
+FILTERS = ROOT / "pipeline" / "cambox" / "review" / "gallery" / "filters.js"
 
 
 def picture(seed: int, height: int, width: int) -> bytes:

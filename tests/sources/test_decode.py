@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,8 +20,9 @@ from PIL import Image, ImageOps
 
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
 from cambox.sources.samples import IMAGE_SUFFIXES, image_member
+from makers import ROOT, SHARED
 
-PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos-300" / "images"
+PHOTOS = SHARED / "data" / "photos-300" / "images"
 LIMIT = 100_000_000
 LOSSLESS = ("PNG", "BMP", "TIFF", "PPM")
 
@@ -264,7 +264,7 @@ def test_a_bad_jpeg_leaves_the_terminal_alone() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
     assert done.stderr == ""
     assert done.stdout == ""

@@ -17,8 +17,9 @@ from cambox.sources.labels import read_labels
 from cambox.sources.pack import PackReport, pack
 from cambox.sources.samples import Sample, read_samples
 from cambox.sources.shards import find_shards
+from makers import SHARED
 
-PHOTOS = Path(__file__).parents[3] / "shared" / "data" / "photos-300"
+PHOTOS = SHARED / "data" / "photos-300"
 
 
 def folder_of(root: Path, *names: str) -> Path:

@@ -40,7 +40,7 @@ from cambox.training.sample import DetectionSample, collate, of_each_box
 from cambox.training.selection import Selection
 from cambox.training.shards import index_images
 from cambox.training.stream import BoxStream
-from training_data import (
+from makers import (
     CLASS_NAMES,
     KnownBox,
     KnownRow,

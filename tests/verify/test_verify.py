@@ -35,17 +35,10 @@ from cambox.sources.samples import read_samples
 from cambox.sources.shards import Shard
 from cambox.verify.findings import Problem
 from cambox.verify.verify import Verification, print_verification, verify
+from makers import write_tar
 
 Members = dict[str, bytes]
 Rows = list[dict]
-
-
-def write_tar(path: Path, members: Members) -> None:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
 
 
 def read_tar(path: Path) -> Members:

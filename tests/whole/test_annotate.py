@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from cambox.models.build import build_network
 from cambox.run import run
 from cambox.summary import RunSummary
 from conftest import ConfigMaker
+from makers import write_tar
 
 QUIET = Console(file=io.StringIO())
 
@@ -32,15 +32,6 @@ def annotate(config: Config) -> tuple[RunSummary, list[dict]]:
     return summary, table.sort_by(
         [("shard", "ascending"), ("sample_index", "ascending")]
     ).to_pylist()
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return path
 
 
 def picture(width: int = 48, height: int = 40, seed: int = 0, **options: object) -> bytes:

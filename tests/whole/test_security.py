@@ -35,6 +35,7 @@ from cambox.errors import RequestError
 from cambox.output.publish import file_name, recipe_uri
 from cambox.run import prepare, run
 from conftest import ConfigMaker
+from makers import ROOT
 
 QUIET = Console(file=io.StringIO())
 MIB = 1 << 20
@@ -302,7 +303,7 @@ def test_bombs_are_refused_and_memory_is_bounded(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         timeout=60,
     )
     results = [json.loads(line) for line in done.stdout.splitlines()]
