@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cambox
 from cambox.annotator import Progress, ShardReport
@@ -147,17 +147,19 @@ class Worker:
         return self.prefetch.progress(self.warnings.take())
 
 
-class Warnings(logging.Handler):
+class Warnings(logging.StreamHandler[TextIO]):
     """Keeps what cambox warns of in an actor, for the driver, which does not see its output."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__()
+        self.setLevel(logging.WARNING)
         self._kept = deque[str](maxlen=MOST_WARNINGS)
         self._dropped = 0
         logging.getLogger("cambox").addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one; of many the latest. Called from any thread, one at a time."""
+        """Keep one, of many the latest; Ray's log of the process has all of them."""
+        super().emit(record)
         self._dropped += len(self._kept) == MOST_WARNINGS
         self._kept.append(f"process {os.getpid()}: {record.getMessage()}")
 
