@@ -15,7 +15,7 @@ import cambox.sources.retry
 from cambox.config import Config
 from cambox.config_file import load_config
 from cambox.sources.pack import pack
-from faults import FaultTable, LocalRuns
+from fault_runs import FaultTable, LocalRuns
 from makers import SHARED
 
 FAULTS = pytest.StashKey[FaultTable]()

@@ -33,7 +33,7 @@ from cambox.models.classifier import Classifier, Scores
 from cambox.run import run
 from cambox.sources.shards import Shard, find_shards
 from conftest import ConfigMaker
-from faults import FaultTable, samples_in_tars
+from fault_runs import FaultTable, samples_in_tars
 from makers import ROOT
 
 QUIET = Console(file=io.StringIO())

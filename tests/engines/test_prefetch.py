@@ -22,7 +22,7 @@ from cambox.engines.prefetch import Prefetch, WorkerProgress
 from cambox.engines.worklist import Outcome
 from cambox.sources.samples import Sample
 from cambox.sources.shards import Shard, find_shards
-from faults import QUIET, LocalRuns, visible
+from fault_runs import QUIET, LocalRuns, visible
 
 PATIENCE = 20.0
 

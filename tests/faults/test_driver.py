@@ -14,7 +14,7 @@ from cambox.sources.pack import pack
 from conftest import ConfigMaker
 from fault_driver import drive, driver, wait_until
 from fault_points import POINTS, TEMPORARY_WRITTEN, Signal, Slow
-from faults import FaultTable, LocalRuns, let_a_day_pass, temporaries, visible
+from fault_runs import FaultTable, LocalRuns, let_a_day_pass, temporaries, visible
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -27,7 +27,7 @@ from fault_points import (
     Signal,
     Slow,
 )
-from faults import FaultTable, LocalRuns, samples_in_rows, temporaries, visible
+from fault_runs import FaultTable, LocalRuns, samples_in_rows, temporaries, visible
 
 DEADLY = {
     "shard-000000.tar": BEFORE_READ,

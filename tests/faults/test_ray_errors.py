@@ -25,7 +25,7 @@ from cambox.engines.worker import make_annotator
 from cambox.engines.worklist import ShardFailure
 from cambox.sources.shards import find_shards
 from conftest import ConfigMaker
-from faults import FaultTable, LocalRuns
+from fault_runs import FaultTable, LocalRuns
 
 
 def task_error(cause: Exception) -> errors.RayTaskError:

@@ -22,7 +22,7 @@ from cambox.output import publish as publishing
 from cambox.sources.pack import pack
 from cambox.sources.shards import find_shards
 from conftest import ConfigMaker
-from faults import Clean, FaultTable, LocalRuns, samples_in_tars, visible
+from fault_runs import Clean, FaultTable, LocalRuns, samples_in_tars, visible
 
 SHARDS = 1000
 SECONDS_OF_PLANNING = 5.0

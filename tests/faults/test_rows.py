@@ -11,7 +11,7 @@ import pytest
 
 from cambox.summary import RunSummary
 from conftest import ConfigMaker
-from faults import FaultTable, LocalRuns, samples_in_tars, visible
+from fault_runs import FaultTable, LocalRuns, samples_in_tars, visible
 from makers import write_tar
 
 

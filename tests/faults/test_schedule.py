@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fault_points import POINTS, CrashError, installed
-from faults import Clean, FaultTable, LocalRuns, visible
+from fault_runs import Clean, FaultTable, LocalRuns, visible
 
 # Each run of a schedule crashes when it comes by a point for the so-and-so-many-th time.
 CRASHES = st.lists(st.tuples(st.sampled_from(POINTS), st.integers(1, 4)), min_size=1, max_size=6)

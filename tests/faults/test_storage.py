@@ -15,7 +15,7 @@ import pytest
 from cambox.output import publish as publishing
 from cambox.sources import stream
 from conftest import ConfigMaker
-from faults import FaultTable, LocalRuns, temporaries, visible
+from fault_runs import FaultTable, LocalRuns, temporaries, visible
 
 Honest = Callable[..., Any]
 

@@ -19,7 +19,7 @@ from fault_points import (
     TEMPORARY_WRITTEN,
     Signal,
 )
-from faults import FaultTable, LocalRuns, temporaries, visible
+from fault_runs import FaultTable, LocalRuns, temporaries, visible
 
 
 @dataclass(frozen=True)
