@@ -38,7 +38,7 @@ def _parts(parts: dict[str, Any]) -> list[str]:
 def _cases(document: dict[str, Any]) -> list[str]:
     """Of ``bench throughput``."""
     told = {name: document[name] for name in ("gpu", "precision", "batch", "images")}
-    lines = [f"  {told}", f"  {'case':40}{'ms':>9}{'img/s':>9}{'plain/':>8}{'prep./':>8}  GPU"]
+    lines = [f"  {told}", f"  {'case':40}{'ms':>9}{'img/s':>9}{'plain/':>10}{'prep./':>10}  GPU"]
     for case in document["cases"]:
         times = case["milliseconds"] or ([case["first"]] if case["first"] else [])
         if not times:
@@ -46,7 +46,7 @@ def _cases(document: dict[str, Any]) -> list[str]:
             continue
         middle = statistics.median(times)
         ratios = [case["to_plain"], case["to_prepared"]]
-        shown = "".join(" " * 8 if value is None else f"{value:8.3f}" for value in ratios)
+        shown = "".join(" " * 10 if value is None else f"{value:10.3f}" for value in ratios)
         busy, peak = case["gpu"]["busy"], case["gpu"]["peak_bytes"]
         use = "" if busy is None else f"  {busy:.0%} busy"
         use += "" if peak is None else f"  {peak / 2**20:.0f} MiB"
