@@ -24,7 +24,10 @@ from cambox.config import BoxSettings
 from fault_points import CONSTRUCTOR, Hit, Slow, install
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["cambox.cli", "cambox.run", "ray"])
+# What commands import late is named, or each fork would wait for torch.
+_CONTEXT.set_forkserver_preload(
+    ["cambox.cli", "cambox.run", "cambox.engines.local", "cambox.engines.cluster"]
+)
 
 
 @contextmanager
