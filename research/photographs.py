@@ -1,4 +1,4 @@
-"""Photographs of one class each with their true boxes, as a folder with CSV files has them."""
+"""Photographs with their true boxes, of one class or of several, as a folder has them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
+from cambox.boxes import Boxes
+from cambox.review.truth import read_truth
 from cambox.sources.decode import decode_image
 
 MAX_PIXELS = 10**8
@@ -41,6 +44,37 @@ class Photographs:
             for file, (height, width, _) in zip(files, sizes, strict=True)
         ]
         return cls(files, [int(row["class_index"]) for row in rows], corners)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Photographs with several classes and boxes each.
+
+    Attributes:
+        groups: of each class, in their order, the network's classes that are it.
+        true: of each image its boxes, corners as shares of the image.
+    """
+
+    groups: Sequence[Sequence[int]]
+    files: Sequence[Path]
+    true: Sequence[Boxes]
+
+    @classmethod
+    def read(cls, folder: Path) -> Scenes:
+        """From a folder with ``images/`` and ``boxes.csv`` (in pixels), see ``read_truth``.
+
+        ``class_names.txt`` there has a name a line, ``class_groups.yaml`` says of each name which
+        class indices of the network it is.
+        """
+        names = (folder / "class_names.txt").read_text().splitlines()
+        groups = yaml.safe_load((folder / "class_groups.yaml").read_text())
+        images = sorted(read_truth(str(folder / "boxes.csv"), names).images.items())
+        files = [folder / "images" / name for name, _ in images]
+        true = []
+        for file, (_, boxes) in zip(files, images, strict=True):
+            height, width, _ = decoded(file).shape
+            true.append(boxes.scaled(1 / width, 1 / height))
+        return cls([groups[name] for name in names], files, true)
 
 
 def decoded(file: Path) -> NDArray[np.uint8]:
