@@ -245,7 +245,7 @@ def main(
 ) -> None:
     """Find the objects of scenes whose classes are given, and print how many are right.
 
-    Takes about four minutes a network on one CPU core.
+    Takes about six minutes a network on one busy core.
     """
     console = Console()
     scenes = Scenes.read(data)
