@@ -19,6 +19,14 @@ from fault_runs import FaultTable, LocalRuns
 from makers import SHARED
 
 FAULTS = pytest.StashKey[FaultTable]()
+# What `make check` leaves to `make test`: killed processes, clusters, dozens of networks, whole
+# runs and the commands of the docs.
+SLOW_FOLDERS = ("bench", "demo", "docs", "faults", "models", "nightly", "research", "whole")
+SLOW_FILES = (
+    *("test_engines.py", "test_light.py", "test_surface.py", "test_wheel.py", "test_cli.py"),
+    *("test_gallery_browser.py", "test_kernel.py", "test_peers.py", "test_plan.py"),
+    *("test_rebox.py", "test_tune.py", "test_worker.py"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +115,13 @@ def local_runs(make_config: ConfigMaker) -> LocalRuns:
 def fault_table(request: pytest.FixtureRequest) -> FaultTable:
     """Where the tests note what they injected and what was lost; printed at the end."""
     return request.config.stash.setdefault(FAULTS, FaultTable())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make check` leaves out."""
+    for item in items:
+        if item.path.parent.name in SLOW_FOLDERS or item.path.name in SLOW_FILES:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(

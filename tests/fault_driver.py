@@ -56,7 +56,8 @@ def drive(
 ) -> int | None:
     """Run one to its end and say how it ended."""
     with driver(arguments, hit, log, environment) as process:
-        process.join(120)
+        # Nobody is to hang for ever; on a machine that does other things each worker takes long.
+        process.join(240)
         return process.exitcode
 
 
