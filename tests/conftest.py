@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,21 +115,43 @@ def local_runs(make_config: ConfigMaker) -> LocalRuns:
 @pytest.fixture
 def fault_table(request: pytest.FixtureRequest) -> FaultTable:
     """Where the tests note what they injected and what was lost; printed at the end."""
-    return request.config.stash.setdefault(FAULTS, FaultTable())
+    return fault_table_of(request.config)
+
+
+def fault_table_of(config: pytest.Config) -> FaultTable:
+    """The table of this process."""
+    return config.stash.setdefault(FAULTS, FaultTable())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make check` leaves out."""
+    """Mark what `make check` leaves out, and what goes to the same process of several.
+
+    A file stays together for its fixtures, and one cluster at a time is enough for a machine.
+    """
     for item in items:
+        on_ray = "private_ray" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else str(item.path)))
         if item.path.parent.name in SLOW_FOLDERS or item.path.name in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One process of several hands on what its faults did."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults"] = fault_table_of(session.config).entries()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The process of all takes what one of several hands on."""
+    fault_table_of(node.config).add(getattr(node, "workeroutput", {}).get("faults", []))
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Print what the faults did: the last two columns are measured."""
-    table = config.stash.get(FAULTS, FaultTable())
+    table = fault_table_of(config)
     if table.measured:
         terminalreporter.section("faults injected; samples lost and duplicated")
         for line in table.lines():

@@ -7,7 +7,7 @@ import os
 import tarfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def samples_in_rows(folder: str | Path) -> Samples:
 class FaultTable:
     """What the tests measured: fault, times injected, samples lost, samples duplicated."""
 
-    measured: dict[tuple[int, str], list[int]] = field(default_factory=dict)
+    measured: dict[tuple[int, str], tuple[int, ...]] = field(default_factory=dict)
 
     def measure(
         self, line: int, fault: str, injected: int, folder: str | Path, expected: Samples
@@ -123,10 +123,18 @@ class FaultTable:
         """Count and note the samples lost and duplicated; ``injected`` is counted, too."""
         rows = samples_in_rows(folder)
         lost, duplicated = (expected - rows).total(), (rows - expected).total()
-        entry = self.measured.setdefault((line, fault), [0, 0, 0])
-        for place, count in enumerate((injected, lost, duplicated)):
-            entry[place] += count
+        self.add([(line, fault, injected, lost, duplicated)])
         return lost, duplicated
+
+    def add(self, entries: Iterable[tuple[int, str, int, int, int]]) -> None:
+        """Count what was measured here or in another process."""
+        for line, fault, *counts in entries:
+            before = self.measured.get((line, fault), (0, 0, 0))
+            self.measured[line, fault] = tuple(map(sum, zip(before, counts, strict=True)))
+
+    def entries(self) -> list[tuple[int, str, int, int, int]]:
+        """One line of the table each."""
+        return [(*name, *counts) for name, counts in sorted(self.measured.items())]
 
     def check(self, line: int, fault: str, injected: int, folder: str | Path, clean: Clean) -> None:
         """The output is the clean run's, byte for byte, and something did go wrong on the way."""
@@ -143,5 +151,5 @@ class FaultTable:
         head = ["| line | fault | injected | lost | duplicated |", "|---|---|---|---|---|"]
         return head + [
             f"| {line} | {fault} | {injected} | {lost} | {duplicated} |"
-            for (line, fault), (injected, lost, duplicated) in sorted(self.measured.items())
+            for line, fault, injected, lost, duplicated in self.entries()
         ]
