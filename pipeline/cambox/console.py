@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +24,9 @@ from rich.progress import (
 )
 
 from cambox.errors import RequestError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -124,3 +128,18 @@ def write_files(folder: Path, files: Mapping[str, bytes | None]) -> list[Path]:
     except OSError as error:
         raise RequestError(f"--to: {folder} cannot be written: {error.strerror}") from error
     return written
+
+
+def page_template(package: str) -> Template:
+    """The template ``page.html`` of a package; what it shows is other people's text."""
+    # Late: most commands make no page.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(package, package_path=""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html")

@@ -24,8 +24,7 @@ from cambox.config import OutputSettings
 from cambox.engines.local import LocalEngine
 from cambox.errors import RequestError
 from cambox.nightly.night import of_the_day, parse_day, run_night
-from cambox.nightly.notes import without_secrets
-from cambox.nightly.report import RunReport, render_page, report_name
+from cambox.nightly.report import RunReport, render_page, report_name, without_secrets
 from cambox.output.latest import Latest, latest_folder, move_latest, read_latest
 from cambox.verify.verify import verify
 from conftest import ConfigMaker

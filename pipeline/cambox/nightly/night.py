@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import platform
+import json
 import re
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from importlib.metadata import version
 
 from rich.console import Console
 
-from cambox.config import Config
-from cambox.console import Steps, say
+from cambox.config import Config, OutputSettings
+from cambox.console import Steps, one_line, say
 from cambox.errors import RequestError
-from cambox.nightly import notes
 from cambox.nightly.report import (
     InputNote,
     LatestNote,
@@ -23,10 +20,10 @@ from cambox.nightly.report import (
     RunReport,
     VerificationNote,
     WorkNote,
+    begun_report,
     publish_report,
     report_name,
 )
-from cambox.output.footer import library_versions
 from cambox.output.latest import Latest, check_latest, move_latest
 from cambox.output.ledger import plan
 from cambox.run import annotate_planned, prepare
@@ -35,30 +32,6 @@ from cambox.verify.verify import verify
 
 # Braces with anything else in them ({000..099}, {a,b}) are for the expansion of shard names.
 _PLACEHOLDER = re.compile(r"\{date(?::([^{}]*))?\}")
-
-
-@dataclass
-class _Night:
-    """What is known of the night so far; a report can be made of it at any time.
-
-    Attributes:
-        latest: the recipe that readers are pointed to.
-    """
-
-    config: Config
-    day: date
-    command: Sequence[str]
-    started_at: datetime
-    latest: str | None = None
-    recipe: RecipeNote | None = None
-    input: InputNote | None = None
-    work: WorkNote | None = None
-    verification: VerificationNote | None = None
-    moved: bool = False
-
-    @property
-    def name(self) -> str:
-        return report_name(self.started_at, self.recipe.folder if self.recipe else None)
 
 
 def run_night(config: Config, day: date, command: Sequence[str], console: Console) -> RunReport:
@@ -75,118 +48,123 @@ def run_night(config: Config, day: date, command: Sequence[str], console: Consol
         RequestError: the request cannot be carried out as it stands.
         OSError: the storage failed for more than single shards.
     """
-    night = _Night(config, day, command, datetime.now(UTC))
+    report = begun_report(config, day, command)
     try:
         before = check_latest(config.output)
-        night.latest = before.recipe if before else None
-        folder = _work(night, console)
-        why_not = _why_not(night)
+        if before is not None:
+            report.latest = report.latest.model_copy(update={"recipe": before.recipe})
+        folder = _work(report, config, console)
+        why_not = _why_not(report)
         if why_not is None:
-            _move_latest(night, folder)
-        report = _report(night, why_not)
+            _move_latest(report, config.output, folder)
+            report.outcome, report.exit_code = "complete", 0
+        else:
+            report.latest = report.latest.model_copy(update={"why_not": why_not})
+            report.outcome = "unfinished"
+        report.ended_at = datetime.now(UTC)
     except BaseException as error:
-        _leave_a_report(night, error, console)
+        _leave_a_report(report, config.output, error, console)
         raise
     uri = publish_report(report, config.output)
     _print(report, uri, console)
     return report
 
 
-def _work(night: _Night, console: Console) -> str:
+def _work(report: RunReport, config: Config, console: Console) -> str:
     """Annotate and verify; gives the URI of the recipe's folder."""
-    output = night.config.output
-    config = of_the_day(night.config, night.day)
+    config = of_the_day(config, report.day)
     engine, work = prepare(config, console)
-    night.recipe, night.input = notes.recipe_note(engine.recipe), notes.input_note(work)
-    summary = annotate_planned(config, engine, work, console)
-    night.work = notes.work_note(summary, ())
-    print_summary(summary, console)
+    recipe = engine.recipe
     shards = work.to_do + work.done
+    report.name = report_name(report.started_at, recipe.folder)
+    report.recipe = RecipeNote(
+        folder=recipe.folder, digest=recipe.digest, settings=json.loads(recipe.settings)
+    )
+    report.input = InputNote(
+        shards=len(shards),
+        new=len(work.new),
+        changed=len(work.changed),
+        done=len(work.done),
+        orphaned=len(work.orphaned),
+    )
+    summary = annotate_planned(config, engine, work, console)
+    report.work = WorkNote(
+        published=len(summary.reports),
+        given_up=summary.to_json()["shards"]["given_up"],
+        missing=(),
+        rows=summary.statuses,
+        boxes=summary.boxes,
+        maps_without_a_box=summary.no_box,
+        seconds=summary.seconds,
+        images_per_second=summary.images_per_second,
+    )
+    print_summary(summary, console)
     # The footers again: a worker may have published to a folder that only its own node has.
-    unpublished = plan(shards, engine.recipe, output).to_do
+    unpublished = plan(shards, recipe, config.output).to_do
     given_up = {failure.shard for failure in summary.failures}
-    missing = [shard for shard in unpublished if shard not in given_up]
-    night.work = notes.work_note(summary, missing)
+    missing = tuple(shard.uri for shard in unpublished if shard not in given_up)
+    report.work = report.work.model_copy(update={"missing": missing})
     if len(unpublished) < len(shards):
         with Steps(console) as steps:
-            found = verify(
-                summary.folder, output.storage_options, on_file=steps.step("files verified")
-            )
-        night.verification = notes.verification_note(found)
+            advance = steps.step("files verified")
+            found = verify(summary.folder, config.output.storage_options, on_file=advance)
+        report.verification = VerificationNote(ok=found.ok, **vars(found))
     return summary.folder
 
 
-def _why_not(night: _Night) -> str | None:
+def _why_not(report: RunReport) -> str | None:
     """Why readers cannot be pointed to this night's recipe; None where they can."""
-    assert night.work is not None
-    found = night.verification
+    assert report.work is not None
+    found = report.verification
     reasons = []
-    if night.work.given_up:
-        reasons.append(f"{len(night.work.given_up)} shards were given up")
-    if night.work.missing:
-        reasons.append(f"{len(night.work.missing)} shards are not in the output")
+    if report.work.given_up:
+        reasons.append(f"{len(report.work.given_up)} shards were given up")
+    if report.work.missing:
+        reasons.append(f"{len(report.work.missing)} shards are not in the output")
     if found is not None and not found.ok:
         reasons.append(f"verification found {len(found.problems)} problems")
     return ", ".join(reasons) or None
 
 
-def _move_latest(night: _Night, folder: str) -> None:
-    recipe, found = night.recipe, night.verification
+def _move_latest(report: RunReport, output: OutputSettings, folder: str) -> None:
+    recipe, found = report.recipe, report.verification
     assert recipe is not None
     assert found is not None
     latest = Latest(
         recipe=recipe.folder,
         uri=folder,
-        run=night.name,
+        run=report.name,
         shards=found.files,
         rows=found.rows,
         moved_at=datetime.now(UTC),
     )
-    move_latest(night.config.output, latest)
-    night.latest, night.moved = recipe.folder, True
+    move_latest(output, latest)
+    report.latest = LatestNote(moved=True, why_not=None, recipe=recipe.folder)
 
 
-def _report(night: _Night, why_not: str | None, error: BaseException | None = None) -> RunReport:
-    if error is None:
-        exit_code = 1 if why_not else 0
-    else:
-        exit_code = 2 if isinstance(error, RequestError) else 1
-    # A wrong request says all in its one line.
-    unexpected = error if exit_code == 1 else None
-    return RunReport(
-        name=night.name,
-        outcome="failed" if error else "unfinished" if why_not else "complete",
-        exit_code=exit_code,
-        started_at=night.started_at,
-        ended_at=datetime.now(UTC),
-        day=night.day,
-        command=notes.without_secrets(night.command),
-        config=notes.config_without_secrets(night.config),
-        output=night.config.output.uri,
-        recipe=night.recipe,
-        input=night.input,
-        work=night.work,
-        verification=night.verification,
-        latest=LatestNote(moved=night.moved, why_not=why_not, recipe=night.latest),
-        error=notes.error_line(error) if error else None,
-        traceback="".join(traceback.format_exception(unexpected)) if unexpected else None,
-        versions={
-            **library_versions(),
-            "ray": version("ray"),
-            "python": platform.python_version(),
-        },
-    )
-
-
-def _leave_a_report(night: _Night, error: BaseException, console: Console) -> None:
+def _leave_a_report(
+    report: RunReport, output: OutputSettings, error: BaseException, console: Console
+) -> None:
     """The report of a night that failed; the error itself stays the caller's to raise."""
-    why_not = None if night.moved else "the night failed before its end"
+    report.ended_at = datetime.now(UTC)
+    report.error = _error_line(error)
+    if isinstance(error, RequestError):
+        # It says all in its one line.
+        report.exit_code = 2
+    else:
+        report.traceback = "".join(traceback.format_exception(error))
     try:
-        uri = publish_report(_report(night, why_not, error), night.config.output)
+        uri = publish_report(report, output)
     except Exception as second:  # noqa: BLE001  the first error matters more, and is raised
-        say(console, f"the report could not be written: {notes.error_line(second)}")
+        say(console, f"the report could not be written: {_error_line(second)}")
     else:
         say(console, f"report: {uri}")
+
+
+def _error_line(error: BaseException) -> str:
+    """An error in one line, with its kind unless it is a request's, which says all itself."""
+    text = one_line(error)
+    return text if isinstance(error, RequestError) else f"{type(error).__name__}: {text}"
 
 
 def _print(report: RunReport, uri: str, console: Console) -> None:
@@ -227,16 +205,16 @@ def of_the_day(config: Config, day: date) -> Config:
     Raises:
         RequestError: a placeholder's form is not one of ``strftime``.
     """
-    shards = [_PLACEHOLDER.sub(lambda match: _text(match, day), uri) for uri in config.input.shards]
+
+    def filled_in(match: re.Match[str]) -> str:
+        form = match[1] if match[1] is not None else "%Y-%m-%d"
+        text = day.strftime(form)
+        # A code that strftime does not know stays as it is, and text without one names no day.
+        if "%" in text or text == form:
+            raise RequestError(
+                f"input.shards: {match[0]} is not a date; write {{date}} or {{date:%Y/%m/%d}}"
+            )
+        return text
+
+    shards = [_PLACEHOLDER.sub(filled_in, uri) for uri in config.input.shards]
     return config.model_copy(update={"input": config.input.model_copy(update={"shards": shards})})
-
-
-def _text(match: re.Match[str], day: date) -> str:
-    form = "%Y-%m-%d" if match[1] is None else match[1]
-    text = day.strftime(form)
-    # A code that strftime does not know stays as it is, and text without one names no day.
-    if "%" in text or text == form:
-        raise RequestError(
-            f"input.shards: {match[0]} is not a date; write {{date}} or {{date:%Y/%m/%d}}"
-        )
-    return text

@@ -1,18 +1,22 @@
 """What a night leaves behind for people and for programs: one JSON file and one page.
 
-The page needs nothing else: no script, no font, no picture.
+The page needs nothing else: no script, no font, no picture. Storage options may hold keys, and a
+report is read by more people than may know them, so it has their names alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date, datetime
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from importlib.metadata import version
 from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 
-from cambox.config import OutputSettings
+from cambox.config import Config, OutputSettings
+from cambox.console import page_template
+from cambox.output.footer import library_versions
 from cambox.output.publish import publish_bytes
 from cambox.verify.findings import Problem
 
@@ -21,6 +25,8 @@ SCHEMA_VERSION = 1
 FOLDER = "_runs"
 # A page with a line for each of a million shards opens in no browser; the JSON file has them all.
 MOST_LINES = 200
+_HIDDEN = "***"
+_OPTIONS = "storage_options"
 
 
 class Part(BaseModel):
@@ -97,8 +103,8 @@ class LatestNote(Part):
     recipe: str | None
 
 
-class RunReport(Part):
-    """One night.
+class RunReport(Part, frozen=False):
+    """One night; until its end, what is known of it so far.
 
     Attributes:
         outcome: complete (exit code 0), unfinished (it ran, and something is missing or wrong),
@@ -129,6 +135,45 @@ class RunReport(Part):
     error: str | None
     traceback: str | None
     versions: dict[str, str]
+
+
+def begun_report(config: Config, day: date, command: Sequence[str]) -> RunReport:
+    """The report of a night that begins: that it failed, until there is more to say."""
+    started_at = datetime.now(UTC)
+    settings = config.model_dump(mode="json")
+    for section in ("input", "output"):
+        settings[section][_OPTIONS] = dict.fromkeys(settings[section][_OPTIONS], _HIDDEN)
+    return RunReport(
+        name=report_name(started_at, None),
+        outcome="failed",
+        exit_code=1,
+        started_at=started_at,
+        ended_at=started_at,
+        day=day,
+        command=without_secrets(command),
+        config=settings,
+        output=config.output.uri,
+        recipe=None,
+        input=None,
+        work=None,
+        verification=None,
+        latest=LatestNote(moved=False, why_not="the night failed before its end", recipe=None),
+        error=None,
+        traceback=None,
+        versions={
+            **library_versions(),
+            "ray": version("ray"),
+            "python": platform.python_version(),
+        },
+    )
+
+
+def without_secrets(command: Sequence[str]) -> tuple[str, ...]:
+    """A command line without the values of overrides that set storage options."""
+    return tuple(
+        f"{argument.partition('=')[0]}={_HIDDEN}" if _OPTIONS in argument else argument
+        for argument in command
+    )
 
 
 def report_name(started_at: datetime, recipe_folder: str | None) -> str:
@@ -165,12 +210,4 @@ def render_page(report: Mapping[str, Any]) -> str:
     Args:
         report: a ``RunReport`` as its JSON file has it.
     """
-    environment = Environment(
-        loader=PackageLoader("cambox.nightly", package_path=""),
-        # Names of shards and messages of errors are other people's text.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(report=report, most=MOST_LINES)
+    return page_template("cambox.nightly").render(report=report, most=MOST_LINES)

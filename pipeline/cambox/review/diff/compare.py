@@ -9,13 +9,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cambox.boxes import Boxes
 from cambox.console import Advance
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe
-from cambox.output.rows import Entries, boxes_from_arrow
-from cambox.review.diff.report import Change, Counts, Difference, ShardCounts, changed_settings
+from cambox.output.rows import Entries, as_numpy, boxes_from_arrow
+from cambox.review.diff.report import (
+    Change,
+    Difference,
+    RowCounts,
+    ShardCounts,
+    Side,
+    Sums,
+    changed_settings,
+)
 from cambox.sources.shards import Shard
 
 COLUMNS = ("key", "status", "error", "width", "height", "classes", "objects")
@@ -108,20 +117,29 @@ def compare(
     # A file's name is a function of its shard's URI.
     files_a, files_b = ({file.name: file for file in recipe.files} for recipe in (a, b))
     shared = sorted(files_a.keys() & files_b.keys())
-    counts = Counts(len(names))
+    sums = Sums(len(names))
     images: list[ImageChange] = []
     identical = 0
     for name in shared:
         one, two = files_a[name], files_b[name]
         identical += one.data_digest is not None and one.data_digest == two.data_digest
         rows = _Rows.of(one, ids_a), _Rows.of(two, ids_b)
-        found = _compare_shard(two.shard, *rows, counts, pictures)
+        found = _compare_shard(two.shard, *rows, sums, pictures)
         images = heapq.nsmallest(pictures, [*images, *found], key=_largest_first)
         if on_file is not None:
             on_file(len(shared))
+    sides = [
+        Side(
+            folder=recipe.uri,
+            recipe=recipe.footer.recipe_digest,
+            rows=sums.rows["both"] + sums.rows[only],
+            boxes=int(boxes.sum()),
+        )
+        for recipe, only, boxes in zip((a, b), ("only_a", "only_b"), sums.class_boxes, strict=True)
+    ]
     report = Difference(
-        a=counts.side(0, a.uri, a.footer.recipe_digest),
-        b=counts.side(1, b.uri, b.footer.recipe_digest),
+        a=sides[0],
+        b=sides[1],
         settings=changed_settings(a.settings, b.settings),
         same_classes=same_classes,
         shards=ShardCounts(
@@ -130,9 +148,9 @@ def compare(
             only_a=len(files_a) - len(shared),
             only_b=len(files_b) - len(shared),
         ),
-        rows=counts.row_counts(),
-        boxes=counts.box_counts(),
-        classes=counts.class_changes(names),
+        rows=RowCounts(**sums.rows, statuses=dict(sums.statuses.most_common())),
+        boxes=sums.box_counts(),
+        classes=sums.class_changes(names),
         largest=[image.change for image in images],
     )
     return Comparison(report, tuple(images), names, b.settings["input"]["max_pixels"])
@@ -151,17 +169,29 @@ def _common_ids(recipe: PublishedRecipe, names: Sequence[str], same: bool) -> np
 
 
 def _compare_shard(
-    shard: Shard, all_a: _Rows, all_b: _Rows, counts: Counts, pictures: int
+    shard: Shard, all_a: _Rows, all_b: _Rows, sums: Sums, pictures: int
 ) -> list[ImageChange]:
-    """Add one shard to the counts; its largest changes."""
-    for side, every in enumerate((all_a, all_b)):
-        counts.add_side(side, every.table.num_rows, every.boxes)
-    place = {key: at for at, key in enumerate(all_b.table["key"].to_pylist())}
-    in_b = np.array([place.get(key, -1) for key in all_a.table["key"].to_pylist()], np.int64)
+    """Add one shard to the sums; its largest changes."""
+    keys_a, keys_b = all_a.table["key"], all_b.table["key"]
+    in_b = as_numpy(pc.index_in(keys_a, value_set=keys_b).fill_null(-1).combine_chunks())
     a, b = all_a.at(np.flatnonzero(in_b >= 0)), all_b.at(in_b[in_b >= 0])
-    amount = counts.add_pairs(a.boxes, b.boxes, a.table.num_rows)
-    statuses = a.table["status"].to_pylist(), b.table["status"].to_pylist()
-    counts.add_rows(*statuses, amount > 0, a.best != b.best)
+    amount = sums.add_pairs(a.boxes, b.boxes, len(a.best))
+    before, after = (np.array(rows.table["status"].to_pylist(), object) for rows in (a, b))
+    other = before != after
+    sums.statuses.update(
+        f"{old} -> {new}" for old, new in zip(before[other], after[other], strict=True)
+    )
+    sums.rows.update(
+        both=len(a.best),
+        only_a=len(keys_a) - len(a.best),
+        only_b=len(keys_b) - len(a.best),
+        changed=int((other | (amount > 0)).sum()),
+        first_class_changed=int((a.best != b.best).sum()),
+    )
+    sums.class_boxes += [
+        np.bincount(every.boxes.class_id, minlength=sums.class_boxes.shape[1])
+        for every in (all_a, all_b)
+    ]
     found = []
     for at in np.argsort(-amount, kind="stable")[:pictures].tolist():
         if amount[at] > 0:
@@ -171,8 +201,8 @@ def _compare_shard(
                 key=row["key"],
                 shard=shard.uri,
                 amount=round(float(amount[at]), 4),
-                status_a=statuses[0][at],
-                status_b=statuses[1][at],
+                status_a=before[at],
+                status_b=after[at],
                 boxes_a=len(boxes[0]),
                 boxes_b=len(boxes[1]),
                 problem=None,

@@ -51,12 +51,12 @@ class RowCounts(_Part):
         first_class_changed: of ``both``, the best predicted class is another.
     """
 
-    both: int
-    only_a: int
-    only_b: int
-    changed: int
+    both: int = 0
+    only_a: int = 0
+    only_b: int = 0
+    changed: int = 0
     statuses: dict[str, int]
-    first_class_changed: int
+    first_class_changed: int = 0
 
 
 class BoxCounts(_Part):
@@ -72,10 +72,10 @@ class BoxCounts(_Part):
         mean_score_change: box_score in B minus that in A, over ``matched``.
     """
 
-    matched: int
-    identical: int
-    lost: int
-    gained: int
+    matched: int = 0
+    identical: int = 0
+    lost: int = 0
+    gained: int = 0
     mean_overlap: float | None
     overlap_histogram: list[int]
     share_above: dict[str, float]
@@ -124,106 +124,61 @@ class Difference(_Part):
     largest: list[Change]
 
 
-class Counts:
-    """What is summed up over the shards that both have, of A (0) and of B (1).
+class Sums:
+    """What is summed up over the shards that both have.
 
-    Args:
-        class_count: of the classes of both, as which the boxes' classes are numbered.
+    Attributes:
+        rows, boxes: by the names of ``RowCounts`` and ``BoxCounts``.
+        class_boxes: (2, K) boxes of all rows of A and of B, by class.
     """
 
     def __init__(self, class_count: int) -> None:
-        self._rows = [0, 0]
-        self._class_boxes = np.zeros((2, class_count), np.int64)
-        self._both = self._changed = self._first_class_changed = 0
-        self._statuses: Counter[str] = Counter()
-        self._matched = self._identical = self._lost = self._gained = 0
+        self.rows: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
+        self.boxes: Counter[str] = Counter()
+        self.class_boxes = np.zeros((2, class_count), np.int64)
         self._overlap = self._score_change = 0.0
         self._histogram = np.zeros(len(_STEPS) - 1, np.int64)
         self._above = np.zeros(len(OVERLAPS), np.int64)
 
-    def add_side(self, side: int, rows: int, boxes: Boxes) -> None:
-        """Add all rows of one side's file."""
-        self._rows[side] += rows
-        class_count = self._class_boxes.shape[1]
-        self._class_boxes[side] += np.bincount(boxes.class_id, minlength=class_count)
-
-    def add_rows(
-        self,
-        before: Sequence[str],
-        after: Sequence[str],
-        other_boxes: np.ndarray,
-        other_class: np.ndarray,
-    ) -> None:
-        """Add the n rows that both files have.
-
-        Args:
-            before, after: their statuses.
-            other_boxes, other_class: (n,) bool, whether boxes, or the best predicted class, differ.
-        """
-        pairs = list(zip(before, after, strict=True))
-        self._statuses.update(f"{one} -> {two}" for one, two in pairs if one != two)
-        other_status = np.array([one != two for one, two in pairs], bool)
-        self._both += len(pairs)
-        self._changed += int((other_boxes | other_status).sum())
-        self._first_class_changed += int(other_class.sum())
-
     def add_pairs(self, a: Boxes, b: Boxes, images: int) -> np.ndarray:
         """Add the boxes of the rows that both files have; (images,) how much each row changed."""
         in_a, in_b, overlap = pairs_by_overlap(a, b)
-        self._matched += len(overlap)
-        self._identical += int((a.corners[in_a] == b.corners[in_b]).all(axis=1).sum())
-        self._lost += len(a) - len(overlap)
-        self._gained += len(b) - len(overlap)
+        self.boxes.update(
+            matched=len(overlap),
+            identical=int((a.corners[in_a] == b.corners[in_b]).all(axis=1).sum()),
+            lost=len(a) - len(overlap),
+            gained=len(b) - len(overlap),
+        )
         self._overlap += float(overlap.sum())
         self._score_change += float((b.score[in_b] - a.score[in_a]).sum())
         self._histogram += np.histogram(overlap, bins=_STEPS)[0]
-        self._above += np.array([(overlap >= level).sum() for level in OVERLAPS])
+        self._above += (overlap[:, None] >= OVERLAPS).sum(axis=0)
 
         amount = np.zeros(images)
         for boxes, matched in ((a, in_a), (b, in_b)):
-            alone = np.ones(len(boxes), bool)
-            alone[matched] = False
+            alone = np.delete(np.arange(len(boxes)), matched)
             np.add.at(amount, boxes.image[alone], boxes.score[alone])
         larger = np.maximum(a.score[in_a], b.score[in_b])
         np.add.at(amount, a.image[in_a], (1 - overlap) * larger)
         return amount
 
-    def side(self, side: int, folder: str, recipe: str) -> Side:
-        """One of the two outputs, its recipe by its digest."""
-        boxes = int(self._class_boxes[side].sum())
-        return Side(folder=folder, recipe=recipe, rows=self._rows[side], boxes=boxes)
-
-    def row_counts(self) -> RowCounts:
-        """The rows."""
-        return RowCounts(
-            both=self._both,
-            only_a=self._rows[0] - self._both,
-            only_b=self._rows[1] - self._both,
-            changed=self._changed,
-            statuses=dict(self._statuses.most_common()),
-            first_class_changed=self._first_class_changed,
-        )
-
     def box_counts(self) -> BoxCounts:
         """The boxes."""
-        every = self._matched + self._lost + self._gained
+        matched = self.boxes["matched"]
+        every = matched + self.boxes["lost"] + self.boxes["gained"]
+        above = self._above / every if every else np.ones(len(OVERLAPS))
         return BoxCounts(
-            matched=self._matched,
-            identical=self._identical,
-            lost=self._lost,
-            gained=self._gained,
-            mean_overlap=self._overlap / self._matched if self._matched else None,
+            **self.boxes,
+            mean_overlap=self._overlap / matched if matched else None,
             overlap_histogram=self._histogram.tolist(),
-            share_above={
-                str(level): int(above) / every if every else 1.0
-                for level, above in zip(OVERLAPS, self._above, strict=True)
-            },
-            mean_score_change=self._score_change / self._matched if self._matched else None,
+            share_above=dict(zip(map(str, OVERLAPS), above.tolist(), strict=True)),
+            mean_score_change=self._score_change / matched if matched else None,
         )
 
     def class_changes(self, names: Sequence[str]) -> list[ClassChange]:
         """The classes whose number of boxes changed, the largest change first."""
-        before, after = self._class_boxes
+        before, after = self.class_boxes
         order = np.argsort(-np.abs(after - before), kind="stable")[:MOST_CLASSES]
         return [
             ClassChange(class_name=names[at], boxes_a=int(before[at]), boxes_b=int(after[at]))

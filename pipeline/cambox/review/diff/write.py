@@ -33,12 +33,12 @@ def draw_changes(comparison: Comparison) -> tuple[Difference, Picture | None]:
     sizes: dict[Shard, dict[str, tuple[int, int]]] = defaultdict(dict)
     for image in comparison.images:
         if image.row["width"] is not None:
-            size = image.row["width"], image.row["height"]
-            sizes[image.shard][image.change.key] = size
-    shown: dict[tuple[Shard, str], ShownPicture] = {}
-    for shard, of_shard in sizes.items():
-        for picture in read_pictures(shard, of_shard, comparison.max_pixels):
-            shown[shard, picture.key] = picture
+            sizes[image.shard][image.change.key] = image.row["width"], image.row["height"]
+    shown = {
+        (shard, picture.key): picture
+        for shard, of_shard in sizes.items()
+        for picture in read_pictures(shard, of_shard, comparison.max_pixels)
+    }
     tiles, largest = [], []
     for image in comparison.images:
         key, why = image.change.key, image.row["error"] or "it could not be decoded"

@@ -14,10 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cambox.console import write_files
+from cambox.console import page_template, write_files
 from cambox.output.rows import StoredMap
 from cambox.review.gallery.collect import Gallery, Item
 from cambox.review.gallery.distributions import MOST_BOXES, SHARE_BINS
@@ -56,19 +55,11 @@ def write_gallery(gallery: Gallery, folder: Path) -> list[Path]:
 
 def render_page(gallery: Gallery) -> str:
     """The page, with everything in it."""
-    environment = Environment(
-        loader=PackageLoader("cambox.review.gallery", package_path=""),
-        # Keys, class names and errors are other people's text.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script, style = _asset("filters.js") + _asset("page.js"), _asset("page.css")
     counts = gallery.distributions
     settings = gallery.recipe.settings
     shares = _steps(1, "{:.2f} to {:.2f}")
-    return environment.get_template("page.html").render(
+    return page_template("cambox.review.gallery").render(
         gallery=gallery,
         counts=counts,
         settings=settings,
