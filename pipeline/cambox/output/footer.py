@@ -177,9 +177,13 @@ def parsed(uri: str) -> Iterator[None]:
     except RequestError:
         raise
     except (pa.ArrowException, OSError) as error:
-        text = " ".join(str(error).split())
-        raise NotOursError(
-            f"{uri} is damaged ({text}); delete it and run cambox annotate again"
-        ) from error
+        raise damaged(uri, str(error)) from error
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise NotOursError(f"{uri} is not of this cambox; move it out of the folder") from error
+
+
+def damaged(uri: str, why: str) -> NotOursError:
+    """That the bytes of a file do not parse, or are not those that were written."""
+    return NotOursError(
+        f"{uri} is damaged ({' '.join(why.split())}); delete it and run cambox annotate again"
+    )

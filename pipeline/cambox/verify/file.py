@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from cambox.output.footer import (
     SCHEMA_VERSION,
     Footer,
     NotOursError,
+    damaged,
     folder_name,
     parsed,
     recipe_digest,
@@ -29,7 +31,7 @@ from cambox.sources.retry import from_storage, with_retries
 from cambox.sources.samples import most_in_a_sample, read_samples
 from cambox.sources.shards import Shard, state_of
 from cambox.sources.storage import locate
-from cambox.verify.findings import Check, Findings, Problem
+from cambox.verify.findings import Findings, Problem
 from cambox.verify.rows import RowChecks
 
 ROWS_AT_ONCE = 4096
@@ -59,13 +61,7 @@ def verify_file(
     against_input: bool = False,
     input_storage_options: Mapping[str, Any] | None = None,
 ) -> FileReport:
-    """Check one file on its own, holding it in memory.
-
-    Args:
-        name: below the folder.
-        against_input: read its shard again.
-        input_storage_options: of the shards, passed to fsspec.
-    """
+    """Check one file on its own, holding it in memory; arguments as of ``verify``."""
     uri = folder.uri_of(name)
     findings = Findings(uri)
     footer: Footer | None = None
@@ -79,16 +75,20 @@ def verify_file(
         metadata = file.metadata.metadata or {}
         footer = _footer(metadata, findings)
         if footer is not None:
-            _require_intact(uri, data, metadata, findings)
+            intact = True
+            with _wrong_entries_found(findings):
+                intact = is_intact(data, metadata)
+            if not intact:
+                raise damaged(uri, "the bytes before the footer are not those that were written")
             recipe = _recipe(footer, folder.name, findings)
             keys = _rows(uri, file, footer, findings, statuses)
             if against_input and keys is not None:
                 _compare_with_input(footer.shard, keys, input_storage_options, findings)
     except NotOursError as error:
-        findings.add(Check.unreadable, str(error).removeprefix(f"{uri} "))
+        findings.add("unreadable", str(error).removeprefix(f"{uri} "))
     except OSError as error:
-        text = f"the storage does not give it: {type(error).__name__}: {error}; check access to it"
-        findings.add(Check.unreadable, text)
+        what = f"{type(error).__name__}: {error}"
+        findings.add("unreadable", f"the storage does not give it: {what}; check access to it")
     return FileReport(
         footer.shard.uri if footer else None,
         recipe,
@@ -99,60 +99,48 @@ def verify_file(
 
 
 def _footer(metadata: Mapping[bytes, bytes], findings: Findings) -> Footer | None:
-    try:
+    footer: Footer | None = None
+    with _wrong_entries_found(findings):
         footer = Footer.from_metadata(metadata)
-    except (KeyError, ValueError, TypeError) as error:
-        _entry_is_wrong(error, findings)
+    if footer is None:
         return None
     if footer.schema_version != SCHEMA_VERSION:
         findings.add(
-            Check.footer,
+            "footer",
             f"{PREFIX}schema_version {footer.schema_version} is unknown to this cambox, which "
             f"knows {SCHEMA_VERSION}; use the version that made the file",
         )
         return None
     shard = footer.shard
-    types = (
-        (shard.uri, str),
-        (shard.size, int),
-        (shard.fingerprint, str),
-        (footer.versions, Mapping),
-        *((name, str) for name in footer.classes),
-    )
-    if not all(isinstance(value, kind) for value, kind in types):
-        findings.add(Check.footer, "an entry is of the wrong type")
+    texts = (shard.uri, shard.fingerprint, *footer.classes)
+    if not (
+        all(isinstance(text, str) for text in texts)
+        and isinstance(shard.size, int)
+        and isinstance(footer.versions, Mapping)
+    ):
+        findings.add("footer", "an entry is of the wrong type")
         return None
     return footer
 
 
-def _entry_is_wrong(error: Exception, findings: Findings) -> None:
-    if isinstance(error, KeyError):
-        findings.add(Check.footer, f"{error.args[0].decode()} is missing; cambox did not make it")
-    else:
-        findings.add(Check.footer, f"an entry does not parse: {error}")
-
-
-def _require_intact(
-    uri: str, data: bytes, metadata: Mapping[bytes, bytes], findings: Findings
-) -> None:
+@contextmanager
+def _wrong_entries_found(findings: Findings) -> Iterator[None]:
     try:
-        intact = is_intact(data, metadata)
-    except (KeyError, ValueError, TypeError) as error:
-        _entry_is_wrong(error, findings)
-        return
-    with parsed(uri):
-        if not intact:
-            raise pa.ArrowInvalid("the bytes before the footer are not those that were written")
+        yield
+    except KeyError as error:
+        findings.add("footer", f"{error.args[0].decode()} is missing; cambox did not make it")
+    except (ValueError, TypeError) as error:
+        findings.add("footer", f"an entry does not parse: {error}")
 
 
 def _recipe(footer: Footer, folder: str, findings: Findings) -> int | None:
     if footer.recipe_digest != recipe_digest(footer.recipe, footer.classes):
         findings.add(
-            Check.recipe, f"{footer.recipe_digest} is not the digest of the recipe in the footer"
+            "recipe", f"{footer.recipe_digest} is not the digest of the recipe in the footer"
         )
         return None
     if folder_name(footer.recipe_digest) != folder:
-        findings.add(Check.recipe, f"made by {footer.recipe_digest}, and lies in {folder}")
+        findings.add("recipe", f"made by {footer.recipe_digest}, and lies in {folder}")
         return None
     return hash((footer.recipe, footer.classes))
 
@@ -165,17 +153,15 @@ def _rows(
     with parsed(uri):
         actual = file.schema_arrow
     if not actual.equals(expected):
-        findings.add(Check.schema, _difference(expected, actual))
+        findings.add("schema", _difference(expected, actual))
         return None
     checks = RowChecks(footer.shard.uri, footer.classes, findings)
     for batch in _batches(uri, file):
         checks.check(batch)
         statuses.update(batch["status"].to_pylist())
-    if len(checks.keys) != file.metadata.num_rows:
-        findings.add(
-            Check.unreadable,
-            f"{len(checks.keys)} rows where the footer counts {file.metadata.num_rows}",
-        )
+    rows, counted = len(checks.keys), file.metadata.num_rows
+    if rows != counted:
+        findings.add("unreadable", f"{rows} rows where the footer counts {counted}")
     return checks.keys
 
 
@@ -221,34 +207,28 @@ def _compare_with_input(
     try:
         state = state_of(shard, storage_options)
         if state == "gone":
-            findings.add(
-                Check.input_gone,
-                f"{shard.uri} is not there; restore it, or delete this file if it was retired",
-            )
+            remedy = "restore it, or delete this file if it was retired"
+            findings.add("input gone", f"{shard.uri} is not there; {remedy}")
             return
         if state == "changed":
-            findings.add(Check.input_changed, changed)
+            findings.add("input changed", changed)
             # How many bytes it should have now is not known.
             shard = replace(shard, size=0)
         keys, content = with_retries(shard.uri, lambda: _keys_and_content(shard, storage_options))
     except (ShardError, RequestError, OSError) as error:
-        findings.add(Check.input_unreadable, str(error))
+        findings.add("input unreadable", str(error))
         return
     # Of the content only reading it tells.
     by_content = shard.fingerprint.startswith("sha256=")
     if by_content and state == "same" and content != shard.fingerprint:
-        findings.add(Check.input_changed, changed)
+        findings.add("input changed", changed)
     for index, (key, row_key) in enumerate(zip(keys, row_keys, strict=False)):
         if key != row_key:
-            findings.add(
-                Check.input_samples,
-                f"sample {index} of {shard.uri} is {key!r}, the row's key {row_key!r}",
-            )
+            text = f"sample {index} of {shard.uri} is {key!r}, the row's key {row_key!r}"
+            findings.add("input samples", text)
     if len(keys) != len(row_keys):
-        findings.add(
-            Check.input_samples,
-            f"{shard.uri} has {len(keys)} samples, the file {len(row_keys)} rows",
-        )
+        text = f"{shard.uri} has {len(keys)} samples, the file {len(row_keys)} rows"
+        findings.add("input samples", text)
 
 
 def _keys_and_content(

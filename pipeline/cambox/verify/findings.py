@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-
-class Check(enum.StrEnum):
-    """What is checked; the value starts the text of a problem."""
-
-    unreadable = "unreadable"
-    schema = "schema"
-    footer = "footer"
-    recipe = "recipe"
-    name = "name"
-    duplicate = "duplicate"
-    leftover = "leftover"
-    foreign = "foreign"
-    shard = "shard"
-    sample_index = "sample_index"
-    key = "key"
-    status = "status"
-    error = "error"
-    size = "size"
-    null = "null"
-    class_id = "class"
-    rank = "rank"
-    probability = "probability"
-    score = "score"
-    box = "box"
-    component = "component"
-    map = "map"
-    input_gone = "input gone"
-    input_unreadable = "input unreadable"
-    input_changed = "input changed"
-    input_samples = "input samples"
+FileCheck = Literal["unreadable", "schema", "footer", "recipe", "name", "duplicate"]
+FolderCheck = Literal["leftover", "foreign"]
+RowCheck = Literal["shard", "sample_index", "key", "status", "error", "size"]
+EntryCheck = Literal["null", "class", "rank", "probability", "score", "box", "component", "map"]
+InputCheck = Literal["input gone", "input unreadable", "input changed", "input samples"]
+Check = FileCheck | FolderCheck | RowCheck | EntryCheck | InputCheck
+"""What is checked; it starts the text of a problem."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +45,12 @@ class Findings:
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self._first: dict[Check, str] = {}
-        self._count: dict[Check, int] = {}
+        self._found: dict[Check, tuple[str, int]] = {}
 
-    def add(self, check: Check, text: str) -> None:
-        """One problem."""
-        self._first.setdefault(check, text)
-        self._count[check] = self._count.get(check, 0) + 1
+    def add(self, check: Check, text: str, count: int = 1) -> None:
+        """Something wrong, at so many places; the text is of the first."""
+        first, before = self._found.get(check, (text, 0))
+        self._found[check] = (first, before + count)
 
     def add_where(self, check: Check, wrong: np.ndarray, text: Callable[[int], str]) -> None:
         """A problem at each place that is wrong.
@@ -85,14 +61,11 @@ class Findings:
         """
         places = np.flatnonzero(wrong)
         if places.size:
-            self.add(check, text(int(places[0])))
-            self._count[check] += places.size - 1
+            self.add(check, text(int(places[0])), places.size)
 
     def problems(self) -> list[Problem]:
         """The problems, in the order in which they were found first."""
         return [
-            Problem.of(self.file, check, f"{first} (and {self._count[check] - 1} more)")
-            if self._count[check] > 1
-            else Problem.of(self.file, check, first)
-            for check, first in self._first.items()
+            Problem.of(self.file, check, f"{first} (and {count - 1} more)" if count > 1 else first)
+            for check, (first, count) in self._found.items()
         ]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cambox.output.rows import as_numpy
+from cambox.boxes import place_in_group
+from cambox.output.rows import Entries, as_numpy
 from cambox.sources.decode import SampleStatus
 from cambox.verify.findings import Check, Findings
-from cambox.verify.lists import EntryChecks
 
 STATUSES = tuple(str(status) for status in SampleStatus)
 # Statuses of samples whose image was decoded: they have a size, and the model's classes.
 DECODED = (str(SampleStatus.ok), str(SampleStatus.no_label))
+Text = Callable[[int], str]
 
 
 class RowChecks:
-    """The checks of one file's rows, batch after batch.
+    """The checks of one file's rows, batch after batch; ``keys`` are those of all rows so far.
 
     Args:
-        shard_uri: of the footer.
-        class_names: of the footer.
+        shard_uri, class_names: of the footer.
         findings: where problems go.
     """
 
@@ -34,72 +36,213 @@ class RowChecks:
 
     def check(self, batch: pa.RecordBatch) -> None:
         """Check the next rows; the columns are those of ``rows.schema``."""
-        first = len(self.keys)
-        keys = batch["key"].to_pylist()
-        self.keys.extend(keys)
+        self.batch, self.first = batch, len(self.keys)
+        self.keys += batch["key"].to_pylist()
+        self._identity()
+        self._outcome()
+        self._lists()
 
-        def sample(row: int) -> str:
-            return f"sample {first + row} ({keys[row]!r})"
+    def _sample(self, row: int) -> str:
+        return f"sample {self.first + row} ({self.keys[self.first + row]!r})"
 
-        self._sample = sample
-        self._identity(batch, keys, first)
-        self._outcome(batch)
-        EntryChecks(batch, sample, self.class_names, self.findings).check()
+    def _report_rows(self, check: Check, wrong: np.ndarray, text: Text) -> None:
+        self.findings.add_where(check, wrong, lambda row: f"{self._sample(row)}: {text(row)}")
 
-    def _identity(self, batch: pa.RecordBatch, keys: list[str], first: int) -> None:
-        shard = as_numpy(pc.not_equal(batch["shard"], self.shard_uri))
+    def _report_entries(
+        self, check: Check, entries: Entries, wrong: np.ndarray, text: Text
+    ) -> None:
         self.findings.add_where(
-            Check.shard,
-            shard,
-            lambda row: (
-                f"{self._sample(row)}: the column says {batch['shard'][row]}, the footer "
-                f"{self.shard_uri}"
-            ),
+            check,
+            wrong,
+            lambda at: f"{self._sample(entries.row[at])}: {entries.column}: {text(at)}",
         )
-        index = as_numpy(batch["sample_index"])
+
+    def _identity(self) -> None:
+        shard, index = self.batch["shard"], as_numpy(self.batch["sample_index"])
+        keys = self.keys[self.first :]
+        self._report_rows(
+            "shard",
+            as_numpy(pc.not_equal(shard, self.shard_uri)),
+            lambda row: f"the column says {shard[row]}, the footer {self.shard_uri}",
+        )
         self.findings.add_where(
-            Check.sample_index,
-            index != np.arange(first, first + len(keys)),
-            lambda row: f"row {first + row} ({keys[row]!r}) has the sample_index {index[row]}",
+            "sample_index",
+            index != np.arange(self.first, len(self.keys)),
+            lambda row: f"row {self.first + row} ({keys[row]!r}) has the sample_index {index[row]}",
         )
         for row, key in enumerate(keys):
             if key in self._seen:
-                self.findings.add(Check.key, f"{self._sample(row)}: the key is there before")
+                self.findings.add("key", f"{self._sample(row)}: the key is there before")
             self._seen.add(key)
 
-    def _outcome(self, batch: pa.RecordBatch) -> None:
+    def _outcome(self) -> None:
         """Status, error, size, and what an image that was not decoded cannot have."""
-        status = batch["status"]
+        status, error = self.batch["status"], self.batch["error"]
+        width, height = self.batch["width"], self.batch["height"]
         decoded = as_numpy(pc.is_in(status, pa.array(DECODED)))
         known = as_numpy(pc.is_in(status, pa.array(STATUSES)))
-        self.findings.add_where(
-            Check.status, ~known, lambda row: f"{self._sample(row)}: {status[row]} is unknown"
+        self._report_rows("status", ~known, lambda row: f"{status[row]} is unknown")
+        is_ok = as_numpy(pc.equal(status, str(SampleStatus.ok)))
+        self._report_rows(
+            "error",
+            known & (as_numpy(error.is_null()) != is_ok),
+            lambda row: f"{status[row]} with the error {error[row]}",
         )
-        no_error = as_numpy(pc.is_null(batch["error"]))
-        self.findings.add_where(
-            Check.error,
-            known & (no_error != as_numpy(pc.equal(status, str(SampleStatus.ok)))),
-            lambda row: f"{self._sample(row)}: {status[row]} with the error {batch['error'][row]}",
+        smallest = pc.min_element_wise(pc.fill_null(width, 0), pc.fill_null(height, 0))
+        has_some = pc.or_(width.is_valid(), height.is_valid())
+        self._report_rows(
+            "size",
+            known & np.where(decoded, as_numpy(smallest) < 1, as_numpy(has_some)),
+            lambda row: f"{status[row]} with the size {width[row]} x {height[row]}",
         )
-        sizes = [as_numpy(pc.fill_null(batch[side], 0)) for side in ("width", "height")]
-        is_null = [as_numpy(pc.is_null(batch[side])) for side in ("width", "height")]
-        wrong = [
-            np.where(decoded, size < 1, ~null) for size, null in zip(sizes, is_null, strict=True)
-        ]
+        for name in ("classes", "objects", "maps"):
+            if name in self.batch.schema.names:
+                some = as_numpy(pc.list_value_length(self.batch[name])) > 0
+                self._report_rows(
+                    "status",
+                    known & ~decoded & some,
+                    lambda row, name=name: f"{status[row]} with {name}",
+                )
+
+    def _lists(self) -> None:
+        labels, classes, objects = map(self._taken_apart, ("labels", "classes", "objects"))
+        self._classes(labels, "item")
+        self._classes(classes, "class_id")
+        self._within_one("probability", classes, "probability")
+        self._within_one("score", objects, "class_score")
+        self._within_one("score", objects, "box_score")
+        self._boxes(objects, "x_min", "x_max", "width")
+        self._boxes(objects, "y_min", "y_max", "height")
+        # An entry that a null takes out leaves a hole, and the null is reported already.
+        if classes.complete:
+            self._order(classes)
+        if objects.complete:
+            self._components(objects)
+        found = [objects]
+        if "maps" in self.batch.schema.names:
+            found.append(self._taken_apart("maps"))
+            self._maps(found[-1])
+        for entries in found:
+            self._classes(entries, "class_id")
+            if labels.complete and classes.complete:
+                self._ranks(entries, labels, classes)
+
+    def _taken_apart(self, column: str) -> Entries:
+        entries = Entries.of(self.batch[column], column)
         self.findings.add_where(
-            Check.size,
-            known & (wrong[0] | wrong[1]),
-            lambda row: (
-                f"{self._sample(row)}: {status[row]} with the size {batch['width'][row]} "
-                f"x {batch['height'][row]}"
+            "null",
+            ~entries.whole,
+            lambda at: f"{self._sample(entries.all_rows[at])}: a null inside {column}",
+        )
+        return entries
+
+    def _classes(self, entries: Entries, field: str) -> None:
+        ids = entries[field]
+        outside = (ids < 0) | (ids >= len(self.class_names))
+        self._report_entries(
+            "class",
+            entries,
+            outside,
+            lambda at: f"class {ids[at]} where the footer has {len(self.class_names)} classes",
+        )
+        if "class_name" in entries.fields:
+            names = entries.fields["class_name"]
+            expected = self.class_names.take(pa.array(ids, mask=outside))
+            self._report_entries(
+                "class",
+                entries,
+                ~as_numpy(pc.fill_null(pc.equal(names, expected), True)),
+                lambda at: f"class {ids[at]} is {names[at]}, in the footer {expected[at]}",
+            )
+
+    def _order(self, classes: Entries) -> None:
+        rank, probability = classes["rank"], classes["probability"]
+        place = place_in_group(classes.row)
+        self._report_entries(
+            "rank",
+            classes,
+            rank != place + 1,
+            lambda at: f"rank {rank[at]} in place {place[at] + 1}",
+        )
+        before = np.roll(probability, 1)
+        self._report_entries(
+            "probability",
+            classes,
+            (place > 0) & (probability > before),
+            lambda at: f"{probability[at]} after {before[at]}, which is less",
+        )
+
+    def _within_one(self, check: Check, entries: Entries, field: str) -> None:
+        values = entries[field]
+        self._report_entries(
+            check,
+            entries,
+            ~((values >= 0) & (values <= 1)),
+            lambda at: f"{field} {values[at]} is not within 0..1",
+        )
+
+    def _boxes(self, objects: Entries, low: str, high: str, side: str) -> None:
+        limit = as_numpy(pc.cast(self.batch[side], pa.float64()))[objects.row]
+        start, end = objects[low], objects[high]
+        self._report_entries(
+            "box",
+            objects,
+            # No size, no verdict: that is a problem of its own.
+            ~((start >= 0) & (start < end) & (end <= limit)) & (limit >= 1),
+            lambda at: f"{low} {start[at]}, {high} {end[at]} in a {side} of {limit[at]:.0f}",
+        )
+
+    def _components(self, objects: Entries) -> None:
+        ids, rank, component = objects["class_id"], objects["rank"], objects["component"]
+        order = np.lexsort((component, rank, ids, objects.row))
+        expected = np.empty_like(component)
+        expected[order] = place_in_group(objects.row[order], ids[order], rank[order])
+        self._report_entries(
+            "component",
+            objects,
+            component != expected,
+            lambda at: (
+                f"class {ids[at]} has the component {component[at]} where {expected[at]} is missing"
             ),
         )
-        for name in {"classes", "objects", "maps"} & set(batch.schema.names):
-            self._nothing_in(name, batch, known & ~decoded)
 
-    def _nothing_in(self, name: str, batch: pa.RecordBatch, rows: np.ndarray) -> None:
-        self.findings.add_where(
-            Check.status,
-            rows & (as_numpy(pc.list_value_length(batch[name])) > 0),
-            lambda row: f"{self._sample(row)}: {batch['status'][row]} with {name}",
+    def _maps(self, maps: Entries) -> None:
+        height, width = maps["height"].astype(np.int64), maps["width"].astype(np.int64)
+        length = as_numpy(pc.binary_length(maps.fields["values"]))
+        self._report_entries(
+            "map",
+            maps,
+            (height < 1) | (width < 1) | (length != height * width),
+            lambda at: f"{length[at]} bytes for {height[at]} x {width[at]} cells",
+        )
+        low, high = maps["low"], maps["high"]
+        self._report_entries(
+            "map",
+            maps,
+            ~(np.isfinite(low) & np.isfinite(high) & (low <= high)),
+            lambda at: f"low {low[at]}, high {high[at]}",
+        )
+
+    def _ranks(self, entries: Entries, labels: Entries, classes: Entries) -> None:
+        """Rank 0 is one of the labels, any other rank that of the class among ``classes``."""
+        ids, rank = entries["class_id"].astype(np.int64), entries["rank"].astype(np.int64)
+        is_label = np.isin(
+            (entries.row.astype(np.int64) << 32) + ids,
+            (labels.row.astype(np.int64) << 32) + labels["item"],
+        )
+        at = np.searchsorted(classes.row, entries.row) + rank - 1
+        inside = (rank >= 1) & (at < len(classes.row))
+        is_predicted = np.zeros(len(ids), bool)
+        is_predicted[inside] = (classes.row[at[inside]] == entries.row[inside]) & (
+            classes["class_id"][at[inside]] == ids[inside]
+        )
+        known = (ids >= 0) & (ids < len(self.class_names))
+        self._report_entries(
+            "rank",
+            entries,
+            known & ~np.where(rank == 0, is_label, is_predicted),
+            lambda at: (
+                f"class {ids[at]} with rank {rank[at]}, which "
+                f"{'labels' if rank[at] == 0 else 'classes'} do not say"
+            ),
         )

@@ -15,7 +15,7 @@ from cambox.console import Advance, say
 from cambox.output.folders import Folder, recipe_folders
 from cambox.output.publish import file_name
 from cambox.verify.file import FileReport, verify_file
-from cambox.verify.findings import Check, Problem
+from cambox.verify.findings import Problem
 
 # Each holds one file in memory.
 FILES_AT_ONCE = 8
@@ -61,9 +61,8 @@ def verify(
 
     Args:
         uri: the output's root, or one recipe's folder.
-        storage_options: passed to the fsspec file system of the output.
         against_input: read each file's shard again and compare its samples.
-        input_storage_options: passed to the fsspec file system of the shards.
+        input_storage_options: of the shards, passed to fsspec as those of the output are.
         on_file: called in the calling thread with the number of files, after each.
 
     Raises:
@@ -89,9 +88,7 @@ def verify(
                 problems.extend(report.problems)
                 if on_file is not None:
                     on_file(files)
-            problems.extend(_names(folder, reports))
-            problems.extend(_one_recipe(folder, reports))
-            problems.extend(_in_the_way(folder))
+            problems.extend(_together(folder, reports))
             remarks.extend(_mixed_versions(folder, reports.values()))
     return Verification(files, statuses.total(), dict(statuses), tuple(problems), tuple(remarks))
 
@@ -106,21 +103,20 @@ def print_verification(verification: Verification, console: Console) -> None:
         if (more := len(problems) - LINES_OF_A_KIND) > 0:
             say(console, f"... and {more} more files: {kind}")
     say(console, *(f"remark: {remark}" for remark in verification.remarks))
-    statuses = ", ".join(f"{name} {count}" for name, count in sorted(verification.statuses.items()))
-    counts = f"{verification.files} files, {verification.rows} rows" + (
-        f" ({statuses})" if statuses else ""
-    )
+    counts = f"{verification.files} files, {verification.rows} rows"
+    if verification.statuses:
+        counted = sorted(verification.statuses.items())
+        counts += f" ({', '.join(f'{name} {count}' for name, count in counted)})"
     wrong = len({problem.file for problem in verification.problems})
-    say(
-        console,
-        f"{counts}: all is as promised"
-        if verification.ok
-        else f"{counts}: {len(verification.problems)} problems in {wrong} files",
-    )
+    verdict = f"{len(verification.problems)} problems in {wrong} files"
+    say(console, f"{counts}: {'all is as promised' if verification.ok else verdict}")
 
 
-def _names(folder: Folder, reports: Mapping[str, FileReport]) -> Iterator[Problem]:
-    """A shard has one file, with the name that the shard's URI gives."""
+def _together(folder: Folder, reports: Mapping[str, FileReport]) -> Iterator[Problem]:
+    """What is wrong with the files of a folder beside each other.
+
+    A shard has one file, with the name that the shard's URI gives; all are of one recipe.
+    """
     of_shard: dict[str, list[str]] = defaultdict(list)
     for name, report in reports.items():
         if report.shard_uri is not None:
@@ -129,47 +125,27 @@ def _names(folder: Folder, reports: Mapping[str, FileReport]) -> Iterator[Proble
         expected = file_name(shard_uri)
         first, *others = sorted(names, key=lambda name: name != expected)
         if first != expected:
-            yield Problem.of(
-                folder.uri_of(first),
-                Check.name,
-                f"the file of {shard_uri} is called {expected}; rename it, or a run makes it again",
+            text = (
+                f"the file of {shard_uri} is called {expected}; rename it, or a run makes it again"
             )
+            yield Problem.of(folder.uri_of(first), "name", text)
         for other in others:
-            yield Problem.of(
-                folder.uri_of(other),
-                Check.duplicate,
-                f"{first} is from the same shard {shard_uri}; delete one of them",
-            )
-
-
-def _one_recipe(folder: Folder, reports: Mapping[str, FileReport]) -> Iterator[Problem]:
+            text = f"{first} is from the same shard {shard_uri}; delete one of them"
+            yield Problem.of(folder.uri_of(other), "duplicate", text)
     recipes = {name: report.recipe for name, report in reports.items() if report.recipe is not None}
-    ((usual, _),) = Counter(recipes.values()).most_common(1) or ((None, 0),)
+    usual = Counter(recipes.values()).most_common(1)[0][0] if recipes else None
     for name, recipe in recipes.items():
         if recipe != usual:
             example = next(other for other in recipes if recipes[other] == usual)
-            yield Problem.of(
-                folder.uri_of(name),
-                Check.recipe,
-                f"recipe or class list is not that of {example} beside it",
-            )
-
-
-def _in_the_way(folder: Folder) -> Iterator[Problem]:
-    """Temporary files of our own publishing, and files that a reader would take for Parquet."""
+            text = f"recipe or class list is not that of {example} beside it"
+            yield Problem.of(folder.uri_of(name), "recipe", text)
+    # Of our own publishing, and what a reader would take for Parquet.
     for name in folder.temporary:
-        yield Problem.of(
-            folder.uri_of(name),
-            Check.leftover,
-            "a temporary file of a run that was ended; delete it once no run is writing here",
-        )
-    for name in folder.visible:
-        if not name.endswith(".parquet"):
-            yield Problem.of(
-                folder.uri_of(name),
-                Check.foreign,
-                "not a Parquet file, and readers of the folder trip over it; move it away",
-            )
+        text = "a temporary file of a run that was ended; delete it once no run is writing here"
+        yield Problem.of(folder.uri_of(name), "leftover", text)
+    for name in sorted({*folder.visible} - {*folder.parquet}):
+        text = "not a Parquet file, and readers of the folder trip over it; move it away"
+        yield Problem.of(folder.uri_of(name), "foreign", text)
 
 
 def _mixed_versions(folder: Folder, reports: Iterable[FileReport]) -> Iterator[str]:
