@@ -19,7 +19,7 @@ from cambox.demo.scenes import make_scene
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
 from cambox.models.heads import HeadKind, TailHead, possible_grids
-from cambox.models.load import classifier_of
+from cambox.models.load import load_classifier
 from research.candidates import Candidate
 from research.training import MEAN, SIDE, STD
 
@@ -80,13 +80,13 @@ def held_out_scenes(count: int, progress: Progress) -> HeldOut:
     images = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
     pairs: list[Pair] = []
     for index in progress.track(range(count), description="Scenes to compare on"):
-        scene = make_scene(FIRST_SEED + index)
-        height, width = scene.image.shape[:2]
-        images[index] = cv2.resize(scene.image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        image, objects = make_scene(FIRST_SEED + index)
+        height, width = image.shape[:2]
+        images[index] = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         size = [width, height, width, height]
-        for class_id in sorted({item.class_index for item in scene.objects}):
-            boxes = [item.box for item in scene.objects if item.class_index == class_id]
-            pairs.append(Pair(index, class_id, np.array(boxes) / size))
+        for class_id in np.unique(objects.class_id).tolist():
+            corners = objects.corners[objects.class_id == class_id]
+            pairs.append(Pair(index, class_id, corners / size))
     return HeldOut(images, tuple(pairs))
 
 
@@ -101,7 +101,7 @@ def classifier_from(candidate: Candidate, module: torch.nn.Module, rule: HeadRul
         activation="sigmoid",
     )
     module = module.eval().requires_grad_(False)
-    return classifier_of(module, settings, nonlinear_head=rule)
+    return load_classifier(settings, nonlinear_head=rule, module=module)
 
 
 def means_something(variant: Variant, classifier: Classifier) -> bool:

@@ -44,9 +44,9 @@ def load_scenes(first_seed: int, count: int, progress: Progress, title: str) -> 
     images = np.empty((count, SIDE, SIDE, 3), dtype=np.uint8)
     labels = np.zeros((count, len(CLASS_NAMES)), dtype=np.float32)
     for index in progress.track(range(count), description=title):
-        scene = make_scene(first_seed + index)
-        images[index] = cv2.resize(scene.image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        labels[index, [item.class_index for item in scene.objects]] = 1.0
+        image, objects = make_scene(first_seed + index)
+        images[index] = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        labels[index, objects.class_id] = 1.0
     return LabelledScenes(images, labels)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 from rich.console import Console
 
-from cambox.console import say, write_files
+from cambox.console import require_folder, say, write_files
 from cambox.demo import PICTURES, make_data, write_config
 from cambox.demo.scenes import CLASS_NAMES
-from cambox.errors import RequestError
 from cambox.output.reading import read
 from cambox.output.rows import StoredMap, boxes_from_arrow
 from cambox.review.draw import Picture
@@ -37,10 +36,7 @@ def run_demo(folder: Path, console: Console) -> RunSummary:
     Raises:
         RequestError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--to: {folder} cannot be made: {error.strerror}") from error
+    require_folder(folder)
     if not any((folder / "shards").glob("*.tar")):
         with console.status(f"making {PICTURES} pictures"):
             make_data(folder)

@@ -1,14 +1,19 @@
-"""What a scene is painted with: colours, outlines, backgrounds and textured fills."""
+"""What a scene is painted with: colours, outlines, backgrounds, and the textures of its objects.
+
+The eight textures are the classes of the demo. Each is a function of coordinates ``u, v`` (arrays
+of one shape, in periods of the texture; float32 for speed), and gives, in the same shape, the
+signed distance to the ink in periods: positive where the ink is. The distance makes the edges
+smooth at any scale.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from cambox.demo.textures import texture_ink
 
 # Vertex coordinates are handed to OpenCV as fixed-point numbers with this many fractional bits.
 _FRACTION_BITS = 4
@@ -16,8 +21,99 @@ _CURVE_POINTS = 72
 _MIN_CONTRAST = 70.0
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
+_STAR_SECTOR = math.pi / 5
+_STAR_OUTER = 0.46
+_STAR_INNER = 0.19
+
 Canvas = NDArray[np.floating[Any]]
 Coverage = NDArray[np.uint8]
+
+
+def _cell(coordinate: Canvas) -> Canvas:
+    """The offset from the nearest integer, -0.5 to 0.5."""
+    return np.asarray(coordinate - np.rint(coordinate))
+
+
+def _triangle(coordinate: Canvas) -> Canvas:
+    """A triangle wave of period 1, from -0.5 to 0.5."""
+    return 2.0 * np.abs(_cell(coordinate)) - np.float32(0.5)
+
+
+def _striped(u: Canvas, v: Canvas) -> Canvas:
+    return np.float32(0.25) - np.abs(_cell(u))
+
+
+def _checkered(u: Canvas, v: Canvas) -> Canvas:
+    # Two cells make a period, and the product of the waves changes its sign at each cell's edge.
+    return 2.0 * _triangle(0.7 * u) * _triangle(0.7 * v)
+
+
+def _dotted(u: Canvas, v: Canvas) -> Canvas:
+    return np.float32(0.31) - np.hypot(_cell(u), _cell(v))
+
+
+def _ringed(u: Canvas, v: Canvas) -> Canvas:
+    distance = np.hypot(_cell(0.8 * u), _cell(0.8 * v))
+    return np.float32(0.1) - np.abs(distance - np.float32(0.33))
+
+
+def _zigzag(u: Canvas, v: Canvas) -> Canvas:
+    return np.float32(0.25) - np.abs(_cell(u + 0.9 * _triangle(0.55 * v)))
+
+
+def _brick(u: Canvas, v: Canvas) -> Canvas:
+    row = np.rint(v)
+    to_bed = np.float32(0.5) - np.abs(v - row)
+    # Every second row is shifted by half a brick; a brick is two rows long.
+    along = _cell(0.5 * u + 0.5 * (row % 2))
+    to_head = 2.0 * (np.float32(0.5) - np.abs(along))
+    return np.asarray(np.minimum(to_bed, to_head) - np.float32(0.12))
+
+
+def _crosshatched(u: Canvas, v: Canvas) -> Canvas:
+    return np.float32(0.12) - np.minimum(np.abs(_cell(u)), np.abs(_cell(v)))
+
+
+def _starry(u: Canvas, v: Canvas) -> Canvas:
+    x, y = _cell(0.8 * u), _cell(0.8 * v)
+    # Fold the plane onto half a point of a five-pointed star, whose edge is one straight line
+    # from the outer vertex on the axis to the inner vertex at the end of the sector.
+    angle = np.arctan2(y, x) / (2.0 * _STAR_SECTOR)
+    folded = np.abs(_cell(angle)) * (2.0 * _STAR_SECTOR)
+    radius = np.hypot(x, y)
+    inner_x = _STAR_INNER * math.cos(_STAR_SECTOR)
+    inner_y = _STAR_INNER * math.sin(_STAR_SECTOR)
+    edge = math.hypot(_STAR_OUTER - inner_x, inner_y)
+    normal_x, normal_y = inner_y / edge, (_STAR_OUTER - inner_x) / edge
+    along_normal = np.cos(folded) * normal_x + np.sin(folded) * normal_y
+    return np.asarray(_STAR_OUTER * normal_x - radius * along_normal)
+
+
+TEXTURES = {
+    "striped": _striped,
+    "checkered": _checkered,
+    "dotted": _dotted,
+    "ringed": _ringed,
+    "zigzag": _zigzag,
+    "brick": _brick,
+    "crosshatched": _crosshatched,
+    "starry": _starry,
+}
+
+
+def texture_ink(name: str, u: Canvas, v: Canvas, period: float) -> Canvas:
+    """How much of each pixel the ink of a texture covers.
+
+    Args:
+        name: a key of ``TEXTURES``.
+        u, v: (H, W) float32, coordinates along the axes of the texture, in periods.
+        period: in pixels, which makes the edges one pixel wide.
+
+    Returns:
+        (H, W) float32, 0 (paper) to 1 (ink).
+    """
+    distance = TEXTURES[name](u, v)
+    return np.asarray(np.clip(np.float32(0.5) + distance * np.float32(period), 0.0, 1.0))
 
 
 def _random_colour(generator: np.random.Generator) -> NDArray[np.float64]:
@@ -51,27 +147,24 @@ def random_silhouette(generator: np.random.Generator, area: float) -> NDArray[np
     Returns:
         (N, 2) float64 vertices x, y in pixels around the origin.
     """
-    angles = np.linspace(0.0, 2.0 * np.pi, _CURVE_POINTS, endpoint=False)
     kind = generator.integers(4)
-    if kind == 0:
-        vertices = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    elif kind == 1:
-        # A superellipse: the larger the exponent, the sharper the corners.
-        exponent = 2.0 / generator.uniform(4.0, 9.0)
-        curve = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-        vertices = np.sign(curve) * np.abs(curve) ** exponent
-    elif kind == 2:
+    angles = np.linspace(0.0, 2.0 * np.pi, _CURVE_POINTS, endpoint=False)
+    if kind == 2:
         corners = int(generator.integers(5, 9))
         turns = (np.arange(corners) + generator.uniform(-0.25, 0.25, corners)) / corners
-        radii = generator.uniform(0.85, 1.15, corners)
-        vertices = np.stack([np.cos(2 * np.pi * turns), np.sin(2 * np.pi * turns)], axis=1)
-        vertices *= radii[:, None]
-    else:
+        angles = 2.0 * np.pi * turns
+    vertices = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    if kind == 1:
+        # A superellipse: the larger the exponent, the sharper the corners.
+        vertices = np.sign(vertices) * np.abs(vertices) ** (2.0 / generator.uniform(4.0, 9.0))
+    elif kind == 2:
+        vertices *= generator.uniform(0.85, 1.15, len(angles))[:, None]
+    elif kind == 3:
         radii = np.ones_like(angles)
         for frequency, amplitude in ((2, 0.14), (3, 0.12), (5, 0.05)):
             phase = generator.uniform(0.0, 2.0 * np.pi)
             radii += generator.uniform(0.3, 1.0) * amplitude * np.cos(frequency * angles + phase)
-        vertices = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+        vertices *= radii[:, None]
 
     vertices[:, 0] *= generator.uniform(1.0, 1.5)
     turn = generator.uniform(0.0, 2.0 * np.pi)

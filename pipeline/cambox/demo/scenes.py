@@ -7,22 +7,20 @@ texture, and its evidence is spread over the whole object.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cambox.boxes import Boxes
 from cambox.demo.painting import (
+    TEXTURES,
     fill_silhouette,
     paint_background,
     paint_texture,
     random_silhouette,
 )
-from cambox.demo.textures import TEXTURES
 
 CLASS_NAMES: tuple[str, ...] = tuple(TEXTURES)
 
@@ -36,26 +34,6 @@ _PLACEMENT_ATTEMPTS = 25
 _JPEG_QUALITY = 90
 
 Picture = NDArray[np.uint8]
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """One object: its class and ``box``, x_min, y_min, x_max, y_max in pixels, half-open.
-
-    The box is the extent of the object's visible pixels.
-    """
-
-    class_index: int
-    box: Box
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A picture, (H, W, 3) uint8 RGB, and its one to three objects."""
-
-    image: Picture
-    objects: tuple[SceneObject, ...]
 
 
 def _place_silhouette(
@@ -112,19 +90,21 @@ def compose_scene(seed: int) -> tuple[Picture, NDArray[np.uint8], tuple[int, ...
     return np.clip(canvas, 0.0, 255.0).astype(np.uint8), owners, tuple(classes)
 
 
-def make_scene(seed: int) -> Scene:
+def make_scene(seed: int) -> tuple[Picture, Boxes]:
     """One picture, of 192 to 288 pixels a side, and the boxes of its one to three objects.
 
     Args:
         seed: any number from 0; the scene depends on nothing else.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and the extents of what is visible of the objects, with their classes.
     """
     image, owners, classes = compose_scene(seed)
-    objects = []
-    for position, class_index in enumerate(classes):
-        x, y, width, height = cv2.boundingRect((owners == position + 1).astype(np.uint8))
-        box = (float(x), float(y), float(x + width), float(y + height))
-        objects.append(SceneObject(class_index, box))
-    return Scene(image, tuple(objects))
+    corners = []
+    for owner in range(1, len(classes) + 1):
+        x, y, width, height = cv2.boundingRect((owners == owner).astype(np.uint8))
+        corners.append((x, y, x + width, y + height))
+    return image, Boxes.of(corners, class_id=classes)
 
 
 def write_scenes(folder: Path, count: int, first_seed: int) -> None:
@@ -147,27 +127,18 @@ def write_scenes(folder: Path, count: int, first_seed: int) -> None:
         raise ValueError(f"need count >= 1 and first_seed >= 0, got {count} and {first_seed}")
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
-    label_rows: list[tuple[str, int]] = []
-    box_rows: list[tuple[str, int, float, float, float, float]] = []
+    labels = ["image,class_index"]
+    boxes = ["image,class_index,x_min,y_min,x_max,y_max"]
     for index in range(count):
-        scene = make_scene(first_seed + index)
+        image, objects = make_scene(first_seed + index)
         name = f"scene-{index:06d}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        _, encoded = cv2.imencode(".jpg", scene.image[:, :, ::-1], quality)
+        _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], quality)
         (images / name).write_bytes(encoded.tobytes())
-        classes = sorted({item.class_index for item in scene.objects})
-        label_rows.extend((name, class_index) for class_index in classes)
-        box_rows.extend((name, item.class_index, *item.box) for item in scene.objects)
-
-    box_columns = ("image", "class_index", "x_min", "y_min", "x_max", "y_max")
-    _write_csv(folder / "labels.csv", ("image", "class_index"), label_rows)
-    _write_csv(folder / "boxes.csv", box_columns, box_rows)
-    names = "".join(f"{name}\n" for name in CLASS_NAMES)
-    (folder / "class_names.txt").write_text(names, encoding="utf-8")
-
-
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        labels += [f"{name},{class_id}" for class_id in np.unique(objects.class_id)]
+        for class_id, corners in zip(objects.class_id, objects.corners.tolist(), strict=True):
+            boxes.append(",".join(map(str, (name, class_id, *corners))))
+    files = {"labels.csv": labels, "boxes.csv": boxes, "class_names.txt": CLASS_NAMES}
+    for name, lines in files.items():
+        text = "".join(f"{line}\n" for line in lines)
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
