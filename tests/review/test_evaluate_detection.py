@@ -13,7 +13,7 @@ from cambox.review.evaluate.calibration import (
     weighted_calibration_error,
 )
 from cambox.review.evaluate.detection import figures, match, weighted_precision
-from cambox.review.evaluate.figures import Bootstrap
+from cambox.review.evaluate.figures import Bootstrap, difference, interval
 
 Row = tuple[int, int, list[float], float]
 
@@ -140,19 +140,19 @@ def test_precision_and_recall_against_a_least_score() -> None:
 
 def test_the_interval_of_a_share_is_the_binomial_one() -> None:
     hits = np.arange(400) < 120
-    (drawn,) = Bootstrap(400, draws=4000).draw(lambda weights: weights @ hits / 400)
-    assert drawn.value == pytest.approx(0.3)
+    drawn = Bootstrap(400, draws=4000).draw(lambda weights: weights @ hits / 400)[:, 0]
+    assert drawn[0] == pytest.approx(0.3)
     spread = 1.96 * (0.3 * 0.7 / 400) ** 0.5
-    assert drawn.interval == pytest.approx((0.3 - spread, 0.3 + spread), abs=0.006)
+    assert interval(drawn) == pytest.approx((0.3 - spread, 0.3 + spread), abs=0.006)
 
 
 def test_an_interval_holds_its_figure_also_where_resamples_lie_higher() -> None:
     # The largest of ten equally good shares is larger in nearly every resample.
     hits = np.random.default_rng(0).random((200, 10)) < 0.5
-    (drawn,) = Bootstrap(200).draw(lambda weights: (weights @ hits / 200).max(axis=1))
-    assert np.mean(drawn.draws > drawn.value) > 0.7
-    low, high = drawn.interval
-    assert low + 0.02 < drawn.value < high - 0.02
+    drawn = Bootstrap(200).draw(lambda weights: (weights @ hits / 200).max(axis=1))[:, 0]
+    assert np.mean(drawn[1:] > drawn[0]) > 0.7
+    low, high = interval(drawn)
+    assert low + 0.02 < drawn[0] < high - 0.02
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -161,8 +161,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     for trial in range(300):
         hits = generator.random(150) < 0.4
         bootstrap = Bootstrap(150, draws=300, seed=trial)
-        (drawn,) = bootstrap.draw(lambda weights, hits=hits: weights @ hits / 150)
-        low, high = drawn.interval
+        drawn = bootstrap.draw(lambda weights, hits=hits: weights @ hits / 150)
+        low, high = interval(drawn[:, 0])
         covered += low <= 0.4 <= high
     assert 0.91 <= covered / 300 <= 0.98
 
@@ -171,18 +171,20 @@ def test_boxes_of_one_image_are_drawn_together() -> None:
     # 100 images with ten equal pairs each say no more than 100 pairs do.
     image = np.repeat(np.arange(100), 10)
     hits = image < 50
-    (drawn,) = Bootstrap(100).draw(lambda weights: weights[:, image] @ hits / 1000)
-    low, high = drawn.interval
+    drawn = Bootstrap(100).draw(lambda weights: weights[:, image] @ hits / 1000)
+    low, high = interval(drawn[:, 0])
     assert high - low == pytest.approx(2 * 1.96 * (0.25 / 100) ** 0.5, rel=0.15)
 
 
 def test_a_gain_is_measured_on_the_same_resamples_and_the_seed_decides_them() -> None:
     hits = np.arange(50) < 20
     bootstrap = Bootstrap(50, draws=200)
-    (mine,) = bootstrap.draw(lambda weights: weights @ hits / 50)
-    (better,) = bootstrap.draw(lambda weights: weights @ hits / 50 + 0.1)
-    assert (better - mine).interval == pytest.approx((0.1, 0.1))
-    (again,) = Bootstrap(50, draws=200).draw(lambda weights: weights @ hits / 50)
-    assert np.array_equal(mine.draws, again.draws)
-    (other,) = Bootstrap(50, draws=200, seed=1).draw(lambda weights: weights @ hits / 50)
-    assert not np.array_equal(mine.draws, other.draws)
+    mine = bootstrap.draw(lambda weights: weights @ hits / 50)[:, 0]
+    better = bootstrap.draw(lambda weights: weights @ hits / 50 + 0.1)[:, 0]
+    gain = difference(better, mine)
+    assert (gain.value, gain.low, gain.high) == pytest.approx((0.1, 0.1, 0.1))
+    again = Bootstrap(50, draws=200).draw(lambda weights: weights @ hits / 50)[:, 0]
+    assert np.array_equal(mine, again)
+    other = Bootstrap(50, draws=200, seed=1).draw(lambda weights: weights @ hits / 50)[:, 0]
+    assert mine[0] == other[0]
+    assert not np.array_equal(mine, other)

@@ -9,9 +9,16 @@ import pytest
 from cambox.boxes import Boxes, best_overlaps, centre_box
 from cambox.config import BoxSettings
 from cambox.output.rows import StoredMap
-from cambox.review.evaluate.figures import Bootstrap, best_share, best_threshold, corloc, share
-from cambox.review.evaluate.localisation import correct_localisation, gt_known, max_box, top1
-from cambox.review.evaluate.pairs import THRESHOLDS, pairs_of, sweep
+from cambox.review.evaluate.figures import Bootstrap, best_share, corloc, share
+from cambox.review.evaluate.localisation import (
+    THRESHOLDS,
+    correct_localisation,
+    gt_known,
+    max_box,
+    pairs_of,
+    sweep,
+    top1,
+)
 from cambox.review.mapped_images import MappedImages
 from cambox.review.rows_with_truth import RowWithTruth
 
@@ -219,7 +226,6 @@ def test_one_threshold_serves_the_whole_set_and_each_iou_has_its_own() -> None:
     second = np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 1]], bool)
     hits = np.stack([first, second], axis=2)
     pairs = np.arange(3)
-    assert best_threshold(pairs, hits, 3).tolist() == [1, 3]
     assert best_share(np.ones((1, 3)), pairs, hits) == pytest.approx(np.array([[2 / 3, 2 / 3]]))
     # A resample chooses again: with the last pair three times, its threshold wins.
     again = best_share(np.array([[0, 1.0, 3]]), pairs, hits)

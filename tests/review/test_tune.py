@@ -30,10 +30,10 @@ from cambox.review.mapped_images import MappedImages
 from cambox.review.rows_with_truth import RowWithTruth
 from cambox.review.tune import tune as tune_run
 from cambox.review.tune.calibrate import (
-    Folds,
+    RIGHT,
     fit,
+    fold_of_images,
     held_out_probabilities,
-    right_of,
     score_quality,
 )
 from cambox.review.tune.report import Tuning, recipe_text
@@ -208,8 +208,8 @@ def test_a_calibration_recovers_probabilities_that_are_known() -> None:
     assert fitted.contrast == pytest.approx(2.0, abs=0.4)
     assert fitted.later == pytest.approx(-1.0, abs=0.3)
     # The folds' own predictions, against the probabilities that the boxes were drawn with.
-    folds = Folds.draw(len(boxes), 5, 0)
-    scores = held_out_probabilities(traits(boxes), right, folds.of_image)
+    folds = fold_of_images(len(boxes), 5, 0)
+    scores = held_out_probabilities(traits(boxes), right, folds)
     assert np.abs(scores - truth).mean() < 0.03
     quality = score_quality(scores, right)
     assert quality.error < 0.04
@@ -220,8 +220,8 @@ def test_a_held_out_score_knows_nothing_of_its_own_boxes() -> None:
     generator = np.random.default_rng(0)
     boxes = boxes_of_one_class(400, generator)
     right = generator.random(len(boxes)) < 0.5
-    folds = Folds.draw(len(boxes), 5, 0)
-    scores = held_out_probabilities(traits(boxes), right, folds.of_image)
+    folds = fold_of_images(len(boxes), 5, 0)
+    scores = held_out_probabilities(traits(boxes), right, folds)
     assert roc_auc_score(right, scores) == pytest.approx(0.5, abs=0.08)
 
 
@@ -231,12 +231,12 @@ def test_a_box_is_right_by_a_true_box_of_its_own_image_and_class() -> None:
         return RowWithTruth(key, "ok", size, (), None, Boxes.of(()), true)
 
     # In the order of the keys "a" is the image 0.
-    images = MappedImages.by_key([row("b", (10, 20), 1), row("a", (30, 40), 2)], (8, 8))
+    images = MappedImages((row("b", (10, 20), 1), row("a", (30, 40), 2)), (8, 8)).by_key()
     half = np.tile([0, 0, 0.5, 0.5], (4, 1))
     boxes = Boxes.of(half, image=[0, 0, 1, 1], class_id=[1, 2, 1, 2])
     assert images.in_pixels(boxes).corners[:, 2:].tolist() == [[20, 15]] * 2 + [[10, 5]] * 2
     assert images.overlaps(boxes).tolist() == [0, 0.5, 0.5, 0]
-    assert right_of(images, boxes).tolist() == [False, True, True, False]
+    assert (images.overlaps(boxes) >= RIGHT).tolist() == [False, True, True, False]
 
 
 def test_what_may_be_tried(tmp_path: Path) -> None:

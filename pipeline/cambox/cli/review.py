@@ -42,8 +42,7 @@ def gallery(
     with Steps(console) as steps:
         counted, shown = steps.step("files counted"), steps.step("rows shown")
         made = collect(output, sample, seed, most_shards, counted, shown)
-    for path in write_gallery(made, to):
-        say(console, f"written: {path}")
+    say(console, *(f"written: {path}" for path in write_gallery(made, to)))
 
 
 @app.command()
@@ -78,8 +77,7 @@ def diff(
     report, sheet = draw_changes(comparison)
     written = write_difference(report, sheet, to)
     print_difference(report, console)
-    for path in written:
-        say(console, f"written: {path}")
+    say(console, *(f"written: {path}" for path in written))
     if as_json:
         typer.echo(report.model_dump_json())
 
@@ -133,8 +131,7 @@ def evaluate(
         )
     written = write_evaluation(evaluation, to)
     print_evaluation(evaluation, console)
-    for path in written:
-        say(console, f"written: {path}")
+    say(console, *(f"written: {path}" for path in written))
     if as_json:
         typer.echo(evaluation.model_dump_json())
 
@@ -199,7 +196,6 @@ def tune(
     """
     settings = configured(config, overrides)
     from cambox.review.tune.report import print_tuning, require_writable, write_recipe
-    from cambox.review.tune.settings import require_objective
     from cambox.review.tune.tune import TuneRequest
     from cambox.review.tune.tune import tune as tune_config
 
@@ -211,7 +207,7 @@ def tune(
         work=work,
         shards=tuple(shards) if shards else None,
         tried=tuple(tried or ()),
-        objective=require_objective(objective),
+        objective=objective,
         folds=folds,
         seed=seed,
         force=force,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,14 +33,13 @@ class MappedImages:
     rows: tuple[RowWithTruth, ...]
     input_size: tuple[int, int]
 
-    @classmethod
-    def by_key(cls, rows: Iterable[RowWithTruth], input_size: tuple[int, int]) -> MappedImages:
+    def by_key(self) -> MappedImages:
         """In the order of their keys, without the true boxes of no known class."""
         known = [
             replace(row, true_boxes=row.true_boxes[row.true_boxes.class_id != UNKNOWN_CLASS])
-            for row in rows
+            for row in sorted(self.rows, key=lambda row: row.key)
         ]
-        return cls(tuple(sorted(known, key=lambda row: row.key)), input_size)
+        return MappedImages(tuple(known), self.input_size)
 
     def __len__(self) -> int:
         return len(self.rows)

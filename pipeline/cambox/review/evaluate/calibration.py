@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cambox.review.evaluate.detection import AT_50, ClassMatches
-from cambox.review.evaluate.figures import Bootstrap, ratio
-from cambox.review.evaluate.localisation import estimate
+from cambox.review.evaluate.figures import Bootstrap, estimate, ratio
 from cambox.review.evaluate.report import BoxesOf, Calibration, MinScore, ScoreBin, Unmeasured
 
 BINS = 10
@@ -22,31 +21,23 @@ def calibration(
     right = np.concatenate([of_class.right[:, AT_50] for of_class in matches])
     if len(score) == 0:
         return Unmeasured(reason="there is no box; lower boxes.threshold or boxes.min_area")
-    (error,) = bootstrap.draw(
-        lambda weights: weighted_calibration_error(weights, image, score, right)
-    )
     return Calibration(
         boxes_of=boxes_of,
         boxes=len(score),
-        error=estimate(error),
+        error=estimate(bootstrap.draw(weighted_calibration_error, image, score, right)[:, 0]),
         bins=equal_mass_bins(score, right),
         curve=score_curve(score, right, sum(len(of_class.true_image) for of_class in matches)),
     )
 
 
-def _groups(score: np.ndarray) -> list[np.ndarray]:
-    """Places of boxes in ten groups of (nearly) one size, or one for each box; lowest first."""
-    order = np.argsort(score, kind="stable")
-    return [group for group in np.array_split(order, BINS) if len(group)]
-
-
 def equal_mass_bins(score: np.ndarray, right: np.ndarray) -> tuple[ScoreBin, ...]:
-    """Ten groups, or one for each box where there are fewer; the lowest scores first.
+    """Ten groups of (nearly) one size, or one for each box where there are fewer; lowest first.
 
     Args:
-        score: (n,) n from 1.
+        score: (n,)
         right: (n,) bool.
     """
+    order = np.argsort(score, kind="stable")
     return tuple(
         ScoreBin(
             low=score[group].min(),
@@ -55,7 +46,8 @@ def equal_mass_bins(score: np.ndarray, right: np.ndarray) -> tuple[ScoreBin, ...
             right=right[group].mean(),
             boxes=len(group),
         )
-        for group in _groups(score)
+        for group in np.array_split(order, BINS)
+        if len(group)
     )
 
 
@@ -65,11 +57,11 @@ def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
     Naeini et al., AAAI 2015, with groups of equal mass (Nguyen and O'Connor, EMNLP 2015). NaN
     where there is no box.
     """
-    groups = _groups(score)
-    if not groups:
+    bins = equal_mass_bins(score, right)
+    if not bins:
         return float("nan")
-    off = [abs(score[group].mean() - right[group].mean()) for group in groups]
-    return float(np.average(off, weights=[len(group) for group in groups]))
+    off = [abs(group.score - group.right) for group in bins]
+    return float(np.average(off, weights=[group.boxes for group in bins]))
 
 
 def weighted_calibration_error(
@@ -82,11 +74,9 @@ def weighted_calibration_error(
         image, score, right: (n,) of each box.
     """
     order = np.argsort(score, kind="stable")
-    score, right = score[order], right[order].astype(np.float64)
     counts = weights[:, image[order]].astype(np.int64)
-    return np.array(
-        [calibration_error(np.repeat(score, count), np.repeat(right, count)) for count in counts]
-    )
+    drawn = [np.repeat(order, count) for count in counts]
+    return np.array([calibration_error(score[places], right[places]) for places in drawn])
 
 
 def score_curve(score: np.ndarray, right: np.ndarray, true_boxes: int) -> tuple[MinScore, ...]:
@@ -103,9 +93,8 @@ def score_curve(score: np.ndarray, right: np.ndarray, true_boxes: int) -> tuple[
     kept = score[None, :] >= MIN_SCORES[:, None]
     boxes = kept.sum(axis=1)
     hits = (kept & right[None, :]).sum(axis=1)
-    precision, recall = ratio(hits, boxes), ratio(hits, np.array(true_boxes))
-    columns = (MIN_SCORES.tolist(), boxes.tolist(), precision.tolist(), recall.tolist())
+    columns = (MIN_SCORES, boxes, ratio(hits, boxes), ratio(hits, np.array(true_boxes)))
     return tuple(
         MinScore(min_score=least, boxes=left, precision=share, recall=found)
-        for least, left, share, found in zip(*columns, strict=True)
+        for least, left, share, found in zip(*(one.tolist() for one in columns), strict=True)
     )

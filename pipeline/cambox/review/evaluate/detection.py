@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cambox.boxes import Boxes
-from cambox.review.evaluate.figures import Bootstrap, mean_over_classes, ratio
-from cambox.review.evaluate.localisation import comparison
-from cambox.review.evaluate.pairs import centre_boxes
+from cambox.review.evaluate.figures import Bootstrap, comparison, mean_over_classes, ratio
+from cambox.review.evaluate.localisation import centre_boxes
 from cambox.review.evaluate.report import BoxesOf, Detection
-from cambox.review.rows_with_truth import RowWithTruth
+from cambox.review.rows_with_truth import RowWithTruth, numbered
 from cambox.review.truth_formats import UNKNOWN_CLASS
 
 if TYPE_CHECKING:
@@ -81,20 +80,21 @@ def _match_class(class_id: int, found: Boxes, true: Boxes) -> ClassMatches:
     of_image = [entry for entry in evaluation.evalImgs if entry is not None]
     # Ids are places in the arrays, from 1, because 0 is COCO's word for no match.
     order = np.array([place for entry in of_image for place in entry["dtIds"]], dtype=np.int64) - 1
-    right = [np.asarray(entry["dtMatches"]).reshape(len(IOUS), -1) > 0 for entry in of_image]
-    matched = np.concatenate([flags.T for flags in right]) if right else np.zeros((0, len(IOUS)))
     by_score = np.argsort(-found.score[order], kind="mergesort")
-    taken = {
-        int(place) - 1 for entry in of_image for place in np.asarray(entry["dtMatches"])[AT_50]
-    }
+    matched = np.concatenate(
+        [
+            np.zeros((0, len(IOUS))),
+            *(np.reshape(entry["dtMatches"], (len(IOUS), -1)).T for entry in of_image),
+        ]
+    )
     precision = evaluation.eval["precision"][:, :, 0, 0, 0]
     return ClassMatches(
         class_id=class_id,
         image=found.image[order][by_score],
         score=found.score[order][by_score],
-        right=matched.astype(bool)[by_score],
+        right=matched[by_score] > 0,
         true_image=true.image[theirs],
-        true_found=np.array([int(place) in taken for place in theirs], dtype=bool),
+        true_found=np.isin(theirs + 1, matched[:, AT_50]),
         average_precision=(precision.mean(axis=1) if len(theirs) else np.full(len(IOUS), np.nan)),
     )
 
@@ -181,53 +181,39 @@ def figures(matches: list[ClassMatches], weights: np.ndarray) -> np.ndarray:
         true_found += of_true @ of_class.true_found
         if of_class.class_id != UNKNOWN_CLASS and len(of_class.true_image):
             classes.append(weighted_precision(of_class, weights))
-    averaged = (
-        mean_over_classes(np.stack(classes, axis=1))
-        if classes
-        else np.full((draws, len(IOUS)), np.nan)
+    averaged = mean_over_classes(
+        np.stack(classes, axis=1) if classes else np.zeros((draws, 0, len(IOUS)))
     )
-    return np.stack(
-        [
-            ratio(right, found),
-            ratio(true_found, true),
-            averaged.mean(axis=1),
-            averaged[:, AT_50],
-            averaged[:, AT_75],
-        ],
-        axis=1,
-    )
-
-
-def asked_centre_boxes(rows: Sequence[RowWithTruth], found: Boxes, labels: bool) -> Boxes:
-    """A centred box, score 1, for each class asked for: each label, or each class with a box.
-
-    Args:
-        labels: whether given labels were asked for.
-    """
-    asked = set(zip(found.image.tolist(), found.class_id.tolist(), strict=True))
-    if labels:
-        asked |= {(place, label) for place, row in enumerate(rows) for label in row.labels}
-    image, class_id = np.array(sorted(asked), np.int64).reshape(-1, 2).T
-    return centre_boxes(rows, image, class_id)
+    averages = (averaged.mean(axis=1), averaged[:, AT_50], averaged[:, AT_75])
+    return np.stack([ratio(right, found), ratio(true_found, true), *averages], axis=1)
 
 
 def detection(
     boxes_of: BoxesOf,
+    rows: Sequence[RowWithTruth],
+    found: Boxes,
     matches: list[ClassMatches],
-    centre: list[ClassMatches],
     bootstrap: Bootstrap,
 ) -> Detection:
-    """Detection figures beside those of centred boxes."""
-    mine = bootstrap.draw(lambda weights: figures(matches, weights))
-    base = bootstrap.draw(lambda weights: figures(centre, weights))
-    precision, recall, ap, ap50, ap75 = map(comparison, mine, base)
+    """Detection figures beside those of centred boxes: one, score 1, for each class asked for.
+
+    A class is asked for as a label, or has a box.
+
+    Args:
+        found: the boxes of the rows, and ``matches`` theirs.
+    """
+    asked = set(zip(found.image.tolist(), found.class_id.tolist(), strict=True))
+    if boxes_of != "predicted classes":
+        asked |= {(place, label) for place, row in enumerate(rows) for label in row.labels}
+    image, class_id = np.array(sorted(asked), np.int64).reshape(-1, 2).T
+    centre = match(centre_boxes(rows, image, class_id), numbered(row.true_boxes for row in rows))
+    mine, base = (
+        bootstrap.draw(lambda weights, of: figures(of, weights), of).T for of in (matches, centre)
+    )
+    names = ("precision", "recall", "ap", "ap50", "ap75")
     return Detection(
         boxes_of=boxes_of,
         boxes=sum(len(of_class.image) for of_class in matches),
         true_boxes=sum(len(of_class.true_image) for of_class in matches),
-        precision=precision,
-        recall=recall,
-        ap=ap,
-        ap50=ap50,
-        ap75=ap75,
+        **dict(zip(names, map(comparison, mine, base), strict=True)),
     )

@@ -7,34 +7,23 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from cambox import __version__
+from cambox.config import BoxSettings
 from cambox.errors import RequestError
 from cambox.output.reading import open_recipe
 from cambox.review.evaluate.calibration import calibration
-from cambox.review.evaluate.detection import (
-    AT_50,
-    ClassMatches,
-    asked_centre_boxes,
-    detection,
-    match,
-)
-from cambox.review.evaluate.figures import Bootstrap, hits_at
+from cambox.review.evaluate.detection import AT_50, ClassMatches, detection, match
+from cambox.review.evaluate.figures import Bootstrap
 from cambox.review.evaluate.localisation import (
+    Pairs,
     correct_localisation,
     groups,
     gt_known,
     max_box,
+    pairs_of,
+    sweep,
     top1,
 )
-from cambox.review.evaluate.pairs import Pairs, pairs_of, sweep
-from cambox.review.evaluate.remarks import (
-    NO_LABELS,
-    NO_MAPS,
-    NO_TRUE_LABELS,
-    NOT_SWEPT,
-    Contents,
-    counts_of,
-    remarks_of,
-)
+from cambox.review.evaluate.remarks import counts_and_remarks
 from cambox.review.evaluate.report import (
     BoxesOf,
     ClassResult,
@@ -48,6 +37,30 @@ from cambox.review.truth import Truth, read_truth
 from cambox.review.truth_formats import UNKNOWN_CLASS
 
 FOLDS = 5
+
+NO_LABELS = Unmeasured(
+    reason="not measurable: cam.classes is predicted, so no box is of a given label; annotate with "
+    "--set cam.classes=both"
+)
+NO_TRUE_LABELS = Unmeasured(
+    reason="not measurable: no true box is of a label of its sample; check the class indices of "
+    "the truth"
+)
+NO_MAPS = Unmeasured(
+    reason="not measurable: the output holds no maps to try thresholds on or to calibrate by; "
+    "annotate with --set output.store_maps=true"
+)
+NO_BEST_CLASS = Unmeasured(
+    reason="not measurable: cam.ranks leaves out the best predicted class, so it has no box; "
+    "annotate with --set cam.ranks=null"
+)
+NOT_SWEPT = Unmeasured(reason="not measured: left out on request")
+
+_BOXES_OF: dict[str, BoxesOf] = {
+    "label": "given labels",
+    "both": "given labels and predicted classes",
+    "predicted": "predicted classes",
+}
 
 
 def evaluate(
@@ -75,35 +88,38 @@ def evaluate(
     recipe = open_recipe(output)
     truth = read_truth(truth_uri, recipe.footer.classes)
     try:
-        contents = Contents.of_recipe(recipe.settings)
+        cam, has_maps = recipe.settings["cam"], recipe.settings["output"]["store_maps"]
+        classes, boxes_of = cam["classes"], _BOXES_OF[cam["classes"]]
+        best_has_box = cam["ranks"] is None or 1 in cam["ranks"]
+        box_settings = BoxSettings.model_validate(recipe.settings["boxes"])
+        height, width = recipe.settings["model"]["input_size"]
     except (KeyError, TypeError, ValueError) as error:
         raise recipe.other_make() from error
-    with_maps = sweep_thresholds and contents.maps
-    read = read_rows(recipe, truth, with_maps, on_file)
-    images = MappedImages(read.rows, contents.input_size)
-    swept = sweep(images, contents.box_settings, on_image) if with_maps else None
+    labels = classes != "predicted"
+    read = read_rows(recipe, truth, sweep_thresholds and has_maps, on_file)
+    images = MappedImages(read.rows, (height, width))
+    swept = sweep(images, box_settings, on_image) if sweep_thresholds and has_maps else None
     pairs = pairs_of(read.rows, swept)
     _require_pairs(read, pairs, truth, output, truth_uri)
     bootstrap = Bootstrap(len(read.rows), resamples, seed)
     labelled = pairs.only(pairs.labelled)
+    counts, remarks = counts_and_remarks(read, pairs, truth, labels)
 
-    true = numbered(row.true_boxes for row in read.rows)
     every = numbered(row.boxes for row in read.rows)
-    main: BoxesOf = contents.boxes
-    matches = match(every, true)
-    centre = match(asked_centre_boxes(read.rows, every, contents.labels), true)
-    detections = [detection(main, matches, centre, bootstrap)]
-    if contents.labels and contents.predicted:
-        given = every[every.rank == 0]
-        main, matches = "given labels", match(given, true)
-        centre = match(asked_centre_boxes(read.rows, given, labels=True), true)
-        detections.insert(0, detection(main, matches, centre, bootstrap))
+    judged = {boxes_of: every}
+    if classes == "both":
+        judged = {"given labels": every[every.rank == 0], **judged}
+    matches = {of: match(boxes, images.true_boxes) for of, boxes in judged.items()}
+    # Of given labels, where there are any.
+    main = next(iter(judged))
 
-    no_labels = None if contents.labels else NO_LABELS
-    if contents.labels and not len(labelled.image):
+    no_labels = None if labels else NO_LABELS
+    if labels and not len(labelled.image):
         no_labels = NO_TRUE_LABELS
-    no_maps = NO_MAPS if not contents.maps else None if sweep_thresholds else NOT_SWEPT
+    no_maps = NO_MAPS if not has_maps else None if sweep_thresholds else NOT_SWEPT
     no_sweep = no_labels or no_maps
+    # A label's box is what its class would get as a prediction, so labels alone are enough.
+    no_top1 = None if labels or best_has_box else NO_BEST_CLASS
     of_known_class = labelled.only(labelled.class_id != UNKNOWN_CLASS)
     return Evaluation(
         cambox=__version__,
@@ -113,17 +129,19 @@ def evaluate(
         truth=truth_uri,
         resamples=resamples,
         seed=seed,
-        counts=counts_of(read, pairs, true_boxes=len(true)),
-        remarks=remarks_of(read, pairs, truth, contents),
+        counts=counts,
+        remarks=remarks,
         gt_known=no_labels or gt_known(labelled, bootstrap),
-        top1=contents.no_top1 or top1(pairs, bootstrap),
+        top1=no_top1 or top1(pairs, bootstrap),
         corloc=no_labels or correct_localisation(of_known_class, bootstrap),
         max_box=no_sweep or max_box(labelled, bootstrap),
         groups=groups(labelled, bootstrap, no_labels is None, no_sweep is None),
-        detection=tuple(detections),
-        calibration=calibration(main, matches, bootstrap),
-        held_out_calibration=no_maps or _held_out_calibration(read, contents, seed),
-        classes=tuple(_classes(labelled, matches, recipe.footer.classes, no_labels is None)),
+        detection=tuple(
+            detection(of, read.rows, boxes, matches[of], bootstrap) for of, boxes in judged.items()
+        ),
+        calibration=calibration(main, matches[main], bootstrap),
+        held_out_calibration=no_maps or _held_out_calibration(images, box_settings, seed),
+        classes=tuple(_classes(labelled, matches[main], recipe.footer.classes, no_labels is None)),
     )
 
 
@@ -147,20 +165,18 @@ def _require_pairs(
 
 
 def _held_out_calibration(
-    read: RowsWithTruth, contents: Contents, seed: int
+    images: MappedImages, settings: BoxSettings, seed: int
 ) -> HeldOutCalibration | Unmeasured:
     """What box_score would be worth, were it calibrated on these true boxes (``cambox tune``).
 
     A calibration and a least score among the recipe's settings do not count.
     """
     # It needs a compiler and scikit-learn, which whoever stores no maps need not wait for.
-    from cambox.review.tune.calibrate import Folds, held_out_calibration
+    from cambox.review.tune.calibrate import held_out_calibration
 
-    images = MappedImages.by_key(read.rows, contents.input_size)
-    (boxes,) = images.boxes([contents.box_settings])
-    folds = Folds.draw(len(images), FOLDS, seed)
-    known = ~np.isnan(boxes.class_score)
-    return held_out_calibration(images, boxes[known], folds, seed)
+    by_key = images.by_key()
+    (boxes,) = by_key.boxes([settings])
+    return held_out_calibration(by_key, boxes[~np.isnan(boxes.class_score)], FOLDS, seed)
 
 
 def _classes(
@@ -172,6 +188,7 @@ def _classes(
             continue
         mine = pairs.only(pairs.class_id == of_class.class_id)
         measured = known and len(mine.image) > 0
+        shares = [tuple(hits.mean(axis=0).tolist()) if measured else None for hits in mine.hits]
         results.append(
             ClassResult(
                 class_id=of_class.class_id,
@@ -179,14 +196,10 @@ def _classes(
                 images=len(np.unique(of_class.true_image)),
                 true_boxes=len(of_class.true_image),
                 boxes=len(of_class.image),
-                gt_known=_means(mine.overlap) if measured else None,
-                centre_box=_means(mine.centre) if measured else None,
+                gt_known=shares[0],
+                centre_box=shares[1],
                 ap=float(of_class.average_precision.mean()),
                 ap50=float(of_class.average_precision[AT_50]),
             )
         )
     return results
-
-
-def _means(overlap: np.ndarray) -> tuple[float, ...]:
-    return tuple(hits_at(overlap).mean(axis=0).tolist())

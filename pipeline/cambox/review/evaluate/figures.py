@@ -9,18 +9,21 @@ Sources: CorLoc, Deselaers et al., IJCV 2012; GT-known and Top-1 localisation, Z
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
+from cambox.review.evaluate.report import Comparison, Estimate
 
 IOUS = (0.3, 0.5, 0.7)
 MAIN_IOU = IOUS.index(0.5)
 CONFIDENCE = 0.95
 _MOST_WEIGHTS = 5_000_000
 
-Statistic = Callable[[np.ndarray], np.ndarray]
-"""From weights (draws, images), how often each image counts, to (draws,) or (draws, m) figures."""
+Statistic = Callable[..., np.ndarray]
+"""From weights (d, images), how often each image counts, and more, to (d,) or (d, m) figures."""
 
 
 def hits_at(overlap: np.ndarray) -> np.ndarray:
@@ -34,13 +37,14 @@ def share(weights: np.ndarray, image: np.ndarray, hits: np.ndarray) -> np.ndarra
     Args:
         weights: (d, images).
         image: (p,) the image of each pair.
-        hits: (p, m) bool.
+        hits: (p, ...) bool, or shares.
 
     Returns:
-        (d, m) 0 to 1; NaN where no pair has a weight.
+        (d, ...) 0 to 1; NaN where no pair has a weight.
     """
     of_pair = weights[:, image]
-    return ratio(of_pair @ hits, of_pair.sum(axis=1)[:, None])
+    hit = of_pair @ hits.reshape(len(hits), math.prod(hits.shape[1:]))
+    return ratio(hit, of_pair.sum(axis=1)[:, None]).reshape(len(weights), *hits.shape[1:])
 
 
 def share_of_images(weights: np.ndarray, image: np.ndarray, hits: np.ndarray) -> np.ndarray:
@@ -72,24 +76,13 @@ def mean_over_classes(figures: np.ndarray) -> np.ndarray:
     return ratio(np.where(defined, figures, 0).sum(axis=1), defined.sum(axis=1))
 
 
-def best_threshold(image: np.ndarray, hits: np.ndarray, images: int) -> np.ndarray:
-    """(m,) the index of the threshold that hits most over the whole set; the lowest of equals.
-
-    Args:
-        image: (p,) of each pair.
-        hits: (p, thresholds, m) bool.
-        images: how many there are.
-    """
-    best: np.ndarray = _shares(np.ones((1, images)), image, hits)[0].argmax(axis=0)
-    return best
-
-
 def best_share(
     weights: np.ndarray, image: np.ndarray, hits: np.ndarray, part: np.ndarray | None = None
 ) -> np.ndarray:
     """(d, m) the share of hits at the threshold that is best over the whole set (MaxBoxAcc).
 
-    The threshold is chosen on the images it is judged on, and again for each set of weights.
+    The threshold is chosen on the images it is judged on, and again for each set of weights; of
+    equals it is the lowest.
 
     Args:
         weights: (d, images).
@@ -97,16 +90,11 @@ def best_share(
         hits: (p, thresholds, m) bool.
         part: (p,) bool: the share among these pairs; the threshold is that of all.
     """
-    shares = _shares(weights, image, hits)
+    shares = share(weights, image, hits)
     best = shares.argmax(axis=1)[:, None]
     if part is not None:
-        shares = _shares(weights, image[part], hits[part])
+        shares = share(weights, image[part], hits[part])
     return np.take_along_axis(shares, best, axis=1)[:, 0]
-
-
-def _shares(weights: np.ndarray, image: np.ndarray, hits: np.ndarray) -> np.ndarray:
-    flat = share(weights, image, hits.reshape(len(hits), hits.shape[1] * hits.shape[2]))
-    return flat.reshape(len(weights), *hits.shape[1:])
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -115,39 +103,6 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     result = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=result, where=denominator > 0)
     return result
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure of the images as they are, and of each resample.
-
-    Attributes:
-        value: NaN where it is not defined.
-        draws: (draws,) NaN where a resample has nothing to measure.
-    """
-
-    value: float
-    draws: np.ndarray
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The interval that holds 95 % of the draws, moved to the figure; NaN without any draw.
-
-        Some figures are higher in resamples than in the images drawn from: AP averaged over
-        classes that a resample may lack, ECE, a share at the best threshold. The percentiles
-        alone could then miss the figure itself, so the draws are shifted until their mean is the
-        figure; a plain share is not changed by that.
-        """
-        defined = self.draws[np.isfinite(self.draws)]
-        if len(defined) == 0:
-            return float("nan"), float("nan")
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(defined, [tail, 1 - tail]) + (self.value - defined.mean())
-        return float(low), float(high)
-
-    def __sub__(self, other: Drawn) -> Drawn:
-        """The difference, draw by draw: both figures come from the same resamples."""
-        return Drawn(self.value - other.value, self.draws - other.draws)
 
 
 @dataclass(frozen=True)
@@ -166,24 +121,60 @@ class Bootstrap:
     draws: int = 1000
     seed: int = 0
 
-    def draw(self, statistic: Statistic) -> list[Drawn]:
-        """The figures of a statistic; one for each of its columns."""
-        value = _columns(statistic(np.ones((1, self.images))))[0]
+    def draw(self, statistic: Statistic, *arguments: object) -> np.ndarray:
+        """(1 + draws, m) a statistic of the images as they are, and then of each resample.
+
+        NaN where there is nothing to measure.
+
+        Args:
+            arguments: what the statistic takes after the weights.
+        """
         generator = np.random.default_rng(self.seed)
         at_once = max(1, _MOST_WEIGHTS // self.images)
-        parts = []
+        parts = [statistic(np.ones((1, self.images)), *arguments)]
         for start in range(0, self.draws, at_once):
             count = min(at_once, self.draws - start)
-            parts.append(_columns(statistic(self._weights(generator, count))))
-        draws = np.concatenate(parts)
-        return [Drawn(float(value[index]), draws[:, index]) for index in range(len(value))]
-
-    def _weights(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        chosen = generator.integers(self.images, size=(count, self.images))
-        chosen += self.images * np.arange(count)[:, None]
-        weights = np.bincount(chosen.ravel(), minlength=count * self.images)
-        return weights.reshape(count, self.images).astype(np.float64)
+            chosen = generator.integers(self.images, size=(count, self.images))
+            chosen += self.images * np.arange(count)[:, None]
+            weights = np.bincount(chosen.ravel(), minlength=count * self.images)
+            weights = weights.reshape(count, self.images).astype(np.float64)
+            parts.append(statistic(weights, *arguments))
+        return np.concatenate([part.reshape(len(part), -1) for part in parts])
 
 
-def _columns(figures: np.ndarray) -> np.ndarray:
-    return figures.reshape(len(figures), -1)
+def interval(drawn: np.ndarray) -> tuple[float, float]:
+    """The interval that holds 95 % of the draws, moved to the figure; NaN without any draw.
+
+    Some figures are higher in resamples than in the images drawn from: AP averaged over classes
+    that a resample may lack, ECE, a share at the best threshold. The percentiles alone could then
+    miss the figure itself, so the draws are shifted until their mean is the figure; a plain share
+    is not changed by that.
+
+    Args:
+        drawn: (1 + draws,) as ``Bootstrap.draw`` gives it.
+    """
+    defined = drawn[1:][np.isfinite(drawn[1:])]
+    if len(defined) == 0:
+        return float("nan"), float("nan")
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(defined, [tail, 1 - tail]) + (drawn[0] - defined.mean())
+    return float(low), float(high)
+
+
+def estimate(drawn: np.ndarray) -> Estimate:
+    """A share, 0 to 1, with its interval, for the report."""
+    low, high = np.clip(interval(drawn), 0, 1).tolist()
+    return Estimate(value=float(drawn[0]), low=low, high=high)
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """By how much the first figure is the larger one, -1 to 1; resample by resample."""
+    low, high = interval(first - second)
+    return Estimate(value=float(first[0] - second[0]), low=low, high=high)
+
+
+def comparison(output: np.ndarray, centre: np.ndarray) -> Comparison:
+    """A figure beside the centred box's."""
+    return Comparison(
+        output=estimate(output), centre_box=estimate(centre), gain=difference(output, centre)
+    )

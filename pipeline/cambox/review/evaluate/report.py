@@ -7,8 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-SCHEMA_VERSION: Literal[1] = 1
-
 
 def _no_nan(value: object) -> object:
     # JSON has no NaN.
@@ -220,7 +218,7 @@ class Counts(Part):
 class Evaluation(Part):
     """The whole report."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     cambox: str
     output: str
     recipe: str

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -25,66 +23,50 @@ DECIMALS = 4
 _SIMULATIONS = 500
 
 
-@dataclass(frozen=True)
-class Folds:
-    """The images in groups of nearly one size, drawn at random.
+def fold_of_images(images: int, folds: int, seed: int) -> np.ndarray:
+    """(images,) the fold of each, from 0: groups of nearly one size, drawn at random.
 
-    Attributes:
-        of_image: (images,) the fold of each, from 0.
-        count: of folds, from 2.
+    The same seed gives the same folds.
     """
-
-    of_image: np.ndarray
-    count: int
-
-    @classmethod
-    def draw(cls, images: int, count: int, seed: int) -> Folds:
-        """The same seed gives the same folds."""
-        return cls(np.random.default_rng(seed).permutation(images) % count, count)
-
-    def others(self, fold: int) -> np.ndarray:
-        """(1, images) weights: 1 for the images outside a fold, which its settings come from."""
-        weights: np.ndarray = (self.of_image != fold).astype(np.float64)[None, :]
-        return weights
-
-    def only(self, fold: int) -> np.ndarray:
-        """(1, images) weights: 1 for the images of a fold."""
-        return 1 - self.others(fold)
+    fold: np.ndarray = np.random.default_rng(seed).permutation(images) % folds
+    return fold
 
 
 def held_out_calibration(
-    images: MappedImages, boxes: Boxes, folds: Folds, seed: int
+    images: MappedImages, boxes: Boxes, folds: int, seed: int
 ) -> HeldOutCalibration | Unmeasured:
     """Fit a calibration to the boxes of all folds but one, and judge it on that one's, in turn.
 
     Args:
         boxes: of the images, with corners as shares and known class scores.
-        seed: of what chance alone would show.
+        folds: from 2.
+        seed: of the folds, and of what chance alone would show.
     """
-    right = right_of(images, boxes)
+    right = images.overlaps(boxes) >= RIGHT
     if min(right.sum(), (~right).sum()) < LEAST_OF_A_KIND:
         return Unmeasured(
             reason=f"{int(right.sum())} of {len(right)} boxes are right, and a calibration needs "
             f"{LEAST_OF_A_KIND} right and as many wrong ones; give more true boxes"
         )
-    if len(images) < folds.count:
-        return Unmeasured(reason=f"{len(images)} images are too few for {folds.count} folds")
-    scores = held_out_probabilities(traits(boxes), right, folds.of_image[boxes.image])
+    if len(images) < folds:
+        return Unmeasured(reason=f"{len(images)} images are too few for {folds} folds")
+    fold = fold_of_images(len(images), folds, seed)
+    scores = held_out_probabilities(traits(boxes), right, fold[boxes.image])
     quality = score_quality(scores, right)
+    # The ECE that so many boxes would show by chance, were every score exactly right.
+    generator = np.random.default_rng(seed)
+    by_chance = [
+        calibration_error(scores, generator.random(len(scores)) < scores)
+        for _ in range(_SIMULATIONS)
+    ]
     return HeldOutCalibration(
         boxes=len(boxes),
         right=int(right.sum()),
         error=quality.error,
-        by_chance=error_of_perfect_scores(scores, seed),
+        by_chance=float(np.mean(by_chance)),
         brier=quality.brier,
         auc=quality.auc,
     )
-
-
-def right_of(images: MappedImages, boxes: Boxes) -> np.ndarray:
-    """(n,) bool: IoU 0.5 or more with a true box of the same class; corners are shares."""
-    right: np.ndarray = images.overlaps(boxes) >= RIGHT
-    return right
 
 
 def score_quality(score: np.ndarray, right: np.ndarray) -> Score:
@@ -111,11 +93,9 @@ def fit(traits: np.ndarray, right: np.ndarray) -> CalibrationSettings:
     # A trait that is the same for all boxes says nothing, and would only repeat the intercept.
     weights = np.where(varies, model.coef_[0] / scale, 0.0)
     intercept = float(model.intercept_[0] - weights @ mean)
-    rounded = {
-        name: round(float(weight), DECIMALS) + 0.0
-        for name, weight in zip(TRAITS, weights, strict=True)
-    }
-    return CalibrationSettings(intercept=round(intercept, DECIMALS), **rounded)
+    rounded = [round(weight, DECIMALS) + 0.0 for weight in weights.tolist()]
+    of_traits = dict(zip(TRAITS, rounded, strict=True))
+    return CalibrationSettings(intercept=round(intercept, DECIMALS), **of_traits)
 
 
 def held_out_probabilities(traits: np.ndarray, right: np.ndarray, fold: np.ndarray) -> np.ndarray:
@@ -131,12 +111,3 @@ def held_out_probabilities(traits: np.ndarray, right: np.ndarray, fold: np.ndarr
         mine = fold == number
         result[mine] = probability(fit(traits[~mine], right[~mine]), traits[mine])
     return result
-
-
-def error_of_perfect_scores(score: np.ndarray, seed: int) -> float:
-    """The ECE that so many boxes would show by chance, were every score exactly right."""
-    generator = np.random.default_rng(seed)
-    draws = [
-        calibration_error(score, generator.random(len(score)) < score) for _ in range(_SIMULATIONS)
-    ]
-    return float(np.mean(draws))

@@ -13,9 +13,7 @@ from cambox.console import say
 from cambox.errors import RequestError
 from cambox.output.publish import publish_bytes
 from cambox.review.evaluate.report import Estimate, Figure, Part, Unmeasured
-from cambox.review.tune.settings import DESCRIPTIONS, Objective
-
-SCHEMA_VERSION: Literal[1] = 1
+from cambox.review.tune.settings import OBJECTIVES, settings_text
 
 
 class PassResult(Part):
@@ -73,7 +71,7 @@ class Tuning(Part):
         taken: the recipe has the chosen settings; else it keeps the given ones.
     """
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     cambox: str
     objective: str
     truth: str
@@ -95,19 +93,23 @@ class Tuning(Part):
 
 def print_tuning(tuning: Tuning, console: Console) -> None:
     """What was found, how sure it is, and what that means for the recipe."""
-    lines = [
-        f"{tuning.images} images, {tuning.pairs} (image, class) pairs with true boxes",
-        f"objective {tuning.objective}: {DESCRIPTIONS[Objective(tuning.objective)]}",
-        f"tried: {tuning.box_settings} box settings"
-        + (f" over each of {len(tuning.passes)} passes" if len(tuning.passes) > 1 else ""),
-    ]
+    tried = f"tried: {tuning.box_settings} box settings"
+    passes = []
     if len(tuning.passes) > 1:
-        lines += [
-            f"  {100 * (entry.figure or 0):5.1f}  {settings_text(entry.settings)}"
-            for entry in tuning.passes
+        tried += f" over each of {len(tuning.passes)} passes"
+        passes = [
+            *(
+                f"  {100 * (entry.figure or 0):5.1f}  {settings_text(entry.settings)}"
+                for entry in tuning.passes
+            ),
+            "  (held out; box settings chosen for each pass, on maps of the search)",
         ]
-        lines.append("  (held out; box settings chosen for each pass, on maps of the search)")
-    lines += [
+    say(
+        console,
+        f"{tuning.images} images, {tuning.pairs} (image, class) pairs with true boxes",
+        f"objective {tuning.objective}: {OBJECTIVES[tuning.objective]}",
+        tried,
+        *passes,
         f"given settings:  {tuning.given.points()}",
         f"chosen settings: {tuning.tuned.points()}   on {tuning.folds} held-out folds, each with "
         "the settings that were best on the others",
@@ -117,18 +119,14 @@ def print_tuning(tuning: Tuning, console: Console) -> None:
             for number, choice in enumerate(tuning.chosen_in_folds, 1)
         ),
         _verdict(tuning),
-    ]
-    if isinstance(tuning.calibration, Unmeasured):
-        lines.append(f"no calibration of box_score: {tuning.calibration.reason}")
-    else:
-        lines += calibration_lines(tuning.calibration)
-    say(console, *lines)
+        *_calibration_lines(tuning.calibration, "no calibration of box_score: {}"),
+    )
 
 
 def _verdict(tuning: Tuning) -> str:
-    if tuning.above_noise:
-        return f"taken: {settings_text(tuning.chosen)}"
     best = settings_text(tuning.chosen)
+    if tuning.above_noise:
+        return f"taken: {best}"
     if not tuning.chosen:
         return "the given settings are the best of those tried; nothing is changed"
     if tuning.taken:
@@ -139,8 +137,10 @@ def _verdict(tuning: Tuning) -> str:
     )
 
 
-def calibration_lines(result: CalibrationResult) -> list[str]:
-    """What is known of a calibration."""
+def _calibration_lines(result: CalibrationResult | Unmeasured, missing: str) -> list[str]:
+    """What is known of a calibration; ``missing`` has a place for the reason why there is none."""
+    if isinstance(result, Unmeasured):
+        return [missing.format(result.reason)]
     mine, plain = result.calibrated, result.plain
     return [
         f"box_score as a probability: {result.boxes} boxes, {result.right} right at IoU 0.5; on "
@@ -150,11 +150,6 @@ def calibration_lines(result: CalibrationResult) -> list[str]:
         f"Mean of the map instead: ECE {plain.error:.3f}, Brier {plain.brier:.3f}, "
         f"AUC {plain.auc:.3f}.",
     ]
-
-
-def settings_text(choice: dict[str, Any]) -> str:
-    """Settings in one line."""
-    return ", ".join(f"{key}={value}" for key, value in choice.items()) or "as given"
 
 
 def require_writable(path: Path) -> None:
@@ -186,18 +181,15 @@ def recipe_text(config: Config, tuning: Tuning) -> str:
     lines = [
         f"By cambox tune {tuning.cambox}, with {tuning.pairs} (image, class) pairs of "
         f"{tuning.images} images.",
-        f"Objective: {DESCRIPTIONS[Objective(tuning.objective)]}.",
+        f"Objective: {OBJECTIVES[tuning.objective]}.",
         f"On {tuning.folds} held-out folds: given {tuning.given.points()}, "
         f"chosen {tuning.tuned.points()},",
         f"gain {tuning.gain.points(signed=True)} points (95 % interval).",
         f"Taken: {settings_text(tuning.chosen)}."
         if tuning.taken
         else "The gain is not above noise, so the settings are the given ones.",
+        *_calibration_lines(tuning.calibration, "No calibration: {}."),
     ]
-    if isinstance(tuning.calibration, Unmeasured):
-        lines.append(f"No calibration: {tuning.calibration.reason}.")
-    else:
-        lines += calibration_lines(tuning.calibration)
     head = "".join(f"# {line}\n" for line in lines)
     document: dict[str, Any] = config.model_dump(mode="json")
     return head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

@@ -5,7 +5,6 @@ The settings are a grid over those of the boxes, and passes over the images.
 
 from __future__ import annotations
 
-import enum
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,31 +37,30 @@ _FIXED = {
 }
 
 
-class Objective(enum.StrEnum):
-    """The figure that settings are chosen by."""
-
-    gt_known = "gt-known"
-    v2 = "v2"
-    ap = "ap"
-
-
-DESCRIPTIONS = {
-    Objective.gt_known: "GT-known localisation at IoU 0.5: the first box of each given class",
-    Objective.v2: "any box of each given class, mean over IoU 0.3, 0.5 and 0.7, one setting for "
-    "all three",
-    Objective.ap: "average precision of all boxes at IoU 0.5",
+OBJECTIVES = {
+    "gt-known": "GT-known localisation at IoU 0.5: the first box of each given class",
+    "v2": "any box of each given class, mean over IoU 0.3, 0.5 and 0.7, one setting for all three",
+    "ap": "average precision of all boxes at IoU 0.5",
 }
+"""The figures that settings are chosen by."""
 
 
-def require_objective(name: str | None) -> Objective | None:
-    """The objective of that name; None for none.
+def objective_of(name: str | None, labels: bool) -> str:
+    """The objective; None: GT-known where given labels get boxes, else AP.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: there is none of that name, or it needs boxes of labels.
     """
-    if name is not None and name not in list(Objective):
-        raise RequestError(f"--objective: {name!r} is not one of {', '.join(Objective)}")
-    return None if name is None else Objective(name)
+    if name is None:
+        return "gt-known" if labels else "ap"
+    if name not in OBJECTIVES:
+        raise RequestError(f"--objective: {name!r} is not one of {', '.join(OBJECTIVES)}")
+    if name != "ap" and not labels:
+        raise RequestError(
+            f"--objective {name}: cam.classes is predicted, so no box is of a given label; "
+            "use --set cam.classes=both, or --objective ap"
+        )
+    return name
 
 
 @dataclass(frozen=True)
@@ -98,8 +96,11 @@ def space(config: Config, tried: Sequence[str], every_box: bool) -> Space:
     of_passes: dict[str, Sequence[Any]] = {}
     for text in tried:
         key, values = _parsed(text)
-        for value in values:
-            _require_possible(config, key, value)
+        try:
+            for value in values:
+                changed(config, {key: value})
+        except RequestError as error:
+            raise RequestError(f"--try {error}") from error
         (of_boxes if key.startswith("boxes.") else of_passes)[key] = values
     return Space(_product(of_boxes), _product(of_passes))
 
@@ -110,7 +111,17 @@ def changed(config: Config, choice: Mapping[str, Any]) -> Config:
     Raises:
         RequestError: a setting is unknown or its value wrong.
     """
-    return override(config, [f"{key}={_yaml(value)}" for key, value in choice.items()])
+
+    def as_yaml(value: Any) -> str:
+        # A plain value ends with the mark of a document's end.
+        return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+    return override(config, [f"{key}={as_yaml(value)}" for key, value in choice.items()])
+
+
+def settings_text(choice: Choice, none: str = "as given") -> str:
+    """Settings in one line; ``none`` where there are none."""
+    return ", ".join(f"{key}={value}" for key, value in choice.items()) or none
 
 
 def _parsed(text: str) -> tuple[str, list[Any]]:
@@ -130,17 +141,6 @@ def _parsed(text: str) -> tuple[str, list[Any]]:
     return key, values
 
 
-def _require_possible(config: Config, key: str, value: Any) -> None:
-    try:
-        changed(config, {key: value})
-    except RequestError as error:
-        raise RequestError(f"--try {error}") from error
-
-
 def _product(values: Mapping[str, Sequence[Any]]) -> tuple[Choice, ...]:
     combinations = itertools.product(*values.values())
     return ({}, *(dict(zip(values, chosen, strict=True)) for chosen in combinations if chosen))
-
-
-def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

@@ -14,7 +14,7 @@ from cambox.review.mapped_images import MappedImages
 from cambox.review.rows_with_truth import pair_starts, read_rows
 from cambox.review.truth import read_truth
 from cambox.review.tune.report import Tuning
-from cambox.review.tune.settings import Choice, Objective, changed, space
+from cambox.review.tune.settings import Choice, changed, objective_of, settings_text, space
 from cambox.run import run
 
 LEAST_PAIRS = 50
@@ -30,7 +30,7 @@ class TuneRequest:
         shards: of the images with true boxes; None: the configuration's own input.
         work: URI of a folder for the passes.
         tried: ``--try`` options.
-        objective: None: GT-known where the recipe boxes given labels, else AP.
+        objective: see ``objective_of``.
         force: take the chosen settings even where their gain is not above noise.
     """
 
@@ -39,7 +39,7 @@ class TuneRequest:
     work: str
     shards: tuple[str, ...] | None = None
     tried: tuple[str, ...] = ()
-    objective: Objective | None = None
+    objective: str | None = None
     folds: int = 5
     seed: int = 0
     resamples: int = 1000
@@ -56,14 +56,8 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
         RequestError: the request cannot be carried out, or there are too few true boxes.
     """
     config = request.config
-    labels = config.cam.classes != "predicted"
-    objective = request.objective or (Objective.gt_known if labels else Objective.ap)
-    if not labels and objective is not Objective.ap:
-        raise RequestError(
-            f"--objective {objective}: cam.classes is predicted, so no box is of a given label; "
-            "use --set cam.classes=both, or --objective ap"
-        )
-    choices = space(config, request.tried, every_box=objective is Objective.ap)
+    objective = objective_of(request.objective, labels=config.cam.classes != "predicted")
+    choices = space(config, request.tried, every_box=objective == "ap")
     folders = [_annotate(request, choice, console) for choice in choices.passes]
     with Steps(console) as steps:
         advance = steps.step("files read")
@@ -78,18 +72,14 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
 def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
     """Run one pass, or find it done; the folder of its rows."""
     config = changed(request.config, choice)
-    named = ", ".join(f"{key}={value}" for key, value in choice.items()) or "the given settings"
-    say(console, f"pass: {named}")
+    say(console, f"pass: {settings_text(choice, 'the given settings')}")
     # One box of each map, whatever its size, so that the row says the probability of its class;
     # and the same box settings always, so that a pass is found again whatever the recipe's are.
     boxes = BoxSettings(max_boxes=1, min_area=0.0)
     output = config.output.model_copy(update={"uri": request.work, "store_maps": True})
-    given = {} if request.shards is None else {"shards": list(request.shards)}
-    changes = {
-        "boxes": boxes,
-        "output": output,
-        "input": config.input.model_copy(update=given),
-    }
+    shards = {} if request.shards is None else {"shards": list(request.shards)}
+    images = config.input.model_copy(update=shards)
+    changes = {"boxes": boxes, "output": output, "input": images}
     summary = run(config.model_copy(update=changes), console)
     if not summary.complete:
         raise RequestError(
@@ -111,7 +101,7 @@ def _read(folder: str, truth_uri: str, on_file: Advance) -> MappedImages:
             "without the extension"
         )
     height, width = recipe.settings["model"]["input_size"]
-    return MappedImages.by_key(read.rows, (height, width))
+    return MappedImages(read.rows, (height, width)).by_key()
 
 
 def _require_enough(images: MappedImages, request: TuneRequest) -> None:
