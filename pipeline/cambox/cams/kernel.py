@@ -7,13 +7,14 @@ changes. The interpreter's lock is free while it runs, so threads find boxes sid
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Set as AbstractSet
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 # What became of a map.
 FOUND, NON_FINITE, CONSTANT = range(3)
@@ -27,30 +28,21 @@ HALVINGS = 14
 _ALL_SET = np.uint64(0x0101010101010101)
 
 
-def compiled(
-    reorder: bool = False,
-) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+def compiled(function: Function, fast: AbstractSet[str] = frozenset()) -> Function:
     """Compile at the first call, and keep the result on disk where there is a place for it.
 
     Args:
-        reorder: sums may be added up in another order, and values are no NaN.
+        fast: what LLVM may assume of floats.
     """
-    fast = {"reassoc", "nnan", "nsz"} if reorder else False
-
-    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-        try:
-            made: Callable[Arguments, Result] = numba.njit(nogil=True, cache=True, fastmath=fast)(
-                function
-            )
-        except RuntimeError:
-            # Neither beside the source nor in the user's cache, as in a read-only container.
-            made = numba.njit(nogil=True, fastmath=fast)(function)
-        return made
-
-    return decorate
+    try:
+        made = numba.njit(nogil=True, cache=True, fastmath=set(fast))(function)
+    except RuntimeError:
+        # Neither beside the source nor in the user's cache, as in a read-only container.
+        made = numba.njit(nogil=True, fastmath=set(fast))(function)
+    return cast(Function, made)
 
 
-@compiled()
+@compiled
 def find_components(
     maps: np.ndarray,
     row_cells: np.ndarray,
@@ -66,7 +58,7 @@ def find_components(
 
     Args:
         maps: (n, h, w) float32.
-        row_cells, row_weights, column_cells, column_weights: see ``upsample.taps``.
+        row_cells, row_weights, column_cells, column_weights: see ``boxes.taps``.
         threshold: of the percentile.
         rank: of the percentile, 0 to 100.
         smallest: cells of a component, may be a fraction.
@@ -107,7 +99,7 @@ def find_components(
     return outcome, found, extents, inside, total
 
 
-@compiled()
+@compiled
 def _usable(score_map: np.ndarray) -> int:
     low = high = score_map[0, 0]
     for row in range(score_map.shape[0]):
@@ -120,7 +112,7 @@ def _usable(score_map: np.ndarray) -> int:
     return FOUND if high - low > np.float32(CONSTANT_TOLERANCE) * largest else CONSTANT
 
 
-@compiled()
+@compiled
 def _upsample(
     score_map: np.ndarray,
     row_cells: np.ndarray,
@@ -151,7 +143,7 @@ def _upsample(
             )
 
 
-@compiled()
+@compiled
 def _extremes(values: np.ndarray) -> tuple[np.float32, np.float32]:
     # By columns first, which the compiler makes into vectors.
     low, high = values[0].copy(), values[0].copy()
@@ -163,7 +155,7 @@ def _extremes(values: np.ndarray) -> tuple[np.float32, np.float32]:
     return low.min(), high.max()
 
 
-@compiled()
+@compiled
 def _normalise(values: np.ndarray, low: np.float32, high: np.float32) -> None:
     span = high - low
     for row in range(values.shape[0]):
@@ -171,7 +163,7 @@ def _normalise(values: np.ndarray, low: np.float32, high: np.float32) -> None:
             values[row, column] = (values[row, column] - low) / span
 
 
-@compiled()
+@compiled
 def _mark(values: np.ndarray, cut: np.float32, mask: np.ndarray) -> None:
     for row in range(values.shape[0]):
         source, target = values[row], mask[row]
@@ -179,7 +171,8 @@ def _mark(values: np.ndarray, cut: np.float32, mask: np.ndarray) -> None:
             target[column] = source[column] > cut
 
 
-@compiled(reorder=True)
+# Its sums may be added up in another order, and values are no NaN.
+@partial(compiled, fast={"reassoc", "nnan", "nsz"})
 def _sum(values: np.ndarray, left: int, top: int, right: int, bottom: int) -> float:
     total = 0.0
     for row in range(top, bottom):
@@ -189,7 +182,7 @@ def _sum(values: np.ndarray, left: int, top: int, right: int, bottom: int) -> fl
     return total
 
 
-@compiled()
+@compiled
 def _percentile(values: np.ndarray, rank: float) -> np.float32:
     """What ``np.percentile`` gives of values (n,) from 0 to 1, to the last bit.
 
@@ -203,11 +196,11 @@ def _percentile(values: np.ndarray, rank: float) -> np.float32:
     step = values.size // SAMPLE_SIZE | 1
     sample = values[::step].copy()
     margin = int(MARGIN * sample.size) + 2
-    candidates, left_out = _between(
-        values,
-        _bracket(sample, max(0, below // step - margin))[0],
-        _bracket(sample, min(sample.size - 1, above // step + margin))[1],
-    )
+    first, last = below // step - margin, above // step + margin
+    # Where the margin reaches an end of the sample, all values to that side are candidates.
+    low = _bracket(sample, first)[0] if first >= 0 else np.float32(0)
+    high = _bracket(sample, last)[1] if last < sample.size else np.float32(2)
+    candidates, left_out = _between(values, low, high)
     if below < left_out or above >= left_out + candidates.size:
         candidates, left_out = values, 0
     few, of_candidates = _between(
@@ -225,7 +218,7 @@ def _percentile(values: np.ndarray, rank: float) -> np.float32:
     return np.float32(upper - difference * np.float32(1 - share))
 
 
-@compiled()
+@compiled
 def _bracket(values: np.ndarray, place: int) -> tuple[np.float32, np.float32]:
     """Bounds around the value at this place of the sorted values, the upper one exclusive."""
     low, high = np.float32(0), np.float32(2)
@@ -241,7 +234,7 @@ def _bracket(values: np.ndarray, place: int) -> tuple[np.float32, np.float32]:
     return low, high
 
 
-@compiled()
+@compiled
 def _between(values: np.ndarray, low: np.float32, high: np.float32) -> tuple[np.ndarray, int]:
     """The values from ``low`` to below ``high``, and how many are smaller."""
     chosen = np.zeros(-(-values.size // 8) * 8, np.uint8)
@@ -260,7 +253,7 @@ def _between(values: np.ndarray, low: np.float32, high: np.float32) -> tuple[np.
     return found[:count], smaller
 
 
-@compiled()
+@compiled
 def _components(mask: np.ndarray, width: int, smallest: float, extents: np.ndarray) -> int:
     """The 8-connected components, the largest first, those of one size as OpenCV numbers them.
 
@@ -312,7 +305,7 @@ def _components(mask: np.ndarray, width: int, smallest: float, extents: np.ndarr
     return int(written)
 
 
-@compiled()
+@compiled
 def _runs(mask: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The runs of set cells: where they start and stop, row by row, and the first of each row."""
     height = mask.shape[0]
@@ -342,7 +335,7 @@ def _runs(mask: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return starts[:count], stops[:count], first
 
 
-@compiled()
+@compiled
 def _root(parent: np.ndarray, run: int) -> int:
     while parent[run] != run:
         parent[run] = parent[parent[run]]
@@ -350,7 +343,7 @@ def _root(parent: np.ndarray, run: int) -> int:
     return int(run)
 
 
-@compiled()
+@compiled
 def _join(parent: np.ndarray, one: int, other: int) -> None:
     first, second = _root(parent, one), _root(parent, other)
     parent[max(first, second)] = min(first, second)
