@@ -91,7 +91,7 @@ def simulate(seconds: np.ndarray, sizes: np.ndarray, workers: int) -> float:
     while (shard := work.next()) is not None:
         start = heapq.heappop(free)
         heapq.heappush(free, start + taken[shard.uri])
-        work.published(ShardReport(shard, "", Counter(), 0, Counter(), 0.0, {}, None))
+        work.finish(ShardReport(shard, "", Counter(), 0, Counter(), 0.0, {}, None))
     return sum(taken.values()) / (workers * max(free))
 
 

@@ -24,7 +24,8 @@ from cambox.boxes import Boxes, best_overlaps, centre_box
 from cambox.config import CamSettings, ModelSettings
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
-from cambox.models.load import load_classifier, with_middle_layers
+from cambox.models.load import load_classifier
+from cambox.models.middle import with_middle_layers
 from cambox.output.rows import StoredMap
 from research.hit_rates import ANY, IOUS, LARGEST, overlaps
 from research.photographs import Photographs, decoded

@@ -21,7 +21,8 @@ from sklearn.linear_model import LogisticRegression
 
 from cambox.boxes import Boxes, centre_box, iou
 from cambox.config import CamSettings, ModelSettings
-from cambox.models.load import load_classifier, with_middle_layers
+from cambox.models.load import load_classifier
+from cambox.models.middle import with_middle_layers
 from cambox.review.evaluate.detection import figures, match
 from research import compare_refinement
 from research.hit_rates import IOUS, Interval, interval_over

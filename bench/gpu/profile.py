@@ -8,7 +8,7 @@ import statistics
 import threading
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def _kernels(engine: LocalEngine) -> dict[str, Any]:
 @torch.inference_mode()
 def _pieces(engine: LocalEngine) -> dict[str, Any]:
     """One lane, one batch, each piece waited for; milliseconds an image."""
-    with make_annotator(engine.config, engine.model, engine.threads) as annotator:
+    with closing(make_annotator(engine.config, engine.model, engine.threads)) as annotator:
         lane, batch = annotator.lanes[0], annotator.batch_size
     classifier = lane.classifier
     size = classifier.preprocessing

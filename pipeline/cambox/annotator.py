@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
-from types import TracebackType
 
 import torch
 
@@ -71,7 +70,7 @@ class Progress:
 
 
 class Annotator:
-    """A classifier and a recipe, ready to annotate shards; use it as a context manager.
+    """A classifier and a recipe, ready to annotate shards, until it is closed.
 
     Args:
         batch_size: images per forward pass.
@@ -116,22 +115,10 @@ class Annotator:
             labels_wanted=config.cam.classes != "predicted",
         )
 
-    def __enter__(self) -> Annotator:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """End the threads when what they have begun is done; a shard still in work fails."""
-        self.decode_pool.shutdown(cancel_futures=True)
-        self.box_pool.shutdown(cancel_futures=True)
-        self.lane_pool.shutdown(cancel_futures=True)
+        for pool in (self.decode_pool, self.box_pool, self.lane_pool):
+            pool.shutdown(cancel_futures=True)
 
     def annotate(
         self,

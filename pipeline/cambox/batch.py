@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from cambox.boxes import Boxes
 from cambox.cams.boxes import FoundBoxes, find_boxes, upsampled_size
@@ -16,7 +17,7 @@ from cambox.cams.score import MapClasses, choose_boxes
 from cambox.cams.score_maps import WantedClass, wanted_classes
 from cambox.config import Config
 from cambox.maps import MapMaker
-from cambox.models.classifier import Classifier, Scores
+from cambox.models.classifier import Classifier
 from cambox.output.rows import ClassScore, Row, StoredMap
 from cambox.sources.load import LoadedSample
 from cambox.threads import Stopwatch, grouped
@@ -169,7 +170,8 @@ class BatchAnnotator:
         images = self._buffer[: len(samples)]
         np.stack([sample.pixels for sample in samples], out=images)  # type: ignore[misc]
         scores = self.classifier.scores(images)
-        probabilities = self._probabilities(scores)
+        logits = self.map_maker.logits(scores)
+        probabilities = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
         best = probabilities.topk(self.cam.top_k, dim=1)
         top_ids, top_probabilities = best.indices.tolist(), best.values.tolist()
         wanted = [
@@ -184,13 +186,8 @@ class BatchAnnotator:
             for sample, ids, shares in zip(samples, top_ids, top_probabilities, strict=True)
         ]
         # Images want different numbers of classes; the shorter lists are padded with class 0.
-        most = max(len(choices) for choices in wanted)
-        padded = [
-            [choice.class_id for choice in choices] + [0] * (most - len(choices))
-            for choices in wanted
-        ]
-        class_ids = torch.tensor(padded, dtype=torch.int64, device=probabilities.device)
-        class_ids = class_ids.view(len(samples), most)
+        ids_of = [torch.tensor([one.class_id for one in choices]).long() for choices in wanted]
+        class_ids = pad_sequence(ids_of, batch_first=True).to(probabilities.device)
         maps = self.map_maker.maps(scores, class_ids).cpu()
         class_scores = probabilities.gather(1, class_ids).tolist()
         return [
@@ -208,11 +205,13 @@ class BatchAnnotator:
             )
         ]
 
-    def _probabilities(self, scores: Scores) -> torch.Tensor:
-        logits = self.map_maker.logits(scores)
-        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
-
     def _row(self, shard_uri: str, sample: LoadedSample, image: ImageScores | None) -> Row:
+        maps: tuple[StoredMap, ...] = ()
+        if image is not None and self.store_maps:
+            maps = tuple(
+                StoredMap.of(choice.class_id, choice.rank, score_map.numpy())
+                for choice, score_map in zip(image.wanted, image.maps, strict=True)
+            )
         return Row(
             key=sample.key,
             shard=shard_uri,
@@ -223,7 +222,7 @@ class BatchAnnotator:
             height=sample.height,
             labels=sample.labels,
             classes=() if image is None else image.classes,
-            maps=() if image is None or not self.store_maps else tuple(_stored_maps(image)),
+            maps=maps,
         )
 
 
@@ -232,8 +231,3 @@ def _in_pixels(boxes: Boxes, places: np.ndarray, batch: Sequence[LoadedSample]) 
     sizes = np.array([(batch[place].width, batch[place].height) for place in places.tolist()])
     width, height = sizes[boxes.image].T
     return boxes.scaled(width, height).with_columns(image=places[boxes.image])
-
-
-def _stored_maps(image: ImageScores) -> Iterator[StoredMap]:
-    for choice, score_map in zip(image.wanted, image.maps, strict=True):
-        yield StoredMap.of(choice.class_id, choice.rank, score_map.numpy())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from cambox.cams import class_score_maps, class_weights, image_score_maps, thresholded_average
+from cambox.cams.paper import thresholded_average
 from cambox.cams.refine import affinity, propagate, towards_centre
+from cambox.cams.score_maps import class_score_maps, class_weights, image_score_maps
 from cambox.config import CamSettings
 from cambox.errors import RequestError
 from cambox.models.classifier import Classifier, Scores
@@ -51,17 +52,16 @@ class MapMaker:
             (B, n, H, W) float32, in the cells of the feature map, or finer where refined.
         """
         maps = self._plain_maps(scores, class_ids)
-        if self._settings.refine.steps:
-            maps = self._refined(maps, scores.middle)
+        wanted, grid = self._settings.refine, self._grid
+        if wanted.steps:
+            likeness = affinity(
+                scores.middle, grid, wanted.power, wanted.feature_power, wanted.channels
+            )
+            maps = F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)
+            maps = propagate(maps, likeness, wanted.steps)
         if self._settings.centre is not None:
             maps = towards_centre(maps, self._settings.centre)
         return maps
-
-    def _refined(self, maps: torch.Tensor, middle: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        wanted = self._settings.refine
-        likeness = affinity(middle, self._grid, wanted.power, wanted.feature_power, wanted.channels)
-        resized = F.interpolate(maps.float(), size=self._grid, mode="bilinear", align_corners=False)
-        return propagate(resized, likeness, wanted.steps)
 
     def _plain_maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
         head = self._head

@@ -10,8 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +19,10 @@ import platformdirs
 from cambox.config import Config
 from cambox.errors import RequestError
 from cambox.output.footer import SCHEMA_VERSION, Recipe, library_versions, recipe_digest
+from cambox.output.publish import publish_bytes
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import canonical_uri, fingerprint, locate
+from cambox.threads import usable_cpus
 
 if TYPE_CHECKING:
     from cambox.models.classifier import Classifier
@@ -116,13 +116,14 @@ def recipe_key(config: Config) -> str | None:
         checkpoint = _checkpoint(model.checkpoint)
         if checkpoint is None:
             return None
+    gpus = sorted(path.name for path in Path("/dev").glob("nvidia*"))
     known = {
         # Threads and devices as well: the rounding of the head, which is probed, depends on them.
         "settings": config.model_dump(mode="json", exclude=_SHAPE_NO_ROW),
         "checkpoint": checkpoint,
         "class_names": names,
         "versions": {**library_versions(), "schema": SCHEMA_VERSION},
-        "machine": [platform.node(), platform.machine(), _cpus(), *_gpus()],
+        "machine": [platform.node(), platform.machine(), usable_cpus(), *gpus],
         "environment": [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")],
     }
     return json.dumps(known, sort_keys=True)
@@ -137,13 +138,10 @@ def remember(key: str | None, recipe: Recipe) -> None:
         return
     path = _place(key)
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, delete=False
-        ) as file:
-            json.dump({"settings": recipe.settings, "class_names": recipe.class_names}, file)
-        Path(file.name).replace(path)
-        for old in sorted(path.parent.iterdir(), key=_age)[RECIPES_KEPT:]:
+        entry = {"settings": recipe.settings, "class_names": recipe.class_names}
+        publish_bytes(str(path), json.dumps(entry).encode())
+        latest_first = sorted(path.parent.iterdir(), key=lambda kept: -kept.stat().st_mtime)
+        for old in latest_first[RECIPES_KEPT:]:
             old.unlink()
 
 
@@ -163,10 +161,6 @@ def _place(key: str) -> Path:
     return platformdirs.user_cache_path("cambox") / "recipes" / f"{name}.json"
 
 
-def _age(path: Path) -> float:
-    return -path.stat().st_mtime
-
-
 def _checkpoint(uri: str) -> str | None:
     """The state of a file of weights; None where its storage tells no more than a size."""
     filesystem, path = locate(uri)
@@ -179,11 +173,3 @@ def _checkpoint(uri: str) -> str | None:
         return None
     state = fingerprint(info)
     return f"{canonical_uri(uri)} {state}" if " " in state else None
-
-
-def _cpus() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _gpus() -> Iterable[str]:
-    return sorted(path.name for path in Path("/dev").glob("nvidia*"))

@@ -23,7 +23,10 @@ from cambox.summary import RunSummary
 
 if TYPE_CHECKING:
     # They bring torch, which a wrong request and a plan need not wait for.
-    from cambox.engines.worklist import Engine
+    from cambox.engines.cluster import RayEngine
+    from cambox.engines.local import LocalEngine
+
+    Engine = LocalEngine | RayEngine
 
 ORPHANS_NAMED = 10
 

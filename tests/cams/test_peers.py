@@ -10,7 +10,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torchcam.methods import CAM
 
-from cambox.cams import class_score_maps
+from cambox.cams.score_maps import class_score_maps
 from cambox.config import CamSettings, ModelSettings
 from cambox.maps import MapMaker
 from cambox.models.heads import PooledHead

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cambox.cams import ThresholdedAvgPool2d, batched_index_select, cam, thresholded_average
+from cambox.cams import ThresholdedAvgPool2d, batched_index_select, cam
+from cambox.cams.paper import thresholded_average
 
 
 def pooled_in_numpy(features: np.ndarray, threshold: float) -> np.ndarray:

@@ -132,7 +132,7 @@ def another_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def other_cpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cambox.resolve, "_cpus", lambda: 1000)
+    monkeypatch.setattr(cambox.resolve, "usable_cpus", lambda: 1000)
 
 
 @pytest.mark.parametrize(

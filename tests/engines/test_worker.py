@@ -75,11 +75,14 @@ def test_a_damaged_memory_is_found_anew(tmp_path: Path, damage: bytes) -> None:
     assert remembered("a", lambda: 16, tmp_path) == 32
 
 
-def test_without_a_place_to_remember_it_is_found_each_time(tmp_path: Path) -> None:
+def test_without_a_place_to_remember_it_is_found_each_time_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("in the way")
     answers = iter([64, 32])
     assert remembered("a", lambda: next(answers), tmp_path / "file" / "cache") == 64
     assert remembered("a", lambda: next(answers), tmp_path / "file" / "cache") == 32
+    assert f"engine.batch_size: {tmp_path / 'file' / 'cache'} cannot be locked" in caplog.text
 
 
 def test_one_worker_times_and_the_others_read(tmp_path: Path) -> None:
@@ -119,7 +122,7 @@ def test_a_worker_that_died_while_it_timed_is_not_waited_for(tmp_path: Path) -> 
 
 
 def test_a_worker_that_hangs_while_it_times_is_not_waited_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert remembered("a", lambda: 64, tmp_path) == 64
     (kept,) = tmp_path.glob("*.json")
@@ -127,6 +130,7 @@ def test_a_worker_that_hangs_while_it_times_is_not_waited_for_long(
     monkeypatch.setattr(worker, "LOCK_SECONDS", 0.1)
     with FileLock(kept.with_suffix(".lock")):
         assert remembered("a", lambda: 32, tmp_path) == 32
+    assert "so a worker may time its batches again" in caplog.text
 
 
 def test_all_that_is_timed_tells_batch_sizes_apart(

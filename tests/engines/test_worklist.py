@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambox.annotator import Progress, ShardReport
-from cambox.engines.prefetch import SHARDS_IN_WORK
+from cambox.engines.local import SHARDS_IN_WORK
 from cambox.engines.worklist import Outcome, ShardFailure, WorkList
 from cambox.sources.shards import Shard
 
@@ -57,7 +57,7 @@ def test_only_the_deadly_are_given_up(
             work.lost(list(mine), "the worker died")
             mine.clear()
         elif mine:
-            work.published(published(mine.pop(chance.randrange(len(mine)))))
+            work.finish(published(mine.pop(chance.randrange(len(mine)))))
     failed = {outcome.shard for outcome in work.outcomes if isinstance(outcome, ShardFailure)}
     assert len(work.outcomes) == len(shards)
     assert {outcome.shard for outcome in work.outcomes} == set(shards)
@@ -82,7 +82,7 @@ def test_a_suspect_is_alone_until_it_is_done() -> None:
     assert work.next(beside=[busy, third]) is None
     assert work.next() == one
     assert work.next(beside=[one]) is None
-    work.published(published(one))
+    work.finish(published(one))
     assert work.next() == other
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cambox.engines.prefetch import SHARDS_IN_WORK
+from cambox.engines.local import SHARDS_IN_WORK
 from cambox.sources.pack import pack
 from conftest import ConfigMaker
 from fault_driver import drive, driver, wait_until

@@ -19,7 +19,7 @@ from rich.console import Console
 from cambox.engines import cluster
 from cambox.engines.actor import Warnings, Worker
 from cambox.engines.display import RunDisplay
-from cambox.engines.prefetch import Prefetch
+from cambox.engines.local import Prefetch
 from cambox.engines.sizing import Pool
 from cambox.engines.worker import make_annotator
 from cambox.engines.worklist import ShardFailure

@@ -12,7 +12,8 @@ import torch
 
 from cambox.config import CamSettings, ModelSettings
 from cambox.maps import MapMaker
-from cambox.models.load import load_classifier, with_middle_layers
+from cambox.models.load import load_classifier
+from cambox.models.middle import with_middle_layers
 
 
 @pytest.mark.parametrize(

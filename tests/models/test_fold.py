@@ -14,7 +14,7 @@ from torch import nn
 from cambox.config import ModelSettings
 from cambox.models.build import build_network
 from cambox.models.fold import fold_norms
-from cambox.models.load import classifier_of, load_classifier
+from cambox.models.load import load_classifier
 from cambox.models.onednn import pack_convolutions
 
 
@@ -53,7 +53,7 @@ def test_logits_and_features_stay_and_so_does_the_digest(
             nn.init.trunc_normal_(
                 module.head.weight, generator=torch.Generator().manual_seed(0), std=0.02
             )
-    classifier = classifier_of(network, settings)
+    classifier = load_classifier(settings, module=network)
     norms = [part for part in classifier.module.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) == norms_left
     size = classifier.preprocessing
@@ -72,7 +72,7 @@ def test_logits_and_features_stay_and_so_does_the_digest(
         if name != "test_vit":  # whose feature map is that before its last block
             assert (scores.feature_map - expected).abs().max() < 1e-4 * expected.abs().max()
     # The digest names the weights that were given, whatever became of them.
-    assert classifier.weights_digest == classifier_of(plain, settings).weights_digest
+    assert classifier.weights_digest == load_classifier(settings, module=plain).weights_digest
 
 
 class Branching(nn.Module):

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 import cambox.models.probe
-from cambox.cams import class_score_maps
+from cambox.cams.score_maps import class_score_maps
 from cambox.config import CamSettings, ModelSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
@@ -17,7 +17,7 @@ from cambox.models.build import build_network
 from cambox.models.classifier import Classifier
 from cambox.models.heads import TOLERANCE, AffineHead, HeadKind, Layout, PooledHead
 from cambox.models.inspect import inspect_model
-from cambox.models.load import classifier_of, load_classifier
+from cambox.models.load import load_classifier
 from cambox.models.probe import probe
 from cambox.models.split import Split
 
@@ -142,7 +142,7 @@ def test_the_pipelines_own_scores_are_the_networks(name: str) -> None:
             module.head.weight.copy_(
                 torch.linspace(-1, 1, module.head.weight.numel()).view_as(module.head.weight)
             )
-    classifier = classifier_of(network, settings)
+    classifier = load_classifier(settings, module=network)
     for batch in (3, 1):
         images = noise(classifier, batch)
         with torch.inference_mode():
@@ -243,4 +243,4 @@ def test_a_known_kind_that_the_head_is_not_is_refused(
     if name == "test_vit":
         module.head.weight.normal_(std=0.02, generator=torch.Generator().manual_seed(0))
     with pytest.raises(RequestError, match=reason):
-        classifier_of(module, ModelSettings(name=name), kind=kind)
+        load_classifier(ModelSettings(name=name), kind=kind, module=module)

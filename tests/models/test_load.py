@@ -17,7 +17,7 @@ from cambox.errors import RequestError
 from cambox.maps import require_fitting
 from cambox.models.build import build_network
 from cambox.models.classifier import Classifier
-from cambox.models.load import classifier_of, load_classifier, with_class_size
+from cambox.models.load import load_classifier, with_class_size
 
 
 def load(name: str, **settings: object) -> Classifier:
@@ -50,7 +50,7 @@ def test_a_gpu_is_probed_in_full_float32_whatever_was_set(precision: str) -> Non
         for setting in settings:
             setting.fp32_precision = precision
         given = [setting.fp32_precision for setting in settings]
-        classifier_of(module, ModelSettings(name="test_resnet"))
+        load_classifier(ModelSettings(name="test_resnet"), module=module)
         assert [setting.fp32_precision for setting in settings] == given
     finally:
         for setting, before in zip(settings, usual, strict=True):
@@ -88,7 +88,7 @@ def test_one_setting_makes_the_map_finer(
     for parameter in network.parameters():
         if not parameter.any():
             parameter.normal_(std=0.02)
-    grid = classifier_of(network, settings).head.grid
+    grid = load_classifier(settings, module=network).head.grid
     assert (grid.height, grid.width) == cells
 
 
@@ -97,7 +97,7 @@ def test_resampled_positions_of_a_torchvision_transformer_are_the_librarys() -> 
     network = build_network(settings)
     network.heads.head.weight.normal_(std=0.02)
     state = {name: value.clone() for name, value in network.state_dict().items()}
-    classifier = classifier_of(network, settings)
+    classifier = load_classifier(settings, module=network)
     expected = torchvision.models.vit_b_16(image_size=256).eval()
     expected.load_state_dict(
         torchvision.models.vision_transformer.interpolate_embeddings(256, 16, state)

@@ -11,7 +11,8 @@ from cambox.config import CamSettings, ModelSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
-from cambox.models.load import load_classifier, with_middle_layers
+from cambox.models.load import load_classifier
+from cambox.models.middle import with_middle_layers
 
 
 def classifier(name: str, **settings: object) -> Classifier:

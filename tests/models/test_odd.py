@@ -17,7 +17,7 @@ from cambox.config import CamSettings, ModelSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
-from cambox.models.load import classifier_of, load_classifier
+from cambox.models.load import load_classifier
 
 
 class Odd(nn.Module):
@@ -38,7 +38,7 @@ class Odd(nn.Module):
 
 def classifier_with(module: nn.Module, **settings: object) -> Classifier:
     given = ModelSettings.model_validate({"name": "odd", "input_size": 64, **settings})
-    return classifier_of(module.eval().requires_grad_(False), given)
+    return load_classifier(given, module=module.eval().requires_grad_(False))
 
 
 @pytest.mark.parametrize(

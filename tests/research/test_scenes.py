@@ -12,7 +12,8 @@ import torch
 
 from cambox.boxes import iou
 from cambox.config import ModelSettings
-from cambox.models.load import load_classifier, with_middle_layers
+from cambox.models.load import load_classifier
+from cambox.models.middle import with_middle_layers
 from research import scenes
 from research.photographs import Scenes
 from research.scene_boxes import (

@@ -33,29 +33,24 @@ class MapClasses:
     score: np.ndarray
 
 
-def of_classes(found: FoundBoxes, classes: MapClasses) -> FoundBoxes:
-    """The boxes with what is known of their maps: image, class, rank and class_score."""
+def choose_boxes(found: FoundBoxes, classes: MapClasses, settings: BoxSettings) -> FoundBoxes:
+    """Say whose the boxes are, score them, and drop those that the settings drop.
+
+    Args:
+        found: what ``find_boxes`` gave for the maps.
+        settings: calibration, min_score and suppress_overlap are read.
+    """
     boxes = found.boxes.with_columns(
         image=classes.image[found.of_map],
         class_id=classes.class_id[found.of_map],
         rank=classes.rank[found.of_map],
         class_score=classes.score[found.of_map],
     )
-    return replace(found, boxes=boxes)
-
-
-def choose_boxes(found: FoundBoxes, classes: MapClasses, settings: BoxSettings) -> FoundBoxes:
-    """Score boxes and drop those that the settings drop.
-
-    Args:
-        found: what ``find_boxes`` gave for the maps.
-        settings: calibration, min_score and suppress_overlap are read.
-    """
-    found = of_classes(found, classes)
     if settings.calibration is not None:
-        score = probability(settings.calibration, traits(found.boxes))
-        found = replace(found, boxes=found.boxes.with_columns(score=score))
-    found = found.only(found.boxes.score >= settings.min_score, NoBoxReason.low_score)
+        boxes = boxes.with_columns(score=probability(settings.calibration, traits(boxes)))
+    found = replace(found, boxes=boxes).only(
+        boxes.score >= settings.min_score, NoBoxReason.low_score
+    )
     if settings.suppress_overlap is not None:
         found = without_overlapping_classes(found, settings.suppress_overlap)
     return found

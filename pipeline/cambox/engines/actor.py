@@ -9,14 +9,14 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import cambox
-from cambox.annotator import Progress, ShardReport
+from cambox.annotator import ShardReport
 from cambox.config import Config
-from cambox.engines.prefetch import Prefetch, WorkerProgress
+from cambox.engines.local import Prefetch, WorkerProgress
 from cambox.engines.worker import load_model, local_device, make_annotator, resolve_precision
 from cambox.errors import RequestError
 from cambox.models.heads import HeadKind
@@ -31,38 +31,30 @@ class Actor:
     """The driver's view of an actor; calls are references to what they will give.
 
     Attributes:
-        call: to describe itself, or to begin a shard; None while it does neither.
-        reading: that shard.
-        reports: of shards that were read to their end.
+        calls: what it has not answered yet, and the shard of each; None: to describe itself. The
+            report of a shard comes before what is read, as it may be there although it died.
+        reading: the call to describe itself, or to begin a shard; None while it does neither.
         asked: an unanswered question for its progress.
-        seen: what it had read and annotated when it last said so.
-        heard: when that was.
+        heard: when it last said how far it is.
         moved: when its oldest shard last did.
     """
 
     handle: Any
-    call: Any = None
-    reading: Shard | None = None
-    reports: dict[Any, Shard] = field(default_factory=dict)
+    calls: dict[Any, Shard | None]
+    reading: Any
     asked: Any = None
-    seen: Progress = field(default_factory=Progress)
     heard: float = 0.0
     moved: float = 0.0
 
     @property
     def starting(self) -> bool:
         """Whether it has not described itself yet."""
-        return self.call is not None and self.reading is None
+        return None in self.calls.values()
 
     @property
     def shards(self) -> list[Shard]:
         """All that it has in work."""
-        return [*self.reports.values(), *([] if self.reading is None else [self.reading])]
-
-    @property
-    def calls(self) -> list[Any]:
-        """What it has not answered yet; reports first, as they may be there although it died."""
-        return [*self.reports, *([] if self.call is None else [self.call])]
+        return [shard for shard in self.calls.values() if shard is not None]
 
     def ask(self, poll_seconds: float) -> None:
         """Ask it how far it is, if it was not heard for so long; its other answers tell it, too."""
@@ -76,27 +68,19 @@ class Actor:
         # Of those that it has already, one may hang; it is not forgotten for the next.
         if not self.shards:
             self.moved = self.heard
-        self.reading, self.call = shard, self.handle.begin.remote(shard)
+        self.reading = self.handle.begin.remote(shard)
+        self.calls[self.reading] = shard
 
-    def end(self, call: Any) -> Shard:
-        """Forget a call that was answered, and give its shard."""
-        if call is not self.call:
-            return self.reports.pop(call)
-        shard, self.call, self.reading = self.reading, None, None
-        assert shard is not None
-        return shard
+    def end(self, call: Any) -> None:
+        """Forget a call that was answered."""
+        del self.calls[call]
+        if call is self.reading:
+            self.reading = None
 
-    def hear(self, progress: WorkerProgress) -> Progress:
-        """Note how far it is, and give what is new of it."""
+    def hear(self, progress: WorkerProgress) -> None:
+        """Note when its oldest shard last moved."""
         self.heard = time.monotonic()
         self.moved = self.heard - progress.still_seconds
-        total, seen = progress.total, self.seen
-        new = Progress(total.bytes_read - seen.bytes_read, total.samples - seen.samples)
-        # Answers may overtake each other.
-        if new.bytes_read < 0 or new.samples < 0:
-            return Progress()
-        self.seen = total
-        return new
 
 
 class Worker:
@@ -122,7 +106,7 @@ class Worker:
             )
         self.prefetch = Prefetch(make_annotator(config, model, threads))
         self.begun: dict[Shard, Future[ShardReport]] = {}
-        # Until the process ends; see nothing_loaded_is_garbage.
+        # Until the process ends; see the local engine.
         gc.freeze()
 
     def begin(self, shard: Shard) -> WorkerProgress:
@@ -143,7 +127,7 @@ class Worker:
         """A shard is published; for who keeps statistics."""
 
     def progress(self) -> WorkerProgress:
-        """How far it is, and since when its oldest shard has not moved."""
+        """What is new, and since when its oldest shard has not moved."""
         return self.prefetch.progress(self.warnings.take())
 
 

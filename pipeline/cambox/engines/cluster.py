@@ -22,12 +22,11 @@ from cambox.annotator import ShardReport
 from cambox.config import Config
 from cambox.console import one_line
 from cambox.engines.actor import Actor, Worker, absolute, runtime_env
-from cambox.engines.prefetch import SHARDS_IN_WORK, WorkerProgress
+from cambox.engines.local import SHARDS_IN_WORK, WorkerProgress
 from cambox.engines.sizing import Pool, size_pool
 from cambox.engines.worker import load_model, resolve_precision
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import RequestError
-from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
 
 LOG = logging.getLogger(__name__)
@@ -39,11 +38,14 @@ GPU_SECONDS = 600.0
 
 
 class ShardWorker(Worker):
-    """The actor."""
+    """The actor, whose Prometheus endpoint tells what it published; Ray prefixes names ``ray_``."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.metrics = _Metrics()
+        self.samples = Counter("cambox_samples", "Rows published.", ("status",))
+        self.boxes = Counter("cambox_boxes", "Boxes published.")
+        self.no_box = Counter("cambox_maps_without_box", "Maps that gave no box.", ("reason",))
+        self.seconds = Counter("cambox_stage_seconds", "Time by stage.", ("stage",))
 
     def describe(self) -> str:
         """Where this actor runs."""
@@ -54,20 +56,6 @@ class ShardWorker(Worker):
             f"{'GPU ' + ', '.join(gpus) if gpus else 'no GPU'}, computing on {self.device}, "
             f"{self.threads} threads"
         )
-
-    def count(self, report: ShardReport) -> None:
-        """For Prometheus."""
-        self.metrics.count(report)
-
-
-class _Metrics:
-    """What a worker's Prometheus endpoint tells, under names that Ray prefixes with ``ray_``."""
-
-    def __init__(self) -> None:
-        self.samples = Counter("cambox_samples", "Rows published.", ("status",))
-        self.boxes = Counter("cambox_boxes", "Boxes published.")
-        self.no_box = Counter("cambox_maps_without_box", "Maps that gave no box.", ("reason",))
-        self.seconds = Counter("cambox_stage_seconds", "Time by stage.", ("stage",))
 
     def count(self, report: ShardReport) -> None:
         """Add a published shard; a counter is not touched for nothing, which Ray refuses."""
@@ -99,14 +87,9 @@ class RayEngine:
         # Loaded here too: a wrong request is refused before any actor starts, and what the head is
         # is decided once, as two devices may differ at the border.
         model = load_model(self.config, torch.device("cpu"), precision, self.pool.threads)
-        self._recipe = model.recipe
+        self.recipe = model.recipe
         self.head = model.classifier.head.kind
         self.runtime_env = runtime_env(ray.get_runtime_context().runtime_env)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe that all of its workers share."""
-        return self._recipe
 
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Hand out the shards in their order."""
@@ -177,7 +160,8 @@ class _Run:
             runtime_env=engine.runtime_env,
         )
         handle = worker.remote(engine.config, engine.recipe.digest, engine.head, pool.threads)
-        return Actor(handle, call=handle.describe.remote())
+        ready = handle.describe.remote()
+        return Actor(handle, {ready: None}, ready)
 
     def _wait_for_answers(self) -> None:
         for actor in self.actors:
@@ -190,7 +174,7 @@ class _Run:
         for actor in list(self.actors):
             if actor.asked in answered:
                 self._take_answer(actor)
-            for call in actor.calls:
+            for call in list(actor.calls):
                 # One that was lost with its actor was dealt with at the actor's first.
                 if call in answered and actor in self.actors:
                     self._finish_call(actor, call)
@@ -204,45 +188,43 @@ class _Run:
         self._note_progress(actor, progress)
 
     def _note_progress(self, actor: Actor, progress: WorkerProgress) -> None:
-        self.observer.advance(actor.hear(progress))
+        actor.hear(progress)
+        self.observer.advance(progress.new)
         for warning in progress.warnings:
             self.observer.note(warning)
 
     def _finish_call(self, actor: Actor, call: Any) -> None:
+        shard, was_read = actor.calls[call], call is actor.reading
         try:
             result = ray.get(call)
         except RayTaskError as error:
             # The actor lives, and its code raised. An error of its constructor is not of this kind.
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if actor.starting:
+            if shard is None:
                 self._replace(actor, f"the worker failed: {one_line(cause)}")
                 return
-            self.work.failed(actor.end(call), cause)
+            actor.end(call)
+            self.work.failed(shard, cause)
         except RayError as error:
             # Death has many names: the actor's, its node's, out of memory, a failed environment.
             self._replace(actor, f"the worker died: {one_line(error)}")
             return
         else:
-            self._take(actor, call, result)
+            actor.end(call)
+            if shard is None:
+                self.failed_starts = 0
+                self.observer.note(f"worker ready: {result}")
+            elif was_read:
+                self._note_progress(actor, result)
+                actor.calls[actor.handle.report.remote(shard)] = shard
+            else:
+                report, progress = result
+                self._note_progress(actor, progress)
+                self.work.finish(report)
         self._next_shard(actor)
 
-    def _take(self, actor: Actor, call: Any, result: Any) -> None:
-        if actor.starting:
-            actor.call = None
-            self.failed_starts = 0
-            self.observer.note(f"worker ready: {result}")
-        elif call is actor.call:
-            self._note_progress(actor, result)
-            shard = actor.end(call)
-            actor.reports[actor.handle.report.remote(shard)] = shard
-        else:
-            report, progress = result
-            self._note_progress(actor, progress)
-            actor.end(call)
-            self.work.published(report)
-
     def _next_shard(self, actor: Actor) -> None:
-        if actor.call is not None or len(actor.reports) >= SHARDS_IN_WORK:
+        if actor.reading is not None or len(actor.calls) >= SHARDS_IN_WORK:
             return
         shard = self.work.next(beside=actor.shards)
         if shard is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
@@ -37,34 +36,27 @@ class RunDisplay:
         self.statuses: Counter[str] = Counter()
         self.started = time.monotonic()
         self.last_line = self.started
-        self.bar: Bar | None = None
         # Shards in work advance from threads of their own.
         self.lock = threading.RLock()
+        self.bar = Bar(
+            SpinnerColumn(),
+            TextColumn("annotate"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[display]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.bar.add_task("annotate", total=size, display=self)
 
     def __enter__(self) -> RunDisplay:
         self.started = self.last_line = time.monotonic()
-        if self.console.is_terminal:
-            self.bar = Bar(
-                SpinnerColumn(),
-                TextColumn("annotate"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[display]}"),
-                console=self.console,
-            )
-            self.task = self.bar.add_task("annotate", total=self.size, display=self)
-            self.bar.start()
+        self.bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        elif kind is None and self.shards:
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.bar.stop()
+        if self.bar.disable and kind is None and self.shards:
             self._print_line()
 
     @property
@@ -114,10 +106,9 @@ class RunDisplay:
         return " · ".join(parts)
 
     def _refresh(self) -> None:
-        if self.bar is not None:
-            # A shard that is read a second time must not fill the bar beyond its end.
-            self.bar.update(self.task, completed=min(self.bytes_read, self.size))
-        elif time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
+        # A shard that is read a second time must not fill the bar beyond its end.
+        self.bar.update(self.task, completed=min(self.bytes_read, self.size))
+        if self.bar.disable and time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES:
             self._print_line()
 
     def _print_line(self) -> None:

@@ -1,24 +1,107 @@
-"""Run the shards in this process."""
+"""Run the shards in this process: the next is begun when one is read.
+
+The last batches of a shard are computed, and its file is written, while the next is read. Where
+shards are small, or the network is fast, a worker would else wait at the end of each as long as it
+works on it.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import closing
+import gc
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 
-from cambox.annotator import ShardReport
+from cambox.annotator import Annotator, Progress, ShardReport
 from cambox.config import Config
-from cambox.engines.prefetch import SHARDS_IN_WORK, Prefetch
-from cambox.engines.worker import (
-    load_model,
-    local_device,
-    make_annotator,
-    nothing_loaded_is_garbage,
-    resolve_precision,
-)
+from cambox.engines.worker import load_model, local_device, make_annotator, resolve_precision
 from cambox.engines.worklist import Observer, Outcome, WorkList
-from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
 from cambox.threads import usable_cpus
+
+# One is read, one computed to its end, and one written, which takes long on a remote storage.
+SHARDS_IN_WORK = 3
+
+
+@dataclass(frozen=True)
+class WorkerProgress:
+    """What a worker says of itself.
+
+    Attributes:
+        new: what it has read and annotated since it last said so.
+        still_seconds: since its oldest shard in work moved; 0 without any. Older shards are
+            computed first, so that one moves as long as all is well.
+        warnings: what it has logged since it last said so.
+    """
+
+    new: Progress
+    still_seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class Prefetch:
+    """The shards in work of an annotator, which is ended with it.
+
+    Args:
+        on_progress: called from any thread with what is new.
+    """
+
+    def __init__(
+        self, annotator: Annotator, on_progress: Callable[[Progress], None] = lambda progress: None
+    ) -> None:
+        self._annotator = annotator
+        self._on_progress = on_progress
+        self._pool = ThreadPoolExecutor(SHARDS_IN_WORK, thread_name_prefix="shard")
+        self._lock = threading.Lock()
+        self._new = Progress()
+        # When each shard in work last moved, the oldest first: one may hang while others go on.
+        self._moved: dict[Shard, float] = {}
+
+    def begin(self, shard: Shard) -> Future[ShardReport]:
+        """Begin a shard, and return when it was read to its end or failed.
+
+        Returns:
+            what ``Annotator.annotate`` gives or raises.
+        """
+        with self._lock:
+            self._moved[shard] = time.monotonic()
+        read = threading.Event()
+        advance = partial(self._advance, shard)
+        report = self._pool.submit(self._annotator.annotate, shard, advance, read.set)
+        report.add_done_callback(lambda _: read.set())
+        read.wait()
+        return report
+
+    def end(self, shard: Shard) -> None:
+        """Forget a shard that is published, or has failed."""
+        with self._lock:
+            del self._moved[shard]
+
+    def progress(self, warnings: tuple[str, ...] = ()) -> WorkerProgress:
+        """What is new, and since when its oldest shard has not moved; from any thread."""
+        now = time.monotonic()
+        with self._lock:
+            still = now - next(iter(self._moved.values()), now)
+            new, self._new = self._new, Progress()
+            return WorkerProgress(new, still, warnings)
+
+    def close(self) -> None:
+        """End the annotator, and with it the shards in work."""
+        # First, so that shards in work fail at their next batch, and nobody waits for their ends.
+        self._annotator.close()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _advance(self, shard: Shard, new: Progress) -> None:
+        with self._lock:
+            self._new = Progress(
+                self._new.bytes_read + new.bytes_read, self._new.samples + new.samples
+            )
+            self._moved[shard] = time.monotonic()
+        self._on_progress(new)
 
 
 class LocalEngine:
@@ -31,18 +114,18 @@ class LocalEngine:
         self.threads = usable_cpus() if threads == "auto" else threads
         precision = resolve_precision(config, device.type == "cuda")
         self.model = load_model(config, device, precision, self.threads)
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe of the run."""
-        return self.model.recipe
+        self.recipe = self.model.recipe
 
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Annotate the shards; one that the storage failed for goes back to the end of the line."""
         work = WorkList(shards, self.config.engine.max_attempts, observer)
         annotator = make_annotator(self.config, self.model, self.threads)
         prefetch = Prefetch(annotator, observer.advance)
-        with closing(prefetch), nothing_loaded_is_garbage():
+        with closing(prefetch), ExitStack() as afterwards:
+            # What libraries and the model hold is not searched for garbage meanwhile: the collector
+            # would look at all of it again and again, while every thread waits for it.
+            gc.freeze()
+            afterwards.callback(gc.unfreeze)
             device = self.model.classifier.device
             observer.note(f"one worker on {device}, {self.threads} threads")
             in_work: dict[Future[ShardReport], Shard] = {}
@@ -56,7 +139,7 @@ class LocalEngine:
                     prefetch.end(ended)
                     error = report.exception()
                     if error is None:
-                        work.published(report.result())
+                        work.finish(report.result())
                     elif isinstance(error, Exception):
                         work.failed(ended, error)
                     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,9 @@ def size_pool(
     if not gpus_each:
         most = min(most, CPUS_OF_A_CPU_WORKER)
     wanted = min(workers, on_gpus)
-    cpus_each = next((cpus for cpus in _shares(most) if held(cpus) >= wanted), 0.0)
+    # The most first; less than one as hundredths.
+    shares = [*range(most, 0, -1), *(hundredths / 100 for hundredths in range(99, 0, -1))]
+    cpus_each = float(next((cpus for cpus in shares if held(cpus) >= wanted), 0.0))
     return Pool(workers, gpus_each, cpus_each, max(1, int(cpus_each)))
 
 
@@ -104,9 +106,3 @@ def _less_what_is_taken(
     taken = sum(cpus for _, cpus in places) - free
     taken -= sum(cpus for workers, cpus in places if not workers)
     return [(workers, cpus - min(max(taken, 0.0), cpus / 2)) for workers, cpus in places if workers]
-
-
-def _shares(most: int) -> Iterator[float]:
-    """CPUs that a worker may ask for, the most first; less than one as hundredths."""
-    yield from (float(cpus) for cpus in range(most, 0, -1))
-    yield from (hundredths / 100 for hundredths in range(99, 0, -1))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
-import os
-import tempfile
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,12 +19,17 @@ from filelock import FileLock
 
 from cambox.annotator import Annotator
 from cambox.config import Config
+from cambox.console import one_line
 from cambox.maps import require_fitting
 from cambox.models.classifier import Classifier, Precision
 from cambox.models.heads import HeadKind
-from cambox.models.load import load_classifier, with_class_size, with_middle_layers
+from cambox.models.load import load_classifier, with_class_size
+from cambox.models.middle import with_middle_layers
 from cambox.output.footer import Recipe
+from cambox.output.publish import publish_bytes
 from cambox.resolve import resolve_recipe
+
+LOG = logging.getLogger(__name__)
 
 # What a batch leaves behind stays in the cache then, and its tensors are small enough for malloc
 # to keep: in batches of 16 a third of the time went into fresh pages.
@@ -103,19 +106,6 @@ def make_annotator(config: Config, model: LoadedModel, threads: int) -> Annotato
     return Annotator(config, model.classifier, model.recipe, batch_size, threads)
 
 
-@contextmanager
-def nothing_loaded_is_garbage() -> Iterator[None]:
-    """What libraries and the model hold is not searched for garbage meanwhile.
-
-    The collector would look at all of it again and again, while every thread waits for it.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def gpu_batch_size(classifier: Classifier) -> int:
     """The fastest batch size of a classifier on its GPU, from an earlier run where there was one.
 
@@ -164,7 +154,8 @@ def remembered(what: str, find: Callable[[], int], folder: Path | None = None) -
     """A number that is found once for each ``what``, and kept in the user's cache.
 
     Processes that ask at once wait for the first of them; not for one that died, and for one that
-    hangs no longer than two minutes.
+    hangs no longer than two minutes. Where nothing can be locked or kept, each process finds it for
+    itself, and a warning says so.
 
     Args:
         folder: of the cache; None: the one that the system has for it.
@@ -174,21 +165,32 @@ def remembered(what: str, find: Callable[[], int], folder: Path | None = None) -
     if (known := _read(path)) is not None:
         return known
     lock = FileLock(path.with_suffix(".lock"))
-    # A cache that cannot be written is none, and on some file systems nothing can be locked.
-    with suppress(OSError, NotImplementedError):
+    with _warning_of(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=LOCK_SECONDS)
     try:
         if (known := _read(path)) is not None:
             return known
         found = find()
-        with suppress(OSError):
-            with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".part", delete=False) as file:
-                json.dump({"what": what, "batch_size": found}, file)
-            os.replace(file.name, path)  # noqa: PTH105 (the name is a string)
+        with _warning_of(folder):
+            publish_bytes(str(path), json.dumps({"what": what, "batch_size": found}).encode())
         return found
     finally:
         lock.release()
+
+
+@contextmanager
+def _warning_of(folder: Path) -> Iterator[None]:
+    # Some file systems can lock nothing, and a worker that hangs keeps its lock.
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:
+        LOG.warning(
+            "engine.batch_size: %s cannot be locked or written (%s), so a worker may time its "
+            "batches again and come to another size; mend it, or set a number",
+            folder,
+            one_line(error),
+        )
 
 
 def _read(path: Path) -> int | None:

@@ -10,7 +10,6 @@ from typing import Protocol
 from cambox.annotator import Progress, ShardReport
 from cambox.console import one_line
 from cambox.errors import ShardError
-from cambox.output.footer import Recipe
 from cambox.sources.shards import Shard
 
 
@@ -42,17 +41,6 @@ class Observer(Protocol):
 
     def note(self, text: str) -> None:
         """Something a person should know while the run goes on."""
-
-
-class Engine(Protocol):
-    """Something that annotates shards under one recipe."""
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe that all of its workers share."""
-
-    def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
-        """Annotate the shards; each gets exactly one outcome."""
 
 
 class WorkList:
@@ -93,10 +81,6 @@ class WorkList:
                 return shard
         return None
 
-    def published(self, report: ShardReport) -> None:
-        """A shard is done."""
-        self._finish(report)
-
     def failed(self, shard: Shard, error: Exception) -> None:
         """An attempt failed: the shard goes to the end of the line, or is given up.
 
@@ -108,7 +92,7 @@ class WorkList:
             reason = f"{type(error).__name__}: {reason}"
         attempts = self._attempts[shard]
         if isinstance(error, ShardError) or attempts >= self._max_attempts:
-            self._finish(ShardFailure(shard, reason, attempts))
+            self.finish(ShardFailure(shard, reason, attempts))
         else:
             self._observer.note(f"{shard.uri}: {reason}; attempt {attempts} failed")
             self._waiting.append(shard)
@@ -128,9 +112,10 @@ class WorkList:
         """Nobody is left to work."""
         while self._waiting:
             shard = self._waiting.popleft()
-            self._finish(ShardFailure(shard, reason, self._attempts[shard]))
+            self.finish(ShardFailure(shard, reason, self._attempts[shard]))
 
-    def _finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: Outcome) -> None:
+        """A shard is published, or given up."""
         self.outcomes.append(outcome)
         self._observer.finished(outcome)
 

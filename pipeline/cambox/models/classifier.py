@@ -90,6 +90,11 @@ class Classifier:
             scores = replace(scores, logits=self._logits_at(images, self.class_size))
         return replace(scores, middle=tuple(middle))
 
+    def try_out(self) -> Scores:
+        """What it makes of a black image."""
+        size = self.preprocessing
+        return self.scores(np.zeros((1, size.height, size.width, 3), dtype=np.uint8))
+
     @torch.inference_mode()
     def _logits_at(self, images: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
         batch = F.interpolate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -176,18 +177,11 @@ class PooledHead:
             pooled: (B, C) what the head's function starts from, the mean over the cells.
             class_ids: (B, n).
         """
-        rows: list[torch.Tensor] = []
         with torch.inference_mode(False), torch.enable_grad():
             leaf = pooled.clone().requires_grad_()
-            if self.kind is HeadKind.derivative:
+            with nullcontext() if self.kind is HeadKind.derivative else Frozen():
                 logits = self.logits(leaf)
-            else:
-                with Frozen():
-                    logits = self.logits(leaf)
-            wanted = logits.gather(1, class_ids.clone())
-            for place in range(wanted.shape[1]):
-                rows += torch.autograd.grad(wanted[:, place].sum(), leaf, retain_graph=True)
-        return torch.stack(rows, dim=1)
+            return torch.stack(gradients(logits, leaf, class_ids), dim=1)
 
     def frozen_constant(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, K): what the logits hold beside the mean of the frozen maps.
@@ -216,6 +210,16 @@ class TailHead:
     module_name: str
     grid: FeatureGrid
     kind: HeadKind
+
+
+def gradients(
+    logits: torch.Tensor, leaf: torch.Tensor, class_ids: torch.Tensor
+) -> list[torch.Tensor]:
+    """Of the logits (B, K) of the wanted classes (B, n): n tensors of the leaf's shape."""
+    # A copy, as what was made in inference mode cannot enter a graph.
+    wanted = logits.gather(1, class_ids.to(logits.device).clone())
+    sums = (wanted[:, place].sum() for place in range(wanted.shape[1]))
+    return [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in sums]
 
 
 ClassifierHead = AffineHead | PooledHead | TailHead

@@ -28,7 +28,7 @@ from cambox.maps import MapMaker
 from cambox.models.build import build_network, torchvision_models
 from cambox.models.classifier import Classifier, Scores
 from cambox.models.heads import AffineHead, HeadKind, PooledHead, TailHead, sum_error
-from cambox.models.load import classifier_of
+from cambox.models.load import load_classifier
 from cambox.models.tail import tail_constant
 
 BATCH = 2
@@ -88,7 +88,7 @@ def inspect_model(
     settings = ModelSettings(name=name, kwargs=kwargs or {}, input_size=input_size)
     module = build_network(settings)
     _fill_zeros(module)
-    classifier = classifier_of(module, settings)
+    classifier = load_classifier(settings, module=module)
     size, head = classifier.preprocessing, classifier.head
     images = np.random.default_rng(0).integers(
         0, 256, (BATCH, size.height, size.width, 3), dtype=np.uint8

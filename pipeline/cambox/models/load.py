@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -24,10 +23,9 @@ from cambox.models.build import (
 )
 from cambox.models.classifier import Classifier, Precision
 from cambox.models.fold import fold_norms
-from cambox.models.heads import TOLERANCE, ClassifierHead, HeadKind
-from cambox.models.middle import middle_layers
+from cambox.models.heads import TOLERANCE, ClassifierHead, HeadKind, score_error
 from cambox.models.onednn import pack_convolutions
-from cambox.models.probe import POOLED_KINDS, probe, require_same, require_useful
+from cambox.models.probe import POOLED_KINDS, probe, require_useful
 from cambox.models.split import NotPooledError, Split, split_network
 from cambox.models.tail import find_tail
 
@@ -45,6 +43,7 @@ def load_classifier(
     precision: Precision = "float32",
     nonlinear_head: NonlinearHead = "auto",
     kind: HeadKind | None = None,
+    module: nn.Module | None = None,
 ) -> Classifier:
     """Build, load, cut and probe the configured classifier.
 
@@ -66,28 +65,13 @@ def load_classifier(
             frozen where holding its norms and gates leaves it affine, else the derivative.
         kind: of the head, where another process has found it, so that rounding on this device
             cannot decide otherwise; None: it is found out.
+        module: the network, where it is built already.
 
     Raises:
         RequestError: it cannot be built, or its head gives no class activation map.
     """
-    module = build_network(settings)
-    return classifier_of(module, settings, device, precision, nonlinear_head, kind)
-
-
-def classifier_of(
-    module: nn.Module,
-    settings: ModelSettings,
-    device: torch.device = CPU,
-    precision: Precision = "float32",
-    nonlinear_head: NonlinearHead = "auto",
-    kind: HeadKind | None = None,
-) -> Classifier:
-    """Cut and probe a network that is built already, see ``load_classifier``.
-
-    Raises:
-        RequestError: its head gives no class activation map.
-    """
     name = settings.name
+    module = build_network(settings) if module is None else module
     if getattr(module, "num_classes", None) == 0:
         raise RequestError(
             f"model.kwargs: {name} has no classifier (num_classes is 0); leave num_classes out, "
@@ -154,7 +138,9 @@ def head_of(
         try:
             split = split_network(module)
             with torch.inference_mode():
-                require_same(split.head(split.backbone(images)), logits)
+                halves = split.head(split.backbone(images))
+                if halves.shape != logits.shape or score_error(halves, logits) > TOLERANCE:
+                    raise NotPooledError("does more than its forward_features and forward_head")
                 tolerance = TOLERANCE if kind is None else KNOWN_KIND_TOLERANCE
                 return split, probe(split, images, name, kinds, tolerance)
         except NotPooledError as error:
@@ -173,25 +159,6 @@ def head_of(
     return None, head
 
 
-def with_middle_layers(classifier: Classifier, count: int) -> Classifier:
-    """The classifier, whose scores then come with the features of its last middle layers.
-
-    Args:
-        count: the most layers to take, see ``middle_layers``.
-
-    Raises:
-        RequestError: the network has none.
-    """
-    size = classifier.preprocessing.height, classifier.preprocessing.width
-    layers = middle_layers(
-        classifier.module,
-        lambda: classifier.scores(_blank(classifier)).feature_map,
-        size,
-        classifier.head.grid.layout,
-    )
-    return replace(classifier, middle=layers[-count:])
-
-
 def with_class_size(classifier: Classifier, size: int | tuple[int, int], name: str) -> Classifier:
     """The classifier, whose logits then come from a second pass at another size.
 
@@ -205,19 +172,13 @@ def with_class_size(classifier: Classifier, size: int | tuple[int, int], name: s
     sized = replace(classifier, class_size=(height, width))
     own = classifier.preprocessing
     try:
-        sized.scores(_blank(classifier))
+        sized.try_out()
     except _DOES_NOT_RUN as error:
         raise RequestError(
             f"model.class_input_size: {name}, built for {own.height} x {own.width}, does not run "
             f"at {height} x {width}: {one_line(error, 200)}; leave it null"
         ) from error
     return sized
-
-
-def _blank(classifier: Classifier) -> np.ndarray:
-    """One black image of the size that the classifier takes."""
-    size = classifier.preprocessing
-    return np.zeros((1, size.height, size.width, 3), dtype=np.uint8)
 
 
 @contextmanager

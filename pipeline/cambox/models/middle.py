@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from cambox.errors import RequestError
 from cambox.models.heads import FeatureGrid, Layout, possible_grids
+
+if TYPE_CHECKING:
+    from cambox.models.classifier import Classifier
 
 # Finer cells follow texture, coarser ones say no more than the last feature map. A margin of an
 # eighth lets in the sizes that padding makes.
@@ -28,26 +32,21 @@ class MiddleLayer:
     grid: FeatureGrid
 
 
-def middle_layers(
-    module: nn.Module,
-    last_feature_map: Callable[[], torch.Tensor],
-    size: tuple[int, int],
-    layout: Layout,
-) -> tuple[MiddleLayer, ...]:
-    """The layers whose features are finer than the last feature map, in the network's order.
+def with_middle_layers(classifier: Classifier, count: int) -> Classifier:
+    """The classifier, whose scores then come with the features of its last middle layers.
 
     A middle layer is the last module of a stage, that is of one size and one number of channels,
     with a stride of 8 or 16 pixels, before the last feature map. They are found by one forward
     pass, not by their names.
 
     Args:
-        last_feature_map: runs the network and gives its last feature map, (1, C, H, W).
-        size: height and width of the input in pixels.
-        layout: of the features that the head starts from.
+        count: the most layers to take.
 
     Raises:
         RequestError: the network has none.
     """
+    size = classifier.preprocessing.height, classifier.preprocessing.width
+    layout = classifier.head.grid.layout
     # Each with its stage: channels, height and width of its features.
     outputs: list[tuple[torch.Size, MiddleLayer]] = []
 
@@ -56,13 +55,13 @@ def middle_layers(
             outputs.append((grid.feature_map(output).shape[1:], MiddleLayer(name, grid)))
 
     with ExitStack() as hooks:
-        for name, part in module.named_modules():
+        for name, part in classifier.module.named_modules():
             if name and name.count(".") < DEEPEST_NAME:
                 hook = part.register_forward_hook(
                     lambda _, __, output, name=name: note(name, output)
                 )
                 hooks.enter_context(hook)
-        final = last_feature_map().shape[1:]
+        final = classifier.try_out().feature_map.shape[1:]
     # What runs after the last feature map, such as a head of convolutions, is no middle layer.
     before = itertools.takewhile(lambda output: output[0] != final, outputs)
     # Of modules of one stage the last one stays.
@@ -72,7 +71,7 @@ def middle_layers(
             "cam.refine.steps: the network has no features of a stride of 8 or 16 pixels before "
             "its last feature map to compare cells by; set it to 0"
         )
-    return tuple(stages.values())
+    return replace(classifier, middle=tuple(stages.values())[-count:])
 
 
 @contextmanager

@@ -45,8 +45,7 @@ def pack_convolutions(module: nn.Module, images: torch.Tensor, logits: torch.Ten
     if not _has_operators():
         return 0
     activated = dict(neighbours(module, images, CONVOLUTIONS, tuple(_ACTIVATIONS)))
-    changed: list[nn.Module] = []
-    activations = 0
+    forwards: dict[nn.Module, Callable[[torch.Tensor], torch.Tensor]] = {}
     for conv in module.modules():
         if type(conv) not in CONVOLUTIONS:
             continue
@@ -54,17 +53,16 @@ def pack_convolutions(module: nn.Module, images: torch.Tensor, logits: torch.Ten
         if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
         activation = activated.get(conv)
-        # Of this one module; its type, its place and its hooks stay.
-        conv.__dict__["forward"] = _PackedConvolution(conv, activation)
-        changed.append(conv)
+        forwards[conv] = _PackedConvolution(conv, activation)
         if activation is not None:
-            activation.__dict__["forward"] = partial(_done_before, activation)
-            changed.append(activation)
-            activations += 1
+            forwards[activation] = partial(_done_before, activation)
+    for part, forward in forwards.items():
+        # Of this one module; its type, its place and its hooks stay.
+        part.__dict__["forward"] = forward
     if same_logits(module, images, logits):
-        return activations
-    for part in changed:
-        part.__dict__.pop("forward")
+        return sum(type(part) in _ACTIVATIONS for part in forwards)
+    for part in forwards:
+        del part.__dict__["forward"]
     return 0
 
 

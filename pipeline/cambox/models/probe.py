@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from cambox.models.heads import (
     TOLERANCE,
     AffineHead,
     FeatureGrid,
-    Head,
     HeadKind,
     PooledHead,
     possible_grids,
@@ -62,20 +62,18 @@ def probe(
         )
     if split.cell_layer is not None:
         return _cell_head(split, features, logits, grids[0])
-    head = split.head
-    pooling = (grid for grid in grids if _pooling_error(head, grid, features, logits) <= tolerance)
-    grid = next(pooling, None)
-    if grid is None:
+    heads = (PooledHead(grid, split.head, HeadKind.frozen) for grid in grids)
+    held = next((one for one in heads if _pooling_error(one, features, logits) <= tolerance), None)
+    if held is None:
         raise NotPooledError(
             f"does not average over the cells of its features {tuple(features.shape)}"
         )
-    if HeadKind.affine in kinds and _affine_error(head, grid, features) <= tolerance:
-        return _affine_head(head, grid, features)
-    held = PooledHead(grid, head, HeadKind.frozen)
+    if HeadKind.affine in kinds and _affine_error(held, features) <= tolerance:
+        return _affine_head(held, features)
     if HeadKind.frozen in kinds and _frozen_error(held, features, logits) <= tolerance:
         return held
     if HeadKind.derivative in kinds:
-        return PooledHead(grid, head, HeadKind.derivative)
+        return replace(held, kind=HeadKind.derivative)
     raise RequestError(
         f"cam.nonlinear_head: what the head of {name} computes after the pooling is not "
         f"affine even with its norms and gates held; set derivative"
@@ -99,19 +97,7 @@ def require_useful(logits: object, name: str) -> None:
         )
 
 
-def require_same(halves: torch.Tensor, whole: torch.Tensor) -> None:
-    """Check that features and head, one after the other, are the network.
-
-    Raises:
-        NotPooledError: the network does more.
-    """
-    if halves.shape != whole.shape or score_error(halves, whole) > TOLERANCE:
-        raise NotPooledError("does more than its forward_features and forward_head")
-
-
-def _pooling_error(
-    head: Head, grid: FeatureGrid, features: torch.Tensor, logits: torch.Tensor
-) -> float:
+def _pooling_error(head: PooledHead, features: torch.Tensor, logits: torch.Tensor) -> float:
     """How far the head of the cells' mean is from the head of the cells.
 
     Asked of louder features as well: attention over the tiny ones of a random network is nearly
@@ -121,9 +107,9 @@ def _pooling_error(
     noise = torch.randn(features.shape, generator=generator).to(features)
     louder = features + 10 * features.std().clamp(min=0.1) * noise
     errors = []
-    for these, scores in ((features, logits), (louder, head(louder))):
+    for these, scores in ((features, logits), (louder, head.function(louder))):
         try:
-            pooled = head(grid.one_cell(grid.feature_map(these).mean(dim=(2, 3))))
+            pooled = head.logits(head.grid.feature_map(these).mean(dim=(2, 3)))
         except (RuntimeError, AssertionError, ValueError, IndexError):
             # The head does not take one cell in this layout: so this is not its layout.
             return math.inf
@@ -131,22 +117,18 @@ def _pooling_error(
     return float(np.max(errors))  # which is not a number where one of them is not
 
 
-def _affine_error(head: Head, grid: FeatureGrid, features: torch.Tensor) -> float:
+def _affine_error(head: PooledHead, features: torch.Tensor) -> float:
     """How far ``h(a) + h(b)`` is from ``h(a + b) + h(0)``."""
-    cells = grid.feature_map(features).flatten(2)
+    cells = head.grid.feature_map(features).flatten(2)
     noise = torch.randn(cells.shape[:2], generator=torch.Generator().manual_seed(0)).to(cells)
-
-    def score(vectors: torch.Tensor) -> torch.Tensor:
-        return head(grid.one_cell(vectors))
-
     errors = []
     # An activation is nearly affine for the tiny features of a network with random weights, so
     # the test is made at their own scale and at one where an activation shows.
     for scale in (float(cells.std()), 10.0):
         first = cells[:, :, 0] + scale * noise
         second = cells[:, :, -1] - 2 * scale * noise.flip(0)
-        together = score(first + second) + score(torch.zeros_like(first))
-        errors.append(score_error(together, score(first) + score(second)))
+        together = head.logits(first + second) + head.logits(torch.zeros_like(first))
+        errors.append(score_error(together, head.logits(first) + head.logits(second)))
     return float(np.max(errors))
 
 
@@ -158,18 +140,18 @@ def _frozen_error(head: PooledHead, features: torch.Tensor, logits: torch.Tensor
     return sum_error(means, head.frozen_constant(pooled), logits, classes)
 
 
-def _affine_head(head: Head, grid: FeatureGrid, features: torch.Tensor) -> AffineHead:
-    channels = grid.feature_map(features).shape[1]
+def _affine_head(head: PooledHead, features: torch.Tensor) -> AffineHead:
+    channels = head.grid.feature_map(features).shape[1]
     # Unit vectors of the features' own scale keep the subtraction of h(0) exact enough.
     scale = float(features.abs().mean().clamp(min=1e-6))
-    bias = head(grid.one_cell(features.new_zeros(1, channels)))[0]
+    bias = head.logits(features.new_zeros(1, channels))[0]
     columns = []
     for start in range(0, channels, UNIT_VECTORS_AT_ONCE):
         rows = min(UNIT_VECTORS_AT_ONCE, channels - start)
         units = features.new_zeros(rows, channels)
         units[torch.arange(rows), torch.arange(start, start + rows)] = scale
-        columns.append((head(grid.one_cell(units)) - bias) / scale)
-    return AffineHead(grid, torch.cat(columns).T.contiguous(), bias.clone())
+        columns.append((head.logits(units) - bias) / scale)
+    return AffineHead(head.grid, torch.cat(columns).T.contiguous(), bias.clone())
 
 
 def _cell_head(

@@ -24,6 +24,7 @@ from cambox.models.heads import (
     FeatureGrid,
     HeadKind,
     TailHead,
+    gradients,
     possible_grids,
     sum_error,
 )
@@ -95,13 +96,10 @@ def contributions(run: TailPass, grid: FeatureGrid, class_ids: torch.Tensor) -> 
         (B, n, H, W), times the number of cells: the mean over the cells plus a constant is the
         logit.
     """
-    maps = []
     with torch.inference_mode(False), torch.enable_grad():
-        wanted = run.logits.gather(1, class_ids.to(run.logits.device).clone())
-        for place in range(wanted.shape[1]):
-            (weight,) = torch.autograd.grad(wanted[:, place].sum(), run.features, retain_graph=True)
-            terms = weight * run.features.detach()
-            maps.append(grid.feature_map(terms).sum(dim=1))
+        weights = gradients(run.logits, run.features, class_ids)
+        features = run.features.detach()
+        maps = [grid.feature_map(weight * features).sum(dim=1) for weight in weights]
     return torch.stack(maps, dim=1) * (grid.height * grid.width)
 
 
