@@ -19,32 +19,26 @@ ShiftMode = Literal["global_min", "adaptive_min", "global_multiple", "adaptive_m
 class Section(BaseModel):
     """A part of the configuration: immutable, with no room for unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class InputSettings(Section):
     """Where the shards are and what a sample holds."""
 
-    shards: list[str] = Field(
-        min_length=1, description="paths, globs, braces, or URLs (s3://, gs://, http://)"
-    )
-    labels: str = Field(
-        "cls", description="member that holds the sample's classes: cls, or json:<field>"
-    )
-    fingerprint: Literal["store", "content"] = Field(
-        "store",
-        description="what tells a changed shard: the store's ETag or time, or (slow) its bytes",
-    )
-    max_pixels: PositiveInt = Field(
-        100_000_000, description="larger images are not decoded (status too_large)"
-    )
-    max_sample_bytes: PositiveInt = Field(
-        1 << 30,
-        description="a shard with a sample whose files are larger together is given up",
-    )
-    storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="passed to fsspec, such as {endpoint_url: ...}"
-    )
+    shards: Annotated[list[str], Field(min_length=1)]
+    """paths, globs, braces, or URLs (s3://, gs://, http://)"""
+    labels: str = "cls"
+    """member that holds the sample's classes: cls, or json:<field>"""
+    fingerprint: Literal["store", "content"] = "store"
+    """what tells a changed shard: the store's ETag or time, or (slow) its bytes"""
+    max_pixels: PositiveInt = 100_000_000
+    """larger images are not decoded (status too_large)"""
+    max_sample_bytes: PositiveInt = 1 << 30
+    """a shard with a sample whose files are larger together is given up"""
+    storage_options: dict[str, Any] = {}
+    """passed to fsspec, such as {endpoint_url: ...}"""
 
     @field_validator("shards", mode="before")
     @classmethod
@@ -62,31 +56,29 @@ class InputSettings(Section):
 class ModelSettings(Section):
     """The classifier."""
 
-    name: str = Field(description="a timm model, or torchvision/<name>")
-    checkpoint: str | None = Field(None, description="safetensors, or a weights-only .pth")
-    pretrained: bool = Field(False, description="true: the library's own weights, from its hub")
-    kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the model's constructor"
-    )
-    input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="side, or [height, width], in pixels; null: the model's own"
-    )
-    class_input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = Field(
-        None,
-        description="the classes come from a second pass at this size, such as the one the network "
-        "was trained at where input_size is larger; null: from the same pass",
-    )
-    mean: Triple | None = Field(None, description="per channel, for values in 0..1")
-    std: Triple | None = Field(None, description="per channel, for values in 0..1")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the backbone; auto: float32 on a CPU, bfloat16 on a GPU"
-    )
-    activation: Literal["softmax", "sigmoid"] = Field(
-        "softmax", description="sigmoid for a multi-label classifier"
-    )
-    class_names: str | None = Field(
-        None, description="a file with one name a line; null: ImageNet's where there are 1000"
-    )
+    name: str
+    """a timm model, or torchvision/<name>"""
+    checkpoint: str | None = None
+    """safetensors, or a weights-only .pth"""
+    pretrained: bool = False
+    """true: the library's own weights, from its hub"""
+    kwargs: dict[str, Any] = {}
+    """passed to the model's constructor"""
+    input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """side, or [height, width], in pixels; null: the model's own"""
+    class_input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """the classes come from a second pass at this size, such as the one the network was trained at
+    where input_size is larger; null: from the same pass"""
+    mean: Triple | None = None
+    """per channel, for values in 0..1"""
+    std: Triple | None = None
+    """per channel, for values in 0..1"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """of the backbone; auto: float32 on a CPU, bfloat16 on a GPU"""
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    """sigmoid for a multi-label classifier"""
+    class_names: str | None = None
+    """a file with one name a line; null: ImageNet's where there are 1000"""
 
     @property
     def has_weights(self) -> bool:
@@ -110,64 +102,54 @@ class ModelSettings(Section):
 class PoolingSettings(Section):
     """How the features become the pooled vector that the class scores come from."""
 
-    kind: Literal["average", "thresholded"] = Field(
-        "average",
-        description="thresholded (TAP) is for classifiers trained with it: it changes the scores",
-    )
-    threshold: Fraction = Field(
-        0.1, description="TAP averages the cells above this share of a channel's maximum"
-    )
+    kind: Literal["average", "thresholded"] = "average"
+    """thresholded (TAP) is for classifiers trained with it: it changes the scores"""
+    threshold: Fraction = 0.1
+    """TAP averages the cells above this share of a channel's maximum"""
 
 
 class RefineSettings(Section):
     """Spreading maps along what looks alike in the middle layers of the same forward pass."""
 
-    steps: Annotated[int, Field(ge=0, le=10)] = Field(
-        0, description="how often a map is spread; 0: not at all; 2 is best at an input of 448"
-    )
-    power: Annotated[float, Field(gt=0)] = Field(
-        2.0, description="of the likeness; more makes cells that are only somewhat alike count less"
-    )
-    feature_power: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.5,
-        description="of the features that are compared; below 1 strong channels count for less",
-    )
-    layers: PositiveInt = Field(3, description="the last middle layers to compare cells by")
-    channels: PositiveInt | None = Field(
-        128, description="of each of them to compare by, evenly taken; null: all, which costs more"
-    )
-    cells: PositiveInt | None = Field(
-        None, description="longer side of the refined map; null: one cell for 16 pixels of input"
-    )
+    steps: Annotated[int, Field(ge=0, le=10)] = 0
+    """how often a map is spread; 0: not at all; 2 is best at an input of 448"""
+    power: Annotated[float, Field(gt=0)] = 2.0
+    """of the likeness; more makes cells that are only somewhat alike count less"""
+    feature_power: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """of the features that are compared; below 1 strong channels count for less"""
+    layers: PositiveInt = 3
+    """the last middle layers to compare cells by"""
+    channels: PositiveInt | None = 128
+    """of each of them to compare by, evenly taken; null: all, which costs more"""
+    cells: PositiveInt | None = None
+    """longer side of the refined map; null: one cell for 16 pixels of input"""
 
 
 class CamSettings(Section):
     """Which classes get a map, and how the map is scored."""
 
-    classes: Literal["predicted", "label", "both"] = Field(
-        "predicted", description="the model's top-k | the sample's own classes | both"
-    )
-    top_k: PositiveInt = Field(5, description="predicted classes per image")
-    ranks: list[PositiveInt] | None = Field(
-        None, description="only these ranks get boxes, such as [3]; null: all top_k"
-    )
-    min_probability: Fraction = Field(0.0, description="predicted classes below get no boxes")
-    pooling: PoolingSettings = Field(PoolingSettings(), description="of the features")
-    truncate: bool = Field(False, description="NWC: class weights below zero count as zero")
-    refine: RefineSettings = Field(RefineSettings(), description="of the maps")
-    centre: Annotated[float, Field(gt=0)] | None = Field(
-        None,
-        description="photographs are aimed at their objects: maps are weighed by a Gaussian around "
-        "the middle of this spread, a share of the side (0.45 is best on ImageNet); null: not",
-    )
-    shift: float | dict[ShiftMode, float] = Field(
-        0.0, description="added to the class weights; or a named mode, {global_min: 0.0}"
-    )
-    nonlinear_head: Literal["auto", "frozen", "derivative"] = Field(
-        "auto",
-        description="for heads with a norm or activation after the pooling: frozen holds those at "
-        "each image's values; derivative; auto: frozen where that leaves the head affine",
-    )
+    classes: Literal["predicted", "label", "both"] = "predicted"
+    """the model's top-k | the sample's own classes | both"""
+    top_k: PositiveInt = 5
+    """predicted classes per image"""
+    ranks: list[PositiveInt] | None = None
+    """only these ranks get boxes, such as [3]; null: all top_k"""
+    min_probability: Fraction = 0.0
+    """predicted classes below get no boxes"""
+    pooling: PoolingSettings = PoolingSettings()
+    """of the features"""
+    truncate: bool = False
+    """NWC: class weights below zero count as zero"""
+    refine: RefineSettings = RefineSettings()
+    """of the maps"""
+    centre: Annotated[float, Field(gt=0)] | None = None
+    """photographs are aimed at their objects: maps are weighed by a Gaussian around the middle of
+    this spread, a share of the side (0.45 is best on ImageNet); null: not"""
+    shift: float | dict[ShiftMode, float] = 0.0
+    """added to the class weights; or a named mode, {global_min: 0.0}"""
+    nonlinear_head: Literal["auto", "frozen", "derivative"] = "auto"
+    """for heads with a norm or activation after the pooling: frozen holds those at each image's
+    values; derivative; auto: frozen where that leaves the head affine"""
 
     @model_validator(mode="after")
     def _ranks_within_top_k(self) -> CamSettings:
@@ -187,89 +169,81 @@ class CalibrationSettings(Section):
     network, the settings and the kind of images that they were found with.
     """
 
-    intercept: float = Field(description="the sum where all traits are 0")
-    class_logit: float = Field(0.0, description="log(p / (1 - p)) of the class's probability")
-    class_logit_squared: float = Field(
-        0.0, description="bends the above where the network is too sure of itself"
-    )
-    given: float = Field(0.0, description="1 for a class given with the sample, else 0")
-    contrast: float = Field(0.0, description="mean of the map inside the box less that outside")
-    area: float = Field(0.0, description="of the box, as a share of the image")
-    area_squared: float = Field(0.0, description="so that middling sizes may be the best")
-    off_centre: float = Field(0.0, description="0 for a box in the middle, 1 for one in a corner")
-    later: float = Field(0.0, description="1 for all boxes of a class but the first, else 0")
+    intercept: float
+    """the sum where all traits are 0"""
+    class_logit: float = 0.0
+    """log(p / (1 - p)) of the class's probability"""
+    class_logit_squared: float = 0.0
+    """bends the above where the network is too sure of itself"""
+    given: float = 0.0
+    """1 for a class given with the sample, else 0"""
+    contrast: float = 0.0
+    """mean of the map inside the box less that outside"""
+    area: float = 0.0
+    """of the box, as a share of the image"""
+    area_squared: float = 0.0
+    """so that middling sizes may be the best"""
+    off_centre: float = 0.0
+    """0 for a box in the middle, 1 for one in a corner"""
+    later: float = 0.0
+    """1 for all boxes of a class but the first, else 0"""
 
 
 class BoxSettings(Section):
     """How a map becomes boxes."""
 
-    threshold: Fraction = Field(0.35, description="tau: share of the percentile's value")
-    percentile: Annotated[float, Field(ge=0, le=100)] = Field(
-        90.0, description="the standard tau refers to (PaS); 100 is the maximum"
-    )
-    max_boxes: PositiveInt = Field(3, description="per class and image, the largest first")
-    min_area: Fraction = Field(0.01, description="of the image; smaller components are dropped")
-    resolution: PositiveInt | None = Field(
-        None, description="longer side of the upsampled map; null: the input size"
-    )
-    interpolation: Literal["bicubic", "bilinear"] = Field(
-        "bicubic", description="how the map is upsampled"
-    )
-    calibration: CalibrationSettings | None = Field(
-        None,
-        description="makes box_score the probability that a box is right (IoU 0.5 with a true box "
-        "of its class); null: the mean of the map inside the box, which is none. "
-        "From cambox tune",
-    )
-    suppress_overlap: Fraction | None = Field(
-        None,
-        description="a class's box that overlaps a better class's by a larger IoU is dropped: two "
-        "breeds on one dog; null: each class keeps its boxes",
-    )
-    min_score: Fraction = Field(
-        0.0,
-        description="boxes with a lower box_score are dropped: fewer and surer ones. cambox "
-        "evaluate shows what each value would keep",
-    )
+    threshold: Fraction = 0.35
+    """tau: share of the percentile's value"""
+    percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
+    """the standard tau refers to (PaS); 100 is the maximum"""
+    max_boxes: PositiveInt = 3
+    """per class and image, the largest first"""
+    min_area: Fraction = 0.01
+    """of the image; smaller components are dropped"""
+    resolution: PositiveInt | None = None
+    """longer side of the upsampled map; null: the input size"""
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    """how the map is upsampled"""
+    calibration: CalibrationSettings | None = None
+    """makes box_score the probability that a box is right (IoU 0.5 with a true box of its class);
+    null: the mean of the map inside the box, which is none. From cambox tune"""
+    suppress_overlap: Fraction | None = None
+    """a class's box that overlaps a better class's by a larger IoU is dropped: two breeds on one
+    dog; null: each class keeps its boxes"""
+    min_score: Fraction = 0.0
+    """boxes with a lower box_score are dropped: fewer and surer ones. cambox evaluate shows what
+    each value would keep"""
 
 
 class OutputSettings(Section):
     """Where the annotations go."""
 
-    uri: str = Field(description="a folder; each recipe writes into a sub-folder of its own")
-    store_maps: bool = Field(False, description="keep the low-resolution maps, as 8 bits")
-    storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="passed to fsspec, such as {endpoint_url: ...}"
-    )
+    uri: str
+    """a folder; each recipe writes into a sub-folder of its own"""
+    store_maps: bool = False
+    """keep the low-resolution maps, as 8 bits"""
+    storage_options: dict[str, Any] = {}
+    """passed to fsspec, such as {endpoint_url: ...}"""
 
 
 class EngineSettings(Section):
     """Where and how wide the work runs. Nothing here changes a row."""
 
-    name: Literal["local", "ray"] = Field(
-        "local", description="local: in this process; ray: on the cluster of RAY_ADDRESS"
-    )
-    batch_size: PositiveInt | Literal["auto"] = Field(
-        "auto",
-        description="images per forward pass, of which a CPU runs one on each thread (8 at most); "
-        "auto: 4 on a CPU; on a GPU the fastest, timed once and remembered",
-    )
-    workers: PositiveInt | Literal["auto"] = Field(
-        "auto", description="ray actors; auto: as many as the cluster holds (local: always one)"
-    )
-    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="auto: 1 where the cluster has GPUs, else 0"
-    )
-    cpus_per_worker: PositiveInt | Literal["auto"] = Field(
-        "auto", description="threads of a worker; auto: its share of the machine's CPUs"
-    )
-    max_attempts: PositiveInt = Field(
-        3, description="a shard that failed so often is left out and reported"
-    )
-    stall_seconds: Annotated[float, Field(gt=0)] = Field(
-        600.0,
-        description="ray: a worker that neither reads nor annotates for so long is replaced",
-    )
+    name: Literal["local", "ray"] = "local"
+    """local: in this process; ray: on the cluster of RAY_ADDRESS"""
+    batch_size: PositiveInt | Literal["auto"] = "auto"
+    """images per forward pass, of which a CPU runs one on each thread (8 at most); auto: 4 on a
+    CPU; on a GPU the fastest, timed once and remembered"""
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """ray actors; auto: as many as the cluster holds (local: always one)"""
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """auto: 1 where the cluster has GPUs, else 0"""
+    cpus_per_worker: PositiveInt | Literal["auto"] = "auto"
+    """threads of a worker; auto: its share of the machine's CPUs"""
+    max_attempts: PositiveInt = 3
+    """a shard that failed so often is left out and reported"""
+    stall_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """ray: a worker that neither reads nor annotates for so long is replaced"""
 
 
 class Config(Section):

@@ -6,16 +6,17 @@ import difflib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from cambox.config import BoxSettings, Config, Section
 from cambox.errors import RequestError
 
 SUFFIX = ".yaml"
 _RECIPES = resources.files("cambox") / "recipes"
+_Kind = TypeVar("_Kind", bound=Section)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -44,12 +45,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise RequestError(f"{path}: expected sections such as input: and model:, found none")
-    for override in overrides:
-        _apply(document, override)
-    try:
-        return Config.model_validate(document)
-    except ValidationError as error:
-        raise RequestError(f"{path}: {_explain(error)}") from error
+    return _with_overrides(Config, document, overrides, f"{path}: ")
 
 
 def recipe_names() -> list[str]:
@@ -86,11 +82,7 @@ def override_boxes(settings: BoxSettings, overrides: Sequence[str]) -> BoxSettin
                 f"--set {key}: stored maps are enough for the keys of boxes only; for this one "
                 "run cambox annotate"
             )
-        _apply(document, override)
-    try:
-        return _OnlyBoxes.model_validate(document).boxes
-    except ValidationError as error:
-        raise RequestError(f"--set: {_explain(error)}") from error
+    return _with_overrides(_OnlyBoxes, document, overrides, "--set: ").boxes
 
 
 class _OnlyBoxes(Section):
@@ -103,13 +95,19 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         RequestError: a key is unknown, or a value is wrong.
     """
-    document = config.model_dump(mode="json")
-    for text in overrides:
-        _apply(document, text)
+    return _with_overrides(Config, config.model_dump(mode="json"), overrides, "")
+
+
+def _with_overrides(
+    kind: type[_Kind], document: dict[str, Any], overrides: Sequence[str], where: str
+) -> _Kind:
+    """The settings of a document; an error of theirs begins with ``where``."""
+    for override in overrides:
+        _apply(document, override)
     try:
-        return Config.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
-        raise RequestError(_explain(error)) from error
+        raise RequestError(f"{where}{_explain(error)}") from error
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
@@ -136,13 +134,13 @@ def _explain(error: ValidationError) -> str:
     """The first problem, in one line that names the key and the remedy."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    keys = _setting(first["loc"])
+    keys, _ = _settings(first["loc"])
     key = ".".join(keys) or "configuration"
-    same = [problem for problem in problems if _setting(problem["loc"]) == keys]
+    same = [problem for problem in problems if _settings(problem["loc"])[0] == keys]
     others = len(problems) - len(same)
     more = f" (and {others} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        known = _fields(first["loc"][:-1])
+        _, known = _settings(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         unknown = ".".join(str(part) for part in first["loc"])
@@ -156,28 +154,16 @@ def _explain(error: ValidationError) -> str:
     return f"{key}: {text}{given if given not in text else ''}{more}"
 
 
-def _setting(location: tuple[int | str, ...]) -> list[str]:
-    """The part of a pydantic location that names settings, without its type tags."""
+def _settings(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:
+    """The part of a pydantic location that names settings, without its type tags; and its keys."""
+    section: type[Section] | None = Config
     names: list[str] = []
-    for part in location:
-        if str(part) not in _fields(tuple(names)):
+    for part in map(str, location):
+        if section is None or part not in section.model_fields:
             break
-        names.append(str(part))
-    return names
-
-
-def _fields(location: tuple[int | str, ...]) -> list[str]:
-    """The settings known at a place of the configuration."""
-    section: type[BaseModel] = Config
-    for part in location:
-        inner = section.model_fields[str(part)].annotation
+        names.append(part)
+        annotation = section.model_fields[part].annotation
         # A section that may be null is still a section.
-        sections = [kind for kind in (inner, *get_args(inner)) if _is_section(kind)]
-        if not sections:
-            return []
-        section = sections[0]
-    return list(section.model_fields)
-
-
-def _is_section(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+        kinds = (kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type))
+        section = next((kind for kind in kinds if issubclass(kind, Section)), None)
+    return names, list(section.model_fields) if section else []

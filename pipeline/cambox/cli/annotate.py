@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from cambox.cli.options import (
     ConfigPath,
@@ -27,19 +28,19 @@ from cambox.console import say
 @app.command()
 def pack(
     images_dir: Annotated[
-        Path, typer.Argument(help="Folder of images, flat or one sub-folder per class")
+        Path, Argument(help="Folder of images, flat or one sub-folder per class")
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the shards")],
+    to: Annotated[Path, Option("--to", metavar="DIR", help="Folder for the shards")],
     labels: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             metavar="CSV",
             help="Columns image,class_index; several rows where an image has several classes. "
             "Without it, sub-folders are the classes",
         ),
     ] = None,
     samples_per_shard: Annotated[
-        int, typer.Option(min=1, help="Images in one shard, the unit of work and of retry")
+        int, Option(min=1, help="Images in one shard, the unit of work and of retry")
     ] = 1000,
 ) -> None:
     """Write a folder of images as WebDataset shards.
@@ -83,12 +84,7 @@ def plan(
 
     console = Console(stderr=as_json)
     recipe, work = plan_only(settings, console, since)
-    groups = {
-        "new": work.new,
-        "changed": work.changed,
-        "outdated": work.outdated,
-        "done": work.done,
-    }
+    groups = {name: getattr(work, name) for name in ("new", "changed", "outdated", "done")}
     if as_json:
         uris = {name: [shard.uri for shard in group] for name, group in groups.items()}
         typer.echo(json.dumps({"recipe": recipe.digest, **uris, "orphaned": work.orphaned}))
@@ -133,7 +129,7 @@ def nightly(
     engine: EngineName = None,
     date: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="YYYY-MM-DD",
             help="What {date} in input.shards stands for; today (UTC) if not given",
         ),
@@ -156,9 +152,7 @@ def nightly(
 
 @app.command()
 def demo(
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the demo")] = Path(
-        "demo"
-    ),
+    to: Annotated[Path, Option("--to", metavar="DIR", help="Folder for the demo")] = Path("demo"),
 ) -> None:
     """Annotate pictures with known boxes and see what comes out.
 

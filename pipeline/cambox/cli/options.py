@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from packaging.version import InvalidVersion, Version
+from typer import Argument, Option
 
 from cambox import __version__
 from cambox.errors import RequestError
@@ -25,14 +26,12 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[
-    Path, typer.Argument(help="A file, or a recipe's name: see cambox recipes", metavar="CONFIG")
+    Path, Argument(help="A file, or a recipe's name: see cambox recipes", metavar="CONFIG")
 ]
-OneRecipe = Annotated[
-    str, typer.Argument(help="A recipe's folder, or an output that holds one recipe")
-]
+OneRecipe = Annotated[str, Argument(help="A recipe's folder, or an output that holds one recipe")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
         help="Override a setting; the value is YAML. Repeatable: --set cam.top_k=3 "
@@ -40,18 +39,27 @@ Overrides = Annotated[
     ),
 ]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", metavar="local|ray", help="Override engine.name")
+    str | None, Option("--engine", metavar="local|ray", help="Override engine.name")
 ]
 RedoOlderThan = Annotated[
     str | None,
-    typer.Option(
+    Option(
         metavar="VERSION",
         help="Also redo what an older version of cambox made; without it an upgrade redoes nothing",
     ),
 ]
+Truth = Annotated[
+    str,
+    Option(
+        "--truth",
+        metavar="FILE",
+        help="CSV with image,x_min,y_min,x_max,y_max and perhaps class_index (pixels of the "
+        "upright image, half-open), or COCO JSON; a path or URL",
+    ),
+]
 Json = Annotated[
     bool,
-    typer.Option("--json", help="One JSON object on standard output, the rest on standard error"),
+    Option("--json", help="One JSON object on standard output, the rest on standard error"),
 ]
 
 
@@ -65,7 +73,7 @@ def _show_version(asked: bool) -> None:
 def cambox(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Say which it is"),
+        Option("--version", callback=_show_version, is_eager=True, help="Say which it is"),
     ] = False,
 ) -> None:
     """Turn image datasets into detector training data: class activation maps to pseudo boxes.

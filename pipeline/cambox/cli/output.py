@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from cambox.cli.options import Json, OneRecipe, app
+from cambox.console import Steps
 from cambox.export import Format
 
 
@@ -17,18 +19,16 @@ from cambox.export import Format
 def verify(
     output: Annotated[
         str,
-        typer.Argument(help="An output (every recipe in it is checked) or one recipe's folder"),
+        Argument(help="An output (every recipe in it is checked) or one recipe's folder"),
     ],
     against_input: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--against-input",
             help="Read every shard again: the rows must be its samples, all and in order",
         ),
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Read an output whole and prove that it keeps its promise.
 
@@ -36,7 +36,6 @@ def verify(
     only boxes that lie in their images. Exit code: 0 all is well, 1 something is wrong, 2 there
     is no such output.
     """
-    from cambox.console import Steps
     from cambox.verify.verify import print_verification
     from cambox.verify.verify import verify as verify_output
 
@@ -55,18 +54,13 @@ def verify(
 
 @app.command()
 def rebox(
-    output: Annotated[
-        str,
-        typer.Argument(
-            help="A recipe's folder, or an output that holds one recipe; with stored maps"
-        ),
-    ],
+    output: OneRecipe,
     to: Annotated[
-        str, typer.Option("--to", metavar="OUTPUT2", help="Where the new output goes; may be a URL")
+        str, Option("--to", metavar="OUTPUT2", help="Where the new output goes; may be a URL")
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--set",
             metavar="boxes.KEY=VALUE",
             help="A setting of boxes; the value is YAML. Repeatable: --set boxes.threshold=0.4 "
@@ -81,7 +75,6 @@ def rebox(
     of its own, which says what it came from. Running it again does only what is new or changed in
     OUTPUT. Exit code: 0 everything is published, 1 a file was given up, 2 the request is wrong.
     """
-    from cambox.console import Steps
     from cambox.output.folders import recipe_folder
 
     # Whether there is one is known before the compiler of boxes is imported.
@@ -103,58 +96,58 @@ def export(
     output: OneRecipe,
     to_format: Annotated[
         Format,
-        typer.Option(
+        Option(
             "--format",
             help="COCO JSON, YOLO text files, Pascal VOC XML, or Parquet for Hugging Face datasets",
         ),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder that is not there yet")],
+    to: Annotated[Path, Option("--to", metavar="DIR", help="A folder that is not there yet")],
     images: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--images",
             help="Extract the images, upright; without it the export says of each its shard and "
             "key, and takes its name to end in .jpg",
         ),
     ] = False,
     min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out boxes with a lower box_score")
+        float, Option(min=0, max=1, help="Leave out boxes with a lower box_score")
     ] = 0.0,
     max_rank: Annotated[
         int | None,
-        typer.Option(min=0, help="Leave out predicted classes of a higher rank; labels have 0"),
+        Option(min=0, help="Leave out predicted classes of a higher rank; labels have 0"),
     ] = None,
     only_labels: Annotated[
-        bool, typer.Option("--only-labels", help="Only boxes of given labels")
+        bool, Option("--only-labels", help="Only boxes of given labels")
     ] = False,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="ID,ID,...", help="Only these class ids, numbered in this order"),
+        Option(metavar="ID,ID,...", help="Only these class ids, numbered in this order"),
     ] = None,
     present_classes: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--present-classes",
             help="Number only classes that have a box; without it numbers stay as new images come",
         ),
     ] = False,
     max_component: Annotated[
         int | None,
-        typer.Option(min=0, help="Boxes of each class in an image: 0 the best only, 1 two, ..."),
+        Option(min=0, help="Boxes of each class in an image: 0 the best only, 1 two, ..."),
     ] = None,
     keep_empty: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--keep-empty", help="Also images without a box: the detector learns they are empty"
         ),
     ] = False,
     status: Annotated[
         list[str] | None,
-        typer.Option(help="Images of this status, ok unless given; repeatable: --status no_label"),
+        Option(help="Images of this status, ok unless given; repeatable: --status no_label"),
     ] = None,
     shards_at: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
+        Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
     ] = None,
 ) -> None:
     """Write boxes as COCO, YOLO, Pascal VOC or Hugging Face Parquet.
@@ -164,7 +157,6 @@ def export(
     and what was left out. DIR appears when it is whole. Exit code: 0 it is exported, 2 the request
     is wrong.
     """
-    from cambox.console import Steps
     from cambox.export.export import ExportRequest, print_report
     from cambox.export.export import export as export_output
     from cambox.training.selection import Selection, class_ids

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from cambox.cli.options import Json, app
 
@@ -24,10 +25,10 @@ Schema = Mapping[str, Any]
 @app.command()
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(help="The recipe to print; without it all are listed")
+        str | None, Argument(help="The recipe to print; without it all are listed")
     ] = None,
     settings: Annotated[
-        bool, typer.Option("--settings", help="Print every key with its default and meaning")
+        bool, Option("--settings", help="Print every key with its default and meaning")
     ] = False,
 ) -> None:
     """List the recipes that come with cambox, or print one to change.
@@ -49,9 +50,9 @@ def recipes(
 @app.command()
 def models(
     pattern: Annotated[
-        str, typer.Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")
+        str, Argument(help="Names with wildcards, such as 'swin_*' or 'torchvision/*vit*'")
     ],
-    limit: Annotated[int, typer.Option(min=1, help="The most models to build and run")] = 30,
+    limit: Annotated[int, Option(min=1, help="The most models to build and run")] = 30,
     as_json: Json = False,
 ) -> None:
     """Say which models have a map, how fine, and at what cost.
@@ -89,16 +90,17 @@ def _tables(name: str, field: Schema, sections: Schema) -> Iterator[str]:
     section = sections[_section(field)]
     lines = [f"## {name}", "", section["description"], ""]
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
-    required = section.get("required", ())
     inner: list[str] = []
     for key, entry in section["properties"].items():
         # A mapping that is made anew for each configuration has no default in the schema.
         value = entry.get("default", {})
-        default = "must be given" if key in required else f"`{_plain(value)}`"
+        text = value if isinstance(value, str) else json.dumps(value)
+        default = "must be given" if key in section.get("required", ()) else f"`{text}`"
         if _section(entry):
             inner += _tables(f"{name}.{key}", entry, sections)
             default = "`null`" if value is None else "as below"
-        meaning = entry["description"].replace("|", r"\|").replace("<", r"\<")
+        meaning = " ".join(entry["description"].split())
+        meaning = meaning.replace("|", r"\|").replace("<", r"\<")
         lines.append(f"| `{name}.{key}` | {_type(entry)} | {default} | {meaning} |")
     yield "\n".join([*lines, ""])
     yield from inner
@@ -106,8 +108,7 @@ def _tables(name: str, field: Schema, sections: Schema) -> Iterator[str]:
 
 def _section(field: Schema) -> str:
     """The name of the section that a field is, or may be; empty for a plain setting."""
-    names = [kind["$ref"].rpartition("/")[2] for kind in _kinds(field) if "$ref" in kind]
-    return names[0] if names else ""
+    return next((kind["$ref"][len("#/$defs/") :] for kind in _kinds(field) if "$ref" in kind), "")
 
 
 def _kinds(field: Schema) -> list[Schema]:
@@ -119,28 +120,21 @@ def _type(field: Schema) -> str:
 
 
 def _type_of_one(kind: Schema) -> str:
-    if "$ref" in kind:
-        return "section"
-    if "enum" in kind or "const" in kind:
-        return " or ".join(f"`{value}`" for value in kind.get("enum", [kind.get("const")]))
-    match kind["type"]:
-        case "boolean":
+    match kind:
+        case {"$ref": _}:
+            return "section"
+        case {"enum": values}:
+            return " or ".join(f"`{value}`" for value in values)
+        case {"const": value}:
+            return f"`{value}`"
+        case {"type": "boolean"}:
             return "true or false"
-        case "array" if "prefixItems" in kind:
-            return f"[{', '.join(map(_type, kind['prefixItems']))}]"
-        case "array":
-            return f"list of {_type(kind['items'])}"
-        case "object":
-            keys = _type(kind["propertyNames"]) if "propertyNames" in kind else "anything"
-            return f"mapping of {keys}"
-        case name:
-            return f"{name}{_range(kind)}"
-
-
-def _range(kind: Schema) -> str:
+        case {"prefixItems": items}:
+            return f"[{', '.join(map(_type, items))}]"
+        case {"type": "array", "items": items}:
+            return f"list of {_type(items)}"
+        case {"type": "object"}:
+            return f"mapping of {_type(kind.get('propertyNames', {'type': 'anything'}))}"
     limits = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to"}
-    return "".join(f" {word} {kind[key]:g}" for key, word in limits.items() if key in kind)
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    within = (f" {word} {kind[key]:g}" for key, word in limits.items() if key in kind)
+    return f"{kind['type']}{''.join(within)}"

@@ -7,22 +7,23 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
-from cambox.cli.options import ConfigPath, Json, OneRecipe, Overrides, app, configured
-from cambox.console import say
+from cambox.cli.options import ConfigPath, Json, OneRecipe, Overrides, Truth, app, configured
+from cambox.console import Steps, require_folder, say
 
 
 @app.command()
 def gallery(
     output: OneRecipe,
     to: Annotated[
-        Path, typer.Option("--to", metavar="DIR", help="Folder for gallery.html and sheet.png")
+        Path, Option("--to", metavar="DIR", help="Folder for gallery.html and sheet.png")
     ] = Path("gallery"),
-    sample: Annotated[int, typer.Option(min=1, help="Rows to show")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Which rows; one seed, one sample")] = 0,
+    sample: Annotated[int, Option(min=1, help="Rows to show")] = 1000,
+    seed: Annotated[int, Option(min=0, help="Which rows; one seed, one sample")] = 0,
     most_shards: Annotated[
         int,
-        typer.Option(
+        Option(
             min=1, help="Shards that the sample comes from; each is read up to its last picture"
         ),
     ] = 64,
@@ -33,7 +34,6 @@ def gallery(
     network. Its figures and plots are of all rows, read from a few columns; its pictures are a
     sample, read again from the shards. Exit code: 0 it is written, 2 the request is wrong.
     """
-    from cambox.console import Steps, require_folder
     from cambox.review.gallery.collect import collect
     from cambox.review.gallery.page import write_gallery
 
@@ -48,12 +48,12 @@ def gallery(
 @app.command()
 def diff(
     output_a: OneRecipe,
-    output_b: Annotated[str, typer.Argument(help="The other")],
+    output_b: Annotated[str, Argument(help="The other")],
     to: Annotated[
-        Path, typer.Option("--to", metavar="DIR", help="Folder for diff.json and diff.png")
+        Path, Option("--to", metavar="DIR", help="Folder for diff.json and diff.png")
     ] = Path("diff"),
     pictures: Annotated[
-        int, typer.Option(min=0, help="The largest changes to draw, from the shards")
+        int, Option(min=0, help="The largest changes to draw, from the shards")
     ] = 12,
     as_json: Json = False,
 ) -> None:
@@ -63,18 +63,16 @@ def diff(
     statuses, boxes lost and gained, how far the others moved, classes, and the largest changes
     side by side. Exit code: 0 they are compared, however much they differ; 2 the request is wrong.
     """
-    from cambox.console import Steps, require_folder
     from cambox.output.reading import open_recipe
     from cambox.review.diff.compare import compare
-    from cambox.review.diff.write import draw_changes, print_difference, write_difference
+    from cambox.review.diff.write import print_difference, write_difference
 
     console = Console(stderr=as_json)
     require_folder(to)
     with Steps(console) as steps:
-        comparison = compare(
+        report, sheet = compare(
             open_recipe(output_a), open_recipe(output_b), pictures, steps.step("shards compared")
         )
-    report, sheet = draw_changes(comparison)
     written = write_difference(report, sheet, to)
     print_difference(report, console)
     say(console, *(f"written: {path}" for path in written))
@@ -85,22 +83,14 @@ def diff(
 @app.command()
 def evaluate(
     output: OneRecipe,
-    truth: Annotated[
-        str,
-        typer.Option(
-            "--truth",
-            metavar="FILE",
-            help="CSV with image,x_min,y_min,x_max,y_max and perhaps class_index (pixels of the "
-            "upright image, half-open), or COCO JSON; a path or URL",
-        ),
-    ],
+    truth: Truth,
     to: Annotated[
-        Path, typer.Option("--to", metavar="DIR", help="Folder for evaluation.json and .png")
+        Path, Option("--to", metavar="DIR", help="Folder for evaluation.json and .png")
     ] = Path("evaluation"),
     resamples: Annotated[
-        int, typer.Option(min=100, help="How often images are drawn anew for the 95 % intervals")
+        int, Option(min=100, help="How often images are drawn anew for the 95 % intervals")
     ] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of these draws")] = 0,
+    seed: Annotated[int, Option(min=0, help="Of these draws")] = 0,
     as_json: Json = False,
 ) -> None:
     """Compare an output with true boxes.
@@ -110,7 +100,6 @@ def evaluate(
     box_score says how likely a box is right. The report goes to the current folder and not to
     OUTPUT, whose readers expect Parquet. Exit code: 0 it is compared, 2 the request is wrong.
     """
-    from cambox.console import Steps, require_folder
     from cambox.output.folders import recipe_folder
 
     # What can be wrong is told before the libraries of figures and plots are imported.
@@ -139,21 +128,12 @@ def evaluate(
 @app.command()
 def tune(
     config: ConfigPath,
-    truth: Annotated[
-        str,
-        typer.Option(
-            "--truth",
-            metavar="FILE",
-            help="True boxes of a few hundred images, in the formats of cambox evaluate",
-        ),
-    ],
-    to: Annotated[
-        Path, typer.Option("--to", metavar="RECIPE.yaml", help="The configuration to write")
-    ],
+    truth: Truth,
+    to: Annotated[Path, Option("--to", metavar="RECIPE.yaml", help="The configuration to write")],
     overrides: Overrides = None,
     tried: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--try",
             metavar="SECTION.KEY=[VALUE, ...]",
             help="Also try these values, each combination of them: --try cam.refine.steps=[0,1,2]. "
@@ -163,27 +143,27 @@ def tune(
     ] = None,
     shards: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Shards of the images with true boxes, in place of input.shards: every image in "
             "them takes a forward pass. Repeatable"
         ),
     ] = None,
     work: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder for the passes; what is there is used again")
+        str, Option(metavar="DIR", help="Folder for the passes; what is there is used again")
     ] = "tuning",
     objective: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="gt-known|v2|ap",
             help="gt-known: the first box of each given class at IoU 0.5 (default where "
             "cam.classes is label or both); v2: any box, mean over IoU 0.3, 0.5, 0.7; ap: AP50 "
             "of all boxes (default where it is predicted)",
         ),
     ] = None,
-    folds: Annotated[int, typer.Option(min=2, help="Parts that images are held out in")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds and the intervals")] = 0,
+    folds: Annotated[int, Option(min=2, help="Parts that images are held out in")] = 5,
+    seed: Annotated[int, Option(min=0, help="Of the folds and the intervals")] = 0,
     force: Annotated[
-        bool, typer.Option("--force", help="Take the best settings even if the gain may be noise")
+        bool, Option("--force", help="Take the best settings even if the gain may be noise")
     ] = False,
     as_json: Json = False,
 ) -> None:
