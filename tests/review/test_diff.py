@@ -23,9 +23,8 @@ from cambox.output.footer import Recipe, recipe_digest
 from cambox.output.publish import publish
 from cambox.output.reading import open_recipe
 from cambox.output.rows import ClassScore, Row, table
-from cambox.review.diff.compare import Comparison, compare
+from cambox.review.diff.compare import compare
 from cambox.review.diff.report import Difference, changed_settings
-from cambox.review.diff.write import draw_changes
 from cambox.run import run
 from cambox.sources.shards import Shard
 
@@ -97,12 +96,9 @@ def two_outputs(tmp_path: Path) -> tuple[str, str]:
     return first, second
 
 
-def comparison(first: str, second: str, pictures: int = 10) -> Comparison:
-    return compare(open_recipe(first), open_recipe(second), pictures)
-
-
 def compared(first: str, second: str, pictures: int = 10) -> Difference:
-    return comparison(first, second, pictures).report
+    report, _ = compare(open_recipe(first), open_recipe(second), pictures)
+    return report
 
 
 def test_everything_that_changed_is_counted_by_hand(two_outputs: tuple[str, str]) -> None:
@@ -228,7 +224,7 @@ def test_pairs_are_those_of_a_greedy_search_written_out(
 def test_an_image_that_could_not_be_decoded_says_so_in_place_of_its_picture(
     two_outputs: tuple[str, str],
 ) -> None:
-    report, sheet = draw_changes(comparison(*two_outputs))
+    report, sheet = compare(*map(open_recipe, two_outputs), 10)
     problems = {change.key: change.problem or "" for change in report.largest}
     assert problems["broke"] == "cut"
     assert "the shard cannot be read" in problems["moved"]

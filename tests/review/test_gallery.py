@@ -33,7 +33,7 @@ from cambox.output.reading import open_recipe
 from cambox.review import pictures
 from cambox.review.gallery.collect import collect
 from cambox.review.gallery.page import render_page, script_safe_json
-from cambox.review.pictures import FirstRows, choose_rows, choose_shards, row_turns
+from cambox.review.pictures import choose_rows, choose_shards, row_turns
 from cambox.run import run
 from cambox.sources.shards import Shard
 from makers import ROOT, write_tar
@@ -309,14 +309,15 @@ def test_rows_and_shards_are_drawn_evenly() -> None:
 def test_the_first_rows_are_those_with_the_smallest_turns(
     rows: list[int], count: int, seed: int
 ) -> None:
-    first = FirstRows(count)
-    every = []
-    for file in files(*rows):
-        turns = row_turns(seed, file.shard.uri, file.rows)
-        first.offer(file.uri, np.arange(file.rows), turns)
-        every += [(turn, file.uri, place) for place, turn in enumerate(turns.tolist())]
+    every = [
+        (turn, file.uri, place)
+        for file in files(*rows)
+        for place, turn in enumerate(row_turns(seed, file.shard.uri, file.rows).tolist())
+    ]
     expected = {(uri, place) for _, uri, place in sorted(every)[:count]}
-    assert {(uri, at) for uri, places in first.places().items() for at in places} == expected
+    chosen = choose_rows(files(*rows), count, seed)
+    assert {(uri, at) for uri, places in chosen.items() for at in places} == expected
+    assert all(places == sorted(places) for places in chosen.values())
 
 
 def test_single_rows_are_read_across_row_groups(hostile: Callable[..., Path]) -> None:

@@ -18,7 +18,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from browser import chromium, uri_of
-from cambox.boxes import Boxes
 from cambox.output.folders import Folder
 from cambox.output.footer import Footer
 from cambox.output.reading import PublishedRecipe
@@ -59,15 +58,20 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "classes": [{"class_id": class_id, "rank": 1, "probability": 0.5}],
             "maps": [{"class_id": class_id, "rank": 1, **stored}],
         }
-        boxes = Boxes.of(
-            [[0, 0, 400 * max(share, 0.001), 300]],
-            class_id=class_id,
-            rank=1,
-            class_score=0.5,
-            score=share,
-        )
+        box = {
+            "class_id": class_id,
+            "rank": 1,
+            "component": 0,
+            "class_score": 0.5,
+            "box_score": share,
+            "touches_edge": False,
+            "x_min": 0.0,
+            "y_min": 0.0,
+            "x_max": 400 * max(share, 0.001),
+            "y_max": 300.0,
+        }
         shown = thumbnails[number % 7] if number > 1 else ""
-        items.append(Item(row, 0, boxes, shown))
+        items.append(Item({**row, "objects": [box]}, 0, shown))
     without_image = {
         "key": BAD_KEY,
         "status": "unreadable",
@@ -76,8 +80,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "height": None,
         "classes": [],
         "maps": [],
+        "objects": [],
     }
-    items[0] = Item({**items[0].row, **without_image}, 0, Boxes.of(()))
+    items[0] = Item({**items[0].row, **without_image}, 0)
     items[1] = replace(items[1], problem="the shard cannot be read: gone")
     shard = Shard("s3://bucket/shard.tar", 1, "")
     settings = {section: {} for section in ("input", "model", "cam", "boxes")}

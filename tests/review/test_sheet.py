@@ -120,24 +120,6 @@ def test_tiles_of_different_shapes_keep_their_proportions() -> None:
     assert ratio == pytest.approx(4.0, rel=0.05)
 
 
-@pytest.mark.parametrize(
-    ("tiles", "columns", "width", "message"),
-    [
-        ([], 1, 400, "at least one tile"),
-        ([TILE], 0, 400, "columns >= 1"),
-        ([TILE], 1, 20, "tile_width >= 240"),
-        ([replace(TILE, image=GREY[:, :, 0])], 1, 400, r"scene-000000: need an \(H, W, 3\) uint8"),
-        ([replace(TILE, image=GREY.astype(np.float32))], 1, 400, "uint8 image"),
-        ([replace(TILE, score_map=np.full((2, 2), np.nan))], 1, 400, "finite"),
-    ],
-)
-def test_a_wrong_request_is_refused(
-    tiles: list[SheetTile], columns: int, width: int, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        draw_sheet(tiles, NAMES, columns, width)
-
-
 def test_the_file_holds_the_sheet() -> None:
     sheet = draw_sheet([TILE], NAMES, 1, 300)
     with Image.open(io.BytesIO(png(sheet))) as image:

@@ -30,7 +30,6 @@ from cambox.output.publish import publish_bytes
 from cambox.output.reading import open_recipe
 from cambox.rebox.rebox import rebox_output
 from cambox.review.diff.compare import compare
-from cambox.review.diff.write import draw_changes
 from cambox.review.gallery.collect import collect
 from cambox.run import prepare, run
 from cambox.sources.pack import pack
@@ -322,7 +321,7 @@ def test_what_looks_at_an_output_works_on_a_bucket_with_the_environment_s_creden
     assert all(item.thumbnail for item in gallery.items)
     assert gallery.changed_shards == []
 
-    report, sheet = draw_changes(compare(open_recipe(source), open_recipe(other), 2))
+    report, sheet = compare(open_recipe(source), open_recipe(other), 2)
     assert (report.shards.both, report.rows.both) == (6, 12)
     assert [change.problem for change in report.largest] == [None, None]
     assert sheet is not None

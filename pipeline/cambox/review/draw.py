@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from cambox.boxes import Boxes
+from cambox.boxes import Boxes, iou
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -47,17 +47,13 @@ def _draw_frame(
     """Draw the frame's border in place, inwards, so that one at the panel's edge is whole."""
     left, top, right, bottom = frame
     window = panel[top:bottom, left:right]
-    rows = np.minimum(np.arange(bottom - top), np.arange(bottom - top)[::-1])[:, None]
-    columns = np.minimum(np.arange(right - left), np.arange(right - left)[::-1])[None, :]
+    rows, columns = np.ogrid[: bottom - top, : right - left]
+    rows, columns = np.minimum(rows, rows[::-1]), np.minimum(columns, columns[:, ::-1])
     depth = np.minimum(rows, columns)
-    if dashed:
-        # Dashes are counted along the nearer side, from the middle, so that corners match.
-        along = np.where(columns <= rows, rows, columns)
-        window[(depth < thickness + 1) & (along // _DASH % 2 == 0)] = _HALO
-        window[(depth < thickness) & (along // _DASH % 2 == 0)] = colour
-    else:
-        window[depth < thickness + 1] = _HALO
-        window[depth < thickness] = colour
+    # Dashes are counted along the nearer side, from its end, so that corners match.
+    drawn = (np.maximum(rows, columns) // _DASH % 2 == 0) | (not dashed)
+    window[drawn & (depth < thickness + 1)] = _HALO
+    window[drawn & (depth < thickness)] = colour
 
 
 def _draw_labels(
@@ -72,20 +68,17 @@ def _draw_labels(
     draw = ImageDraw.Draw(image)
     ascent, descent = font.getmetrics() if isinstance(font, ImageFont.FreeTypeFont) else (11, 0)
     height = ascent + descent + _LABEL_PADDING
-    taken: list[_Frame] = []
+    taken = np.zeros((0, 4))
     for (left, top, _, _), label, score in zip(frames, labels, scores, strict=True):
         text = fit_text(f"{label} {score:.2f}", font, image.width - 2 * _LABEL_PADDING)
         width = int(np.ceil(font.getlength(text))) + 2 * _LABEL_PADDING
         x = max(0, min(left, image.width - width))
         # Above the box where there is room, else inside it; then down past other labels.
         y = top - height if top >= height else top
-        while any(
-            x < right and x + width > other_left and y < bottom and y + height > other_top
-            for other_left, other_top, right, bottom in taken
-        ):
+        while iou(np.array([x, y, x + width, y + height]), taken).any():
             y += 1
         y = max(0, min(y, image.height - height))
-        taken.append((x, y, x + width, y + height))
+        taken = np.vstack([taken, (x, y, x + width, y + height)])
         colour = colours[label]
         bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 120
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
@@ -98,7 +91,7 @@ def draw_boxes(
     image: Picture,
     size: tuple[int, int],
     boxes: Boxes,
-    labels: Sequence[str],
+    class_names: Sequence[str],
     true_boxes: Boxes,
     colours: Mapping[str, Colour],
     font: Font,
@@ -107,11 +100,10 @@ def draw_boxes(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        size: Width and height of the result in pixels.
-        boxes, true_boxes: In pixels of ``image``.
-        labels: One for each of ``boxes``.
-        colours: The colour of each label.
-        font: The labels' font.
+        size: width and height of the result in pixels.
+        boxes, true_boxes: in pixels of ``image``.
+        class_names: by the boxes' class ids.
+        colours: by the names of classes.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -120,6 +112,7 @@ def draw_boxes(
     scale = (size[0] / image.shape[1], size[1] / image.shape[0])
     thickness = max(2, round(min(size) / 90))
     frames = _frames(boxes, scale, panel)
+    labels = [class_names[class_id] for class_id in boxes.class_id]
     for frame, label in zip(frames, labels, strict=True):
         _draw_frame(panel, frame, colours[label], thickness, dashed=False)
     for frame in _frames(true_boxes, scale, panel):
@@ -134,7 +127,7 @@ def draw_heat_map(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        size: Width and height of the result in pixels.
+        size: width and height of the result in pixels.
         score_map: (h, w) of any range, stretched over the picture; None dims the picture alone.
 
     Returns:
@@ -146,11 +139,15 @@ def draw_heat_map(
     scores = cv2.resize(score_map.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
     spread = float(scores.max() - scores.min())
     heat = (scores - scores.min()) / spread if spread > 0.0 else np.zeros_like(scores)
-    levels = np.rint(255.0 * heat).astype(np.uint8)
-    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1]
+    colours = heat_colours(np.rint(255.0 * heat).astype(np.uint8))
     # The picture shows through in grey, so that its colours are not taken for scores.
     grey = panel @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.asarray(0.62 * colours + 0.38 * grey[:, :, None]).astype(np.uint8)
+
+
+def heat_colours(levels: Picture) -> Picture:
+    """(h, w) uint8, 0 (low) to 255 (high), as (h, w, 3) uint8 RGB."""
+    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1])
 
 
 def _resized(image: Picture, size: tuple[int, int]) -> Picture:

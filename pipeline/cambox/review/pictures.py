@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -48,36 +48,30 @@ def choose_shards(files: Sequence[PublishedFile], most: int, seed: int) -> list[
 
 def choose_rows(files: Sequence[PublishedFile], count: int, seed: int) -> dict[str, list[int]]:
     """The places of ``count`` rows (all, where there are fewer), by the URI of their file."""
-    first = FirstRows(count)
-    for file in files:
-        first.offer(file.uri, np.arange(file.rows), row_turns(seed, file.shard.uri, file.rows))
-    return first.places()
+    return first_rows(((file, np.arange(file.rows)) for file in files), count, seed)
 
 
-class FirstRows:
-    """The ``count`` rows whose turn comes first, of all that are offered; memory is constant."""
+def first_rows(
+    offered: Iterable[tuple[PublishedFile, np.ndarray]], count: int, seed: int
+) -> dict[str, list[int]]:
+    """The ``count`` rows whose turn comes first; memory is constant.
 
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._first: list[tuple[int, str, int]] = []
+    Args:
+        offered: files, and the places of (n,) of their rows.
 
-    def offer(self, uri: str, places: np.ndarray, turns: np.ndarray) -> None:
-        """Rows of one file.
-
-        Args:
-            places, turns: (n,) of each row.
-        """
-        order = np.argsort(turns, kind="stable")[: self._count]
+    Returns:
+        The places, in ascending order, by the URI of their file.
+    """
+    first: list[tuple[int, str, int]] = []
+    for file, places in offered:
+        turns = row_turns(seed, file.shard.uri, file.rows)[places]
+        order = np.argsort(turns, kind="stable")[:count]
         entries = zip(turns[order].tolist(), places[order].tolist(), strict=True)
-        offered = [(turn, uri, place) for turn, place in entries]
-        self._first = heapq.nsmallest(self._count, [*self._first, *offered])
-
-    def places(self) -> dict[str, list[int]]:
-        """By the URI of the file, in ascending order."""
-        places: dict[str, list[int]] = {}
-        for _, uri, place in self._first:
-            places.setdefault(uri, []).append(place)
-        return {uri: sorted(of_file) for uri, of_file in places.items()}
+        first = heapq.nsmallest(count, [*first, *((turn, file.uri, at) for turn, at in entries)])
+    chosen: dict[str, list[int]] = {}
+    for _, uri, place in sorted(first, key=lambda entry: entry[2]):
+        chosen.setdefault(uri, []).append(place)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,8 @@ def read_pictures(
         for sample in read_samples(shard, max_sample_bytes=most_in_a_sample(shard)):
             if sample.key in missing:
                 size = missing.pop(sample.key)
-                yield _picture(sample.key, sample.members, size, max_pixels)
+                pixels, why = _pixels(sample.members, size, max_pixels)
+                yield ShownPicture(sample.key, pixels, why)
             if not missing:
                 return
     except (OSError, RequestError, ShardError) as error:
@@ -130,24 +125,24 @@ def has_changed(shard: Shard) -> bool:
         return False
 
 
-def _picture(
-    key: str, members: Mapping[str, bytes], size: tuple[int, int], max_pixels: int
-) -> ShownPicture:
+def _pixels(
+    members: Mapping[str, bytes], size: tuple[int, int], max_pixels: int
+) -> tuple[np.ndarray | None, str | None]:
+    """The image of a sample, or why there is none."""
     data = image_member(members)
     if data is None:
-        return ShownPicture(key, None, "the sample has no image any more")
+        return None, "the sample has no image any more"
     try:
         pixels = decode_image(data, max_pixels)
     except DecodeError as error:
-        return ShownPicture(key, None, str(error))
+        return None, str(error)
     height, width = pixels.shape[:2]
-    if (width, height) != size:
-        problem = (
-            f"the shard now has an image of {width} x {height} pixels here, and the row is of one "
-            f"of {size[0]} x {size[1]}"
-        )
-        return ShownPicture(key, None, problem)
-    return ShownPicture(key, pixels, None)
+    if (width, height) == size:
+        return pixels, None
+    return None, (
+        f"the shard now has an image of {width} x {height} pixels here, and the row is of one "
+        f"of {size[0]} x {size[1]}"
+    )
 
 
 def jpeg(pixels: np.ndarray, most_bytes: int) -> bytes:

@@ -7,15 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cambox.boxes import Boxes
-from cambox.review.draw import Colour, Font, Picture, draw_boxes, draw_heat_map, fit_text, within
+from cambox.review.draw import (
+    Colour,
+    Picture,
+    draw_boxes,
+    draw_heat_map,
+    fit_text,
+    heat_colours,
+    within,
+)
 
-MIN_TILE_WIDTH = 240
 # What a tile keeps of a picture: those of a sheet are all in memory.
 PICTURE_SIDE = 640
 
@@ -44,11 +50,10 @@ class SheetTile:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        title: One line, cut with an ellipsis where it is too long.
-        score_map: (h, w) float of any range and resolution, or None where there is none.
-        boxes: Pseudo boxes in pixels of the image.
-        true_boxes: The same of true boxes.
-        after: Pseudo boxes to show on the right, in place of the map; None shows the map.
+        title: one line, cut with an ellipsis where it is too long.
+        score_map: (h, w) finite float of any range and resolution, or None where there is none.
+        boxes, true_boxes: in pixels of the image.
+        after: pseudo boxes to show on the right, in place of the map; None shows the map.
     """
 
     image: Picture
@@ -72,54 +77,22 @@ def shrunk(tile: SheetTile) -> SheetTile:
     )
 
 
-@dataclass(frozen=True)
 class _Layout:
     """Sizes in pixels. Panels, the two pictures of a tile, are boxes that pictures fit into."""
 
-    margin: int
-    padding: int
-    title_height: int
-    panel_width: int
-    panel_height: int
-    title_font: Font
-    label_font: Font
-
-    @property
-    def card_height(self) -> int:
-        return self.title_height + self.panel_height + self.padding
-
-
-def _layout(tiles: Sequence[SheetTile], tile_width: int) -> _Layout:
-    padding = max(8, tile_width // 50)
-    panel_width = (tile_width - 3 * padding) // 2
-    # As tall as the tallest picture needs, but a portrait is shown smaller than a landscape.
-    tallest = max(tile.image.shape[0] / tile.image.shape[1] for tile in tiles)
-    title_size = min(max(tile_width // 30, 12), 24)
-    return _Layout(
-        margin=2 * padding,
-        padding=padding,
-        title_height=round(2.3 * title_size),
-        panel_width=panel_width,
-        panel_height=round(panel_width * min(tallest, 1.0)),
-        title_font=ImageFont.load_default(size=title_size),
-        label_font=ImageFont.load_default(size=min(max(tile_width // 36, 11), 20)),
-    )
-
-
-def _check(tiles: Sequence[SheetTile], columns: int, tile_width: int) -> None:
-    if not tiles:
-        raise ValueError("a sheet needs at least one tile")
-    if columns < 1 or tile_width < MIN_TILE_WIDTH:
-        raise ValueError(
-            f"need columns >= 1 and tile_width >= {MIN_TILE_WIDTH}, got {columns} and {tile_width}"
-        )
-    for tile in tiles:
-        shape = tile.image.shape
-        if tile.image.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            raise ValueError(f"{tile.title}: need an (H, W, 3) uint8 image, got {shape}")
-        scores = tile.score_map
-        if scores is not None and (scores.ndim != 2 or not np.isfinite(scores).all()):
-            raise ValueError(f"{tile.title}: need a finite (h, w) score map")
+    def __init__(self, tiles: Sequence[SheetTile], tile_width: int) -> None:
+        self.padding = max(8, tile_width // 50)
+        self.margin = 2 * self.padding
+        self.panel_width = (tile_width - 3 * self.padding) // 2
+        # As tall as the tallest picture needs, but a portrait is shown smaller than a landscape.
+        tallest = max(tile.image.shape[0] / tile.image.shape[1] for tile in tiles)
+        self.panel_height = round(self.panel_width * min(tallest, 1.0))
+        title_size = min(max(tile_width // 30, 12), 24)
+        self.title_height = round(2.3 * title_size)
+        self.card_width = 2 * self.panel_width + 3 * self.padding
+        self.card_height = self.title_height + self.panel_height + self.padding
+        self.title_font = ImageFont.load_default(size=title_size)
+        self.label_font = ImageFont.load_default(size=min(max(tile_width // 36, 11), 20))
 
 
 def _draw_tile(
@@ -133,7 +106,7 @@ def _draw_tile(
     """Draw one tile with its card's upper left corner at ``corner``."""
     x, y = corner
     draw = ImageDraw.Draw(sheet)
-    width = 2 * layout.panel_width + 3 * layout.padding
+    width = layout.card_width
     card = (x, y, x + width - 1, y + layout.card_height - 1)
     draw.rounded_rectangle(card, radius=layout.padding, fill=_CARD)
     title = fit_text(" ".join(tile.title.split()), layout.title_font, width - 2 * layout.padding)
@@ -145,8 +118,8 @@ def _draw_tile(
     size = (max(1, round(image_width * scale)), max(1, round(height * scale)))
 
     def boxed(boxes: Boxes, true_boxes: Boxes) -> Picture:
-        labels = _labels(boxes, class_names)
-        return draw_boxes(tile.image, size, boxes, labels, true_boxes, colours, layout.label_font)
+        font = layout.label_font
+        return draw_boxes(tile.image, size, boxes, class_names, true_boxes, colours, font)
 
     if tile.after is None:
         right = draw_heat_map(tile.image, size, tile.score_map)
@@ -162,57 +135,51 @@ def _draw_tile(
         draw.text(middle, "no map", fill=_TEXT, font=layout.label_font, anchor="mm")
 
 
-def _labels(boxes: Boxes, class_names: Sequence[str]) -> list[str]:
-    return [class_names[class_id] for class_id in boxes.class_id]
-
-
-def _draw_legend(sheet: Image.Image, layout: _Layout, y: int) -> None:
-    """One line that explains tiles with maps, with a bar of the heat map's colours."""
+def _draw_legend(sheet: Image.Image, layout: _Layout, legend: str | None) -> None:
+    """The line below the tiles; None explains those with maps, with a bar of the maps' colours."""
     draw = ImageDraw.Draw(sheet)
     font = layout.label_font
+    x, y = layout.margin, sheet.height - round(1.2 * layout.margin)
     bar_width = 6 * layout.padding
-    room = sheet.width - 2 * layout.margin - bar_width - 2 * layout.padding - font.getlength("high")
-    text = fit_text(_LEGEND, font, room)
-    draw.text((layout.margin, y), text, fill=_FAINT_TEXT, font=font, anchor="lm")
-    ramp = np.linspace(0, 255, bar_width).astype(np.uint8)[None, :].repeat(layout.padding, axis=0)
-    bar = cv2.applyColorMap(ramp, cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    x = layout.margin + round(font.getlength(text)) + layout.padding
-    sheet.paste(Image.fromarray(np.ascontiguousarray(bar)), (x, y - layout.padding // 2))
-    x += bar_width + layout.padding
-    draw.text((x, y), "high", fill=_FAINT_TEXT, font=font, anchor="lm")
+    room = sheet.width - 2.0 * layout.margin
+    if legend is None:
+        room -= bar_width + 2 * layout.padding + font.getlength("high")
+    text = fit_text(_LEGEND if legend is None else legend, font, room)
+    draw.text((x, y), text, fill=_FAINT_TEXT, font=font, anchor="lm")
+    if legend is None:
+        ramp = np.linspace(0, 255, bar_width).astype(np.uint8)[None].repeat(layout.padding, axis=0)
+        x += round(font.getlength(text)) + layout.padding
+        sheet.paste(Image.fromarray(heat_colours(ramp)), (x, y - layout.padding // 2))
+        x += bar_width + layout.padding
+        draw.text((x, y), "high", fill=_FAINT_TEXT, font=font, anchor="lm")
 
 
 def draw_sheet(
     tiles: Sequence[SheetTile],
     class_names: Sequence[str],
-    columns: int,
-    tile_width: int,
+    columns: int = 3,
+    tile_width: int = 560,
     legend: str | None = None,
 ) -> Picture:
     """Draw tiles row by row; each is a picture with boxes beside its heat map.
 
     Args:
-        tiles: At least one.
-        class_names: By the boxes' class ids.
-        columns: Tiles in a row, from 1.
-        tile_width: Width of a tile in pixels, from ``MIN_TILE_WIDTH``.
-        legend: The line below the tiles; None explains boxes and heat maps.
+        tiles: at least one.
+        class_names: by the boxes' class ids.
+        columns: tiles in a row, from 1.
+        tile_width: in pixels, from 240.
+        legend: the line below the tiles; None explains boxes and heat maps.
 
     Returns:
         (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: There is no tile, a number is out of range, or an image or a score map is not
-            of the shape and type it must be.
     """
-    _check(tiles, columns, tile_width)
-    layout = _layout(tiles, tile_width)
+    layout = _Layout(tiles, tile_width)
     drawn = [boxes for tile in tiles for boxes in (tile.boxes, tile.after) if boxes is not None]
-    labels = sorted({label for boxes in drawn for label in _labels(boxes, class_names)})
+    labels = sorted({class_names[class_id] for boxes in drawn for class_id in boxes.class_id})
     colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    step_x = 2 * layout.panel_width + 3 * layout.padding + layout.margin
+    step_x = layout.card_width + layout.margin
     step_y = layout.card_height + layout.margin
     size = (layout.margin + columns * step_x, round(2.4 * layout.margin) + rows * step_y)
     sheet = Image.new("RGB", size, _PAGE)
@@ -220,13 +187,7 @@ def draw_sheet(
         row, column = divmod(position, columns)
         corner = layout.margin + column * step_x, layout.margin + row * step_y
         _draw_tile(sheet, tile, corner, layout, class_names, colours)
-    y = size[1] - round(1.2 * layout.margin)
-    if legend is None:
-        _draw_legend(sheet, layout, y)
-    else:
-        text = fit_text(legend, layout.label_font, sheet.width - 2 * layout.margin)
-        draw = ImageDraw.Draw(sheet)
-        draw.text((layout.margin, y), text, fill=_FAINT_TEXT, font=layout.label_font, anchor="lm")
+    _draw_legend(sheet, layout, legend)
     return np.asarray(sheet)
 
 

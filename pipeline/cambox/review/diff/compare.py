@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,6 @@ from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe
 from cambox.output.rows import Entries, as_numpy, boxes_from_arrow
 from cambox.review.diff.report import (
-    Change,
     Difference,
     RowCounts,
     ShardCounts,
@@ -25,43 +23,11 @@ from cambox.review.diff.report import (
     Sums,
     changed_settings,
 )
+from cambox.review.diff.write import ImageChange, draw_changes
+from cambox.review.draw import Picture
 from cambox.sources.shards import Shard
 
 COLUMNS = ("key", "status", "error", "width", "height", "classes", "objects")
-
-
-@dataclass(frozen=True)
-class ImageChange:
-    """An image of the report's ``largest``, with what is needed to draw it.
-
-    Attributes:
-        amount: the change's, not rounded.
-        shard: as the footer in B describes it.
-        row: key, status, error, width and height in B.
-        boxes: of A and of B, their classes numbered by ``Comparison.class_names``.
-    """
-
-    amount: float
-    change: Change
-    shard: Shard
-    row: dict[str, Any]
-    boxes: tuple[Boxes, Boxes]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What differs.
-
-    Attributes:
-        images: those of the report's ``largest``, in the same order.
-        class_names: of both outputs.
-        max_pixels: of B's recipe.
-    """
-
-    report: Difference
-    images: tuple[ImageChange, ...]
-    class_names: tuple[str, ...]
-    max_pixels: int
 
 
 @dataclass(frozen=True)
@@ -98,12 +64,15 @@ class _Rows:
 
 def compare(
     a: PublishedRecipe, b: PublishedRecipe, pictures: int, on_file: Advance | None = None
-) -> Comparison:
+) -> tuple[Difference, Picture | None]:
     """Compare two outputs.
 
     Args:
-        pictures: the number of largest changes to give back.
+        pictures: the number of largest changes to report and to draw, from the shards.
         on_file: called with the number of shards that both have, after each.
+
+    Returns:
+        The report, and the changes that it names in pictures, see ``draw_changes``.
 
     Raises:
         RequestError: a file of theirs cannot be read.
@@ -125,7 +94,11 @@ def compare(
         identical += one.data_digest is not None and one.data_digest == two.data_digest
         rows = _Rows.of(one, ids_a), _Rows.of(two, ids_b)
         found = _compare_shard(two.shard, *rows, sums, pictures)
-        images = heapq.nsmallest(pictures, [*images, *found], key=_largest_first)
+        images = heapq.nsmallest(
+            pictures,
+            [*images, *found],
+            key=lambda image: (-image.amount, image.shard.uri, image.row["key"]),
+        )
         if on_file is not None:
             on_file(len(shared))
     sides = [
@@ -137,6 +110,7 @@ def compare(
         )
         for recipe, only, boxes in zip((a, b), ("only_a", "only_b"), sums.class_boxes, strict=True)
     ]
+    largest, sheet = draw_changes(images, names, b.settings["input"]["max_pixels"])
     report = Difference(
         a=sides[0],
         b=sides[1],
@@ -151,13 +125,9 @@ def compare(
         rows=RowCounts(**sums.rows, statuses=dict(sums.statuses.most_common())),
         boxes=sums.box_counts(),
         classes=sums.class_changes(names),
-        largest=[image.change for image in images],
+        largest=largest,
     )
-    return Comparison(report, tuple(images), names, b.settings["input"]["max_pixels"])
-
-
-def _largest_first(image: ImageChange) -> tuple[float, str, str]:
-    return -image.amount, image.change.shard, image.change.key
+    return report, sheet
 
 
 def _common_ids(recipe: PublishedRecipe, names: Sequence[str], same: bool) -> np.ndarray:
@@ -192,20 +162,14 @@ def _compare_shard(
         np.bincount(every.boxes.class_id, minlength=sums.class_boxes.shape[1])
         for every in (all_a, all_b)
     ]
-    found = []
-    for at in np.argsort(-amount, kind="stable")[:pictures].tolist():
-        if amount[at] > 0:
-            row = b.table.slice(at, 1).to_pylist()[0]
-            boxes = a.boxes[a.boxes.image == at], b.boxes[b.boxes.image == at]
-            change = Change(
-                key=row["key"],
-                shard=shard.uri,
-                amount=round(float(amount[at]), 4),
-                status_a=before[at],
-                status_b=after[at],
-                boxes_a=len(boxes[0]),
-                boxes_b=len(boxes[1]),
-                problem=None,
-            )
-            found.append(ImageChange(float(amount[at]), change, shard, row, boxes))
-    return found
+    largest = np.argsort(-amount, kind="stable")[:pictures]
+    return [
+        ImageChange(
+            amount=float(amount[at]),
+            shard=shard,
+            row=b.table.slice(at, 1).to_pylist()[0],
+            status_a=before[at],
+            boxes=(a.boxes[a.boxes.image == at], b.boxes[b.boxes.image == at]),
+        )
+        for at in largest[amount[largest] > 0].tolist()
+    ]

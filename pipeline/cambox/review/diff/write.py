@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from cambox.boxes import Boxes
 from cambox.console import say, write_files
-from cambox.review.diff.compare import Comparison
-from cambox.review.diff.report import Difference
+from cambox.review.diff.report import Change, Difference
 from cambox.review.draw import Picture
 from cambox.review.pictures import ShownPicture, read_pictures
 from cambox.review.sheet import SheetTile, draw_sheet, png, shrunk
@@ -23,37 +26,69 @@ _BAR = 40
 _LEGEND = "left: boxes of A    right: boxes of B    with class and box_score"
 
 
-def draw_changes(comparison: Comparison) -> tuple[Difference, Picture | None]:
-    """Draw the largest changes whose picture can be read; every shard is read once.
+@dataclass(frozen=True)
+class ImageChange:
+    """An image whose boxes changed, with what is needed to draw it.
+
+    Attributes:
+        shard: as the footer in B describes it.
+        row: key, status, error, width and height in B.
+        status_a: of its row in A.
+        boxes: of A and of B.
+    """
+
+    amount: float
+    shard: Shard
+    row: dict[str, Any]
+    status_a: str
+    boxes: tuple[Boxes, Boxes]
+
+
+def draw_changes(
+    images: Sequence[ImageChange], class_names: Sequence[str], max_pixels: int
+) -> tuple[list[Change], Picture | None]:
+    """Draw the changes whose picture can be read; every shard is read once.
+
+    Args:
+        class_names: by the boxes' class ids.
+        max_pixels: of B's recipe.
 
     Returns:
-        The report, with the reasons why some of its largest changes have no picture; and the boxes
-        of A beside those of B, (H, W, 3) uint8 RGB, or None where there is no picture.
+        The changes, with the reasons why some have no picture; and the boxes of A beside those of
+        B, (H, W, 3) uint8 RGB, or None where there is no picture.
     """
     sizes: dict[Shard, dict[str, tuple[int, int]]] = defaultdict(dict)
-    for image in comparison.images:
+    for image in images:
         if image.row["width"] is not None:
-            sizes[image.shard][image.change.key] = image.row["width"], image.row["height"]
+            sizes[image.shard][image.row["key"]] = image.row["width"], image.row["height"]
     shown = {
         (shard, picture.key): picture
         for shard, of_shard in sizes.items()
-        for picture in read_pictures(shard, of_shard, comparison.max_pixels)
+        for picture in read_pictures(shard, of_shard, max_pixels)
     }
-    tiles, largest = [], []
-    for image in comparison.images:
-        key, why = image.change.key, image.row["error"] or "it could not be decoded"
+    tiles, changes = [], []
+    for image in images:
+        key, why = image.row["key"], image.row["error"] or "it could not be decoded"
         picture = shown.get((image.shard, key)) or ShownPicture(key, None, why)
-        largest.append(image.change.model_copy(update={"problem": picture.problem}))
+        before, after = image.boxes
+        change = Change(
+            key=key,
+            shard=image.shard.uri,
+            amount=round(image.amount, 4),
+            status_a=image.status_a,
+            status_b=image.row["status"],
+            boxes_a=len(before),
+            boxes_b=len(after),
+            problem=picture.problem,
+        )
+        changes.append(change)
         if picture.pixels is not None:
             title = f"{key}: changed by {image.amount:.2f}"
-            before, after = image.boxes
             tile = SheetTile(picture.pixels, title, score_map=None, boxes=before, after=after)
             tiles.append(shrunk(tile))
-    report = comparison.report.model_copy(update={"largest": largest})
     if not tiles:
-        return report, None
-    names = comparison.class_names
-    return report, draw_sheet(tiles, names, SHEET_COLUMNS, SHEET_TILE_WIDTH, _LEGEND)
+        return changes, None
+    return changes, draw_sheet(tiles, class_names, SHEET_COLUMNS, SHEET_TILE_WIDTH, _LEGEND)
 
 
 def write_difference(report: Difference, sheet: Picture | None, folder: Path) -> list[Path]:

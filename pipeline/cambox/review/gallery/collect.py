@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cambox.boxes import Boxes
 from cambox.console import Advance
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, open_recipe
@@ -20,13 +19,12 @@ from cambox.output.rows import OBJECT_TYPE, StoredMap, as_numpy, boxes_from_arro
 from cambox.review.draw import Picture, within
 from cambox.review.gallery.distributions import COLUMNS, Distributions
 from cambox.review.pictures import (
-    FirstRows,
     choose_rows,
     choose_shards,
+    first_rows,
     has_changed,
     jpeg,
     read_pictures,
-    row_turns,
 )
 from cambox.review.sheet import SheetTile, shrunk
 from cambox.sources.decode import SampleStatus
@@ -40,21 +38,19 @@ FAILED_SHARE = 0.1
 _DECODED = (str(SampleStatus.ok), str(SampleStatus.no_label))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Item:
     """One row that is shown.
 
     Attributes:
         row: as its file has it, by the names of the columns.
         shard: its place in the gallery's list of shards.
-        boxes: of the row, in pixels.
         thumbnail: JPEG in base64; empty where there is none.
         problem: why there is no picture; None where there is one.
     """
 
     row: Mapping[str, Any]
     shard: int
-    boxes: Boxes
     thumbnail: str = ""
     problem: str | None = None
 
@@ -109,7 +105,7 @@ def collect(
     """
     recipe = open_recipe(output)
     gallery = Gallery(recipe, Distributions(len(recipe.footer.classes)), seed)
-    failed = _count(gallery, round(FAILED_SHARE * sample), on_file)
+    failed = first_rows(_without_picture(gallery, on_file), round(FAILED_SHARE * sample), seed)
     chosen = choose_rows(choose_shards(recipe.files, most_shards, seed), sample, seed)
     gallery.sampled = sum(map(len, chosen.values()))
     gallery.sampled_shards = len(chosen)
@@ -124,19 +120,18 @@ def collect(
     return gallery
 
 
-def _count(gallery: Gallery, most: int, on_file: Advance | None) -> dict[str, list[int]]:
-    """Count all rows; of those without a picture, the places of some, by the URI of their file."""
-    failed = FirstRows(most)
+def _without_picture(
+    gallery: Gallery, on_file: Advance | None
+) -> Iterator[tuple[PublishedFile, np.ndarray]]:
+    """Count all rows; gives of each file the places of those without a picture."""
     for file in gallery.recipe.files:
         decoded = [np.zeros(0, bool)]
         for batch in file.batches(COLUMNS):
             gallery.distributions.add(batch)
             decoded.append(as_numpy(pc.is_in(batch["status"], pa.array(_DECODED, pa.string()))))
-        places = np.flatnonzero(~np.concatenate(decoded))
-        failed.offer(file.uri, places, row_turns(gallery.seed, file.shard.uri, file.rows)[places])
+        yield file, np.flatnonzero(~np.concatenate(decoded))
         if on_file is not None:
             on_file(len(gallery.recipe.files))
-    return failed.places()
 
 
 def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Iterator[None]:
@@ -144,12 +139,7 @@ def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Itera
     if not places:
         return
     shard, rows = file.shard, list(file.rows_at(places))
-    objects = pa.array([row["objects"] for row in rows], pa.list_(OBJECT_TYPE))
-    boxes = boxes_from_arrow(objects)
-    items = {
-        row["key"]: Item(row, len(gallery.shards), boxes[boxes.image == at])
-        for at, row in enumerate(rows)
-    }
+    items = {row["key"]: Item(row, len(gallery.shards)) for row in rows}
     gallery.shards.append(shard.uri)
     # As many from each shard, so that the sheet is not one shard's.
     share = len(gallery.shards) / max(gallery.sampled_shards, 1)
@@ -159,21 +149,21 @@ def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Itera
         gallery.changed_shards.append(shard.uri)
     for picture in read_pictures(shard, sizes, gallery.recipe.settings["input"]["max_pixels"]):
         item = items[picture.key]
-        thumbnail = ""
+        item.problem = picture.problem
         if picture.pixels is not None:
             data = jpeg(within(picture.pixels, THUMBNAIL_SIDE), MOST_THUMBNAIL_BYTES)
-            thumbnail = base64.b64encode(data).decode()
-            if len(gallery.tiles) < most_tiles and len(item.boxes):
-                gallery.tiles.append(_tile(item, picture.pixels))
-        items[picture.key] = replace(item, thumbnail=thumbnail, problem=picture.problem)
+            item.thumbnail = base64.b64encode(data).decode()
+            if len(gallery.tiles) < most_tiles and item.row["objects"]:
+                gallery.tiles.append(_tile(item.row, picture.pixels))
         yield
     gallery.items.extend(items.values())
     for _ in range(len(rows) - len(sizes)):
         yield
 
 
-def _tile(item: Item, pixels: Picture) -> SheetTile:
-    first = item.boxes.class_id[0]
-    stored = next((one for one in item.row.get("maps", ()) if one["class_id"] == first), None)
+def _tile(row: Mapping[str, Any], pixels: Picture) -> SheetTile:
+    boxes = boxes_from_arrow(pa.array([row["objects"]], pa.list_(OBJECT_TYPE)))
+    first = row["objects"][0]["class_id"]
+    stored = next((one for one in row.get("maps", ()) if one["class_id"] == first), None)
     score_map = None if stored is None else StoredMap(**stored).restore()
-    return shrunk(SheetTile(pixels, item.row["key"], score_map, item.boxes))
+    return shrunk(SheetTile(pixels, row["key"], score_map, boxes))

@@ -26,17 +26,13 @@ COLUMNS = (
 """What to read of each file."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reason:
-    """Why rows have no annotation.
-
-    Attributes:
-        example: the first error of the kind.
-    """
+    """Why rows have no annotation; ``example`` is the first error of the kind."""
 
     status: str
     example: str
-    rows: int
+    rows: int = 0
 
 
 class Distributions:
@@ -59,8 +55,7 @@ class Distributions:
         self.class_scores = np.zeros(SHARE_BINS, np.int64)
         self.class_boxes = np.zeros(class_count, np.int64)
         self.at_edge = 0
-        self._reasons: Counter[tuple[str, str]] = Counter()
-        self._examples: dict[tuple[str, str], str] = {}
+        self._reasons: dict[tuple[str, str], Reason] = {}
 
     @property
     def rows(self) -> int:
@@ -75,21 +70,15 @@ class Distributions:
     @property
     def reasons(self) -> list[Reason]:
         """What failed and why, the most frequent first."""
-        return [
-            Reason(key[0], self._examples[key], rows) for key, rows in self._reasons.most_common()
-        ]
+        return sorted(self._reasons.values(), key=lambda reason: -reason.rows)
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Count rows.
-
-        Args:
-            batch: with ``COLUMNS``.
-        """
-        status = batch["status"]
-        for entry in status.value_counts().to_pylist():
-            self.statuses[entry["values"]] += entry["counts"]
-        annotated = as_numpy(pc.equal(status, "ok"))
-        self._failures(batch, annotated)
+        """Count the rows of a batch, which has ``COLUMNS``."""
+        self.statuses.update(batch["status"].to_pylist())
+        annotated = as_numpy(pc.equal(batch["status"], "ok"))
+        failed = batch.filter(pa.array(~annotated)).select(["status", "error"])
+        for row in failed.to_pylist():
+            self._add_failure(row["status"], row["error"] or "no reason given")
         boxes = boxes_from_arrow(batch["objects"])
         per_image = np.bincount(boxes.image, minlength=batch.num_rows)[annotated]
         self.boxes_per_image += np.bincount(
@@ -102,17 +91,12 @@ class Distributions:
         self.class_boxes += np.bincount(boxes.class_id, minlength=len(self.class_boxes))
         self.at_edge += int(boxes.touches_edge.sum())
 
-    def _failures(self, batch: pa.RecordBatch, annotated: np.ndarray) -> None:
-        failed = batch.filter(pa.array(~annotated))
-        for status, error in zip(
-            failed["status"].to_pylist(), failed["error"].to_pylist(), strict=True
-        ):
-            # Errors have sizes and places in them; without those they are few.
-            key = (status, re.sub(r"\d+", "#", error or "no reason given"))
-            if key not in self._examples and len(self._examples) >= _MOST_REASONS:
-                key = (status, "other reasons")
-            self._examples.setdefault(key, error or "no reason given")
-            self._reasons[key] += 1
+    def _add_failure(self, status: str, error: str) -> None:
+        # Errors have sizes and places in them; without those they are few.
+        key = (status, re.sub(r"\d+", "#", error))
+        if key not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+            key = (status, "other reasons")
+        self._reasons.setdefault(key, Reason(status, error)).rows += 1
 
 
 def share_counts(values: np.ndarray) -> np.ndarray:

@@ -17,13 +17,11 @@ import numpy as np
 from markupsafe import Markup
 
 from cambox.console import page_template, write_files
-from cambox.output.rows import StoredMap
+from cambox.output.rows import SIDES, StoredMap
 from cambox.review.gallery.collect import Gallery, Item
 from cambox.review.gallery.distributions import MOST_BOXES, SHARE_BINS
 from cambox.review.sheet import draw_sheet, png
 
-SHEET_COLUMNS = 3
-SHEET_TILE_WIDTH = 560
 MOST_CLASSES = 30
 MOST_REASONS = 20
 # Finer maps are shown at this size: the page draws them smoothly anyway.
@@ -45,10 +43,8 @@ def write_gallery(gallery: Gallery, folder: Path) -> list[Path]:
     Raises:
         RequestError: they cannot be written.
     """
-    sheet: bytes | None = None
-    if gallery.tiles:
-        names = gallery.recipe.footer.classes
-        sheet = png(draw_sheet(gallery.tiles, names, SHEET_COLUMNS, SHEET_TILE_WIDTH))
+    names = gallery.recipe.footer.classes
+    sheet = png(draw_sheet(gallery.tiles, names)) if gallery.tiles else None
     page = render_page(gallery).encode()
     return write_files(folder, {"gallery.html": page, "sheet.png": sheet})
 
@@ -59,6 +55,9 @@ def render_page(gallery: Gallery) -> str:
     counts = gallery.distributions
     settings = gallery.recipe.settings
     shares = _steps(1, "{:.2f} to {:.2f}")
+    numbers = [*map(str, range(MOST_BOXES)), f"{MOST_BOXES} or more"]
+    # What follows the last one that is not empty is left out.
+    most = 1 + int(np.max(np.flatnonzero(counts.boxes_per_image), initial=0))
     return page_template("cambox.review.gallery").render(
         gallery=gallery,
         counts=counts,
@@ -71,11 +70,7 @@ def render_page(gallery: Gallery) -> str:
         # Base64 has no character that HTML knows.
         thumbnails=[Markup(item.thumbnail) for item in gallery.items],
         data=script_safe_json(_data(gallery)),
-        boxes_per_image=bars(
-            counts.boxes_per_image,
-            [*map(str, range(MOST_BOXES)), f"{MOST_BOXES} or more"],
-            trim=True,
-        ),
+        boxes_per_image=bars(counts.boxes_per_image[:most], numbers),
         areas=bars(counts.areas, _steps(100, "{:.0f} to {:.0f} %")),
         box_scores=bars(counts.box_scores, shares),
         class_scores=bars(counts.class_scores, shares),
@@ -94,17 +89,12 @@ def script_safe_json(value: object) -> Markup:
     return Markup(text)
 
 
-def bars(counts: np.ndarray, labels: Sequence[str], trim: bool = False) -> list[Bar]:
-    """Bars of a histogram.
-
-    Args:
-        trim: leave out what follows the last one that is not empty.
-    """
-    last = int(np.max(np.flatnonzero(counts), initial=0)) + 1 if trim else len(counts)
+def bars(counts: np.ndarray, labels: Sequence[str]) -> list[Bar]:
+    """Bars of a histogram; labels that are left over stand for nothing."""
     longest = max(int(counts.max(initial=0)), 1)
     return [
-        Bar(label, int(count), float(count) / longest)
-        for label, count in zip(labels[:last], counts[:last], strict=True)
+        Bar(label, count, count / longest)
+        for label, count in zip(labels, counts.tolist(), strict=False)
     ]
 
 
@@ -112,12 +102,12 @@ def class_bars(counts: np.ndarray, names: Sequence[str]) -> list[Bar]:
     """The classes with most boxes, and the others together."""
     order = np.argsort(-counts, kind="stable")
     shown = order[: MOST_CLASSES if len(order) > MOST_CLASSES + 1 else len(order)]
-    longest = max(int(counts.max(initial=0)), 1)
-    listed = [Bar(names[at], int(counts[at]), float(counts[at]) / longest) for at in shown]
+    listed = bars(counts[shown], [names[at] for at in shown])
     rest = order[len(shown) :]
     if len(rest):
         total = int(counts[rest].sum())
-        listed.append(Bar(f"{len(rest)} other classes", total, min(total / longest, 1.0)))
+        share = min(total / max(listed[0].count, 1), 1.0)
+        listed.append(Bar(f"{len(rest)} other classes", total, share))
     return listed
 
 
@@ -145,30 +135,23 @@ def _data(gallery: Gallery) -> dict[str, object]:
 
 def _item(item: Item) -> dict[str, Any]:
     """A row in the names that the script knows; corners are shares of the image, 0 to 1."""
-    row, boxes = item.row, item.boxes
-    # A row without a size has no boxes.
-    shares = boxes.corners / np.tile((row["width"] or 1, row["height"] or 1), 2)
+    row = item.row
+    size = {"x": row["width"], "y": row["height"]}
     return {
         "key": row["key"],
         "shard": item.shard,
-        "sample_index": row["sample_index"],
-        "status": row["status"],
-        "error": row["error"],
-        "width": row["width"],
-        "height": row["height"],
+        **{name: row[name] for name in ("sample_index", "status", "error", "width", "height")},
         "labels": row["labels"] or [],
         "predicted": [[one["class_id"], round(one["probability"], 4)] for one in row["classes"]],
         "boxes": [
             {
-                "class_id": int(boxes.class_id[at]),
-                "rank": int(boxes.rank[at]),
-                "component": int(boxes.component[at]),
-                "class_score": round(float(boxes.class_score[at]), 4),
-                "box_score": round(float(boxes.score[at]), 4),
-                "at_edge": bool(boxes.touches_edge[at]),
-                "corners": [round(share, 5) for share in shares[at].tolist()],
+                **{name: one[name] for name in ("class_id", "rank", "component")},
+                "class_score": round(one["class_score"], 4),
+                "box_score": round(one["box_score"], 4),
+                "at_edge": one["touches_edge"],
+                "corners": [round(one[side] / size[side[0]], 5) for side in SIDES],
             }
-            for at in range(len(boxes))
+            for one in row["objects"]
         ],
         "maps": [_map(StoredMap(**entry)) for entry in row.get("maps", ())],
         "problem": item.problem,
