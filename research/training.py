@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch.nn import functional as F
 
-from cambox.demo import demo_model
+from cambox.config_file import load_config
 from cambox.demo.painting import paint_texture
 from cambox.demo.scenes import CLASS_NAMES, make_scene
 
@@ -22,7 +22,7 @@ FIRST_HELD_OUT_SEED = 9_000_000
 BATCH_SIZE = 32
 
 # The demo's classifier; others are trained on the same pictures.
-DEMO = demo_model()
+DEMO = load_config("demo").model
 assert isinstance(DEMO.input_size, int)
 assert DEMO.mean is not None
 assert DEMO.std is not None

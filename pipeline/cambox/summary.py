@@ -95,12 +95,8 @@ class RunSummary:
                 "orphaned": list(self.plan.orphaned),
                 "published": len(self.reports),
                 "given_up": [
-                    {
-                        "shard": failure.shard.uri,
-                        "reason": failure.reason,
-                        "attempts": failure.attempts,
-                    }
-                    for failure in self.failures
+                    {"shard": one.shard.uri, "reason": one.reason, "attempts": one.attempts}
+                    for one in self.failures
                 ],
             },
             "rows": self.samples,

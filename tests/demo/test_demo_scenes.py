@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from cambox.boxes import Boxes
-from cambox.demo import CLASSIFIER, demo_model
+from cambox.config_file import load_config
+from cambox.demo import CLASSIFIER
 from cambox.demo.painting import TEXTURES, texture_ink
 from cambox.demo.scenes import CLASS_NAMES, compose_scene, make_scene, write_scenes
 
@@ -137,15 +138,9 @@ def test_written_files_match_the_scenes(tmp_path: Path) -> None:
     assert text.splitlines() == list(CLASS_NAMES)
 
 
-@pytest.mark.parametrize(("count", "first_seed"), [(0, 0), (1, -1)])
-def test_a_request_out_of_range_is_refused(tmp_path: Path, count: int, first_seed: int) -> None:
-    with pytest.raises(ValueError, match="count >= 1 and first_seed >= 0"):
-        write_scenes(tmp_path, count, first_seed)
-
-
 def test_the_shipped_classifier_knows_the_textures() -> None:
     assert CLASSIFIER.stat().st_size < 2_000_000
-    settings = demo_model()
+    settings = load_config("demo").model
     model = timm.create_model(settings.name, **settings.kwargs).eval()
     model.load_state_dict(load_file(CLASSIFIER))
     side = (settings.input_size, settings.input_size)

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file
 
-from cambox.demo import CLASSIFIER, demo_model
+from cambox.config_file import load_config
+from cambox.demo import CLASSIFIER
 from research import compare_networks, deletion
 from research.candidates import (
     CANDIDATES,
@@ -39,7 +40,7 @@ def progress() -> Progress:
 @pytest.fixture(scope="module")
 def trained_resnet() -> torch.nn.Module:
     """The demo's classifier, which has learned its classes."""
-    demo = demo_model()
+    demo = load_config("demo").model
     module: torch.nn.Module = timm.create_model(demo.name, **demo.kwargs)
     module.load_state_dict(load_file(CLASSIFIER))
     return module.eval()

@@ -6,9 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-import yaml
-
-from cambox.config import Config, ModelSettings
+from cambox.config import Config
 from cambox.config_file import load_config, recipe_text
 from cambox.demo.scenes import write_scenes
 from cambox.sources.pack import pack
@@ -19,12 +17,6 @@ PICTURES = 240
 # The classifier was trained on the pictures of seeds from a million on.
 FIRST_SEED = 0
 SAMPLES_PER_SHARD = 60
-
-
-def demo_model() -> ModelSettings:
-    """The demo's classifier: what its training makes, what its recipe names."""
-    settings = yaml.safe_load(recipe_text("demo"))["model"]
-    return ModelSettings(**settings | {"checkpoint": str(CLASSIFIER)})
 
 
 def make_data(folder: Path, pictures: int = PICTURES) -> None:

@@ -24,8 +24,6 @@ from cambox.summary import RunSummary, print_summary
 
 MAX_PIXELS = 10**8
 SHEET_TILES = 12
-SHEET_COLUMNS = 3
-SHEET_TILE_WIDTH = 560
 
 
 def run_demo(folder: Path, console: Console) -> RunSummary:
@@ -96,4 +94,4 @@ def _sheet(folder: Path, rows: pa.Table, truth: Truth) -> Picture:
                 true_boxes=true[true.class_id == label],
             )
         )
-    return draw_sheet(tiles, CLASS_NAMES, SHEET_COLUMNS, SHEET_TILE_WIDTH)
+    return draw_sheet(tiles, CLASS_NAMES)

@@ -120,11 +120,8 @@ def write_scenes(folder: Path, count: int, first_seed: int) -> None:
         first_seed: of the first picture, from 0; the others follow it.
 
     Raises:
-        ValueError: the count or the seed is out of range.
         OSError: the folder cannot be written.
     """
-    if count < 1 or first_seed < 0:
-        raise ValueError(f"need count >= 1 and first_seed >= 0, got {count} and {first_seed}")
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     labels = ["image,class_index"]

@@ -52,14 +52,14 @@ def run_night(config: Config, day: date, command: Sequence[str], console: Consol
     try:
         before = check_latest(config.output)
         if before is not None:
-            report.latest = report.latest.model_copy(update={"recipe": before.recipe})
+            report.latest = LatestNote(recipe=before.recipe)
         folder = _work(report, config, console)
         why_not = _why_not(report)
         if why_not is None:
             _move_latest(report, config.output, folder)
             report.outcome, report.exit_code = "complete", 0
         else:
-            report.latest = report.latest.model_copy(update={"why_not": why_not})
+            report.latest = LatestNote(why_not=why_not, recipe=report.latest.recipe)
             report.outcome = "unfinished"
         report.ended_at = datetime.now(UTC)
     except BaseException as error:
@@ -80,13 +80,9 @@ def _work(report: RunReport, config: Config, console: Console) -> str:
     report.recipe = RecipeNote(
         folder=recipe.folder, digest=recipe.digest, settings=json.loads(recipe.settings)
     )
-    report.input = InputNote(
-        shards=len(shards),
-        new=len(work.new),
-        changed=len(work.changed),
-        done=len(work.done),
-        orphaned=len(work.orphaned),
-    )
+    states = ("new", "changed", "done", "orphaned")
+    counts = {state: len(getattr(work, state)) for state in states}
+    report.input = InputNote(shards=len(shards), **counts)
     summary = annotate_planned(config, engine, work, console)
     report.work = WorkNote(
         published=len(summary.reports),

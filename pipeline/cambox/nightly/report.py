@@ -62,16 +62,12 @@ class GivenUp(Part):
 
 
 class WorkNote(Part):
-    """What this night added.
+    """What this night added; ``seconds`` are of annotating, without start-up and planning.
 
     Attributes:
-        published: shards.
-        given_up: shards that were left out.
-        missing: shards that were reported as published and are not in the output.
-        rows: written, by status.
-        boxes: written.
-        maps_without_a_box: by reason.
-        seconds: of annotating, without start-up and planning.
+        published, given_up, missing: shards; missing ones were reported as published and are not
+            in the output.
+        rows, maps_without_a_box: by status, and by reason.
     """
 
     published: int
@@ -98,9 +94,9 @@ class VerificationNote(Part):
 class LatestNote(Part):
     """Whether readers were pointed to this night's recipe, why not, and where they are now."""
 
-    moved: bool
-    why_not: str | None
-    recipe: str | None
+    moved: bool = False
+    why_not: str | None = "the night failed before its end"
+    recipe: str | None = None
 
 
 class RunReport(Part, frozen=False):
@@ -119,47 +115,38 @@ class RunReport(Part, frozen=False):
 
     schema_version: Literal[1] = 1
     name: str
-    outcome: Literal["complete", "unfinished", "failed"]
-    exit_code: int
+    outcome: Literal["complete", "unfinished", "failed"] = "failed"
+    exit_code: int = 1
     started_at: datetime
     ended_at: datetime
     day: date
     command: tuple[str, ...]
     config: dict[str, Any]
     output: str
-    recipe: RecipeNote | None
-    input: InputNote | None
-    work: WorkNote | None
-    verification: VerificationNote | None
-    latest: LatestNote
-    error: str | None
-    traceback: str | None
+    recipe: RecipeNote | None = None
+    input: InputNote | None = None
+    work: WorkNote | None = None
+    verification: VerificationNote | None = None
+    latest: LatestNote = LatestNote()
+    error: str | None = None
+    traceback: str | None = None
     versions: dict[str, str]
 
 
 def begun_report(config: Config, day: date, command: Sequence[str]) -> RunReport:
     """The report of a night that begins: that it failed, until there is more to say."""
-    started_at = datetime.now(UTC)
+    now = datetime.now(UTC)
     settings = config.model_dump(mode="json")
     for section in ("input", "output"):
         settings[section][_OPTIONS] = dict.fromkeys(settings[section][_OPTIONS], _HIDDEN)
     return RunReport(
-        name=report_name(started_at, None),
-        outcome="failed",
-        exit_code=1,
-        started_at=started_at,
-        ended_at=started_at,
+        name=report_name(now, None),
+        started_at=now,
+        ended_at=now,
         day=day,
         command=without_secrets(command),
         config=settings,
         output=config.output.uri,
-        recipe=None,
-        input=None,
-        work=None,
-        verification=None,
-        latest=LatestNote(moved=False, why_not="the night failed before its end", recipe=None),
-        error=None,
-        traceback=None,
         versions={
             **library_versions(),
             "ray": version("ray"),
