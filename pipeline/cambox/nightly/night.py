@@ -143,11 +143,10 @@ def _leave_a_report(
 ) -> None:
     """The report of a night that failed; the error itself stays the caller's to raise."""
     report.ended_at = datetime.now(UTC)
-    report.error = _error_line(error)
-    if isinstance(error, RequestError):
-        # It says all in its one line.
-        report.exit_code = 2
-    else:
+    report.outcome, report.error = "failed", _error_line(error)
+    # A wrong request says all in its one line.
+    report.exit_code = 2 if isinstance(error, RequestError) else 1
+    if report.exit_code == 1:
         report.traceback = "".join(traceback.format_exception(error))
     try:
         uri = publish_report(report, output)

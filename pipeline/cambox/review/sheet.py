@@ -77,10 +77,15 @@ def shrunk(tile: SheetTile) -> SheetTile:
     )
 
 
-class _Layout:
-    """Sizes in pixels. Panels, the two pictures of a tile, are boxes that pictures fit into."""
+class _Sheet:
+    """The sheet that is drawn on, its sizes in pixels, and a colour for each name of a class.
 
-    def __init__(self, tiles: Sequence[SheetTile], tile_width: int) -> None:
+    Panels, the two pictures of a tile, are boxes that pictures fit into.
+    """
+
+    def __init__(
+        self, tiles: Sequence[SheetTile], class_names: Sequence[str], columns: int, tile_width: int
+    ) -> None:
         self.padding = max(8, tile_width // 50)
         self.margin = 2 * self.padding
         self.panel_width = (tile_width - 3 * self.padding) // 2
@@ -92,66 +97,66 @@ class _Layout:
         self.card_width = 2 * self.panel_width + 3 * self.padding
         self.card_height = self.title_height + self.panel_height + self.padding
         self.title_font = ImageFont.load_default(size=title_size)
-        self.label_font = ImageFont.load_default(size=min(max(tile_width // 36, 11), 20))
+        self.font = ImageFont.load_default(size=min(max(tile_width // 36, 11), 20))
 
+        rows = -(-len(tiles) // columns)
+        width = self.margin + columns * (self.card_width + self.margin)
+        height = round(2.4 * self.margin) + rows * (self.card_height + self.margin)
+        self.image = Image.new("RGB", (width, height), _PAGE)
+        self.draw = ImageDraw.Draw(self.image)
+        self.class_names = class_names
+        drawn = Boxes.joined(boxes for tile in tiles for boxes in (tile.boxes, tile.after) if boxes)
+        labels = sorted({class_names[class_id] for class_id in drawn.class_id})
+        self.colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
 
-def _draw_tile(
-    sheet: Image.Image,
-    tile: SheetTile,
-    corner: tuple[int, int],
-    layout: _Layout,
-    class_names: Sequence[str],
-    colours: dict[str, Colour],
-) -> None:
-    """Draw one tile with its card's upper left corner at ``corner``."""
-    x, y = corner
-    draw = ImageDraw.Draw(sheet)
-    width = layout.card_width
-    card = (x, y, x + width - 1, y + layout.card_height - 1)
-    draw.rounded_rectangle(card, radius=layout.padding, fill=_CARD)
-    title = fit_text(" ".join(tile.title.split()), layout.title_font, width - 2 * layout.padding)
-    title_place = (x + layout.padding, y + layout.title_height // 2)
-    draw.text(title_place, title, fill=_TEXT, font=layout.title_font, anchor="lm")
+    def draw_tile(self, tile: SheetTile, row: int, column: int) -> None:
+        """Draw one tile, the first row and column being 0."""
+        x = self.margin + column * (self.card_width + self.margin)
+        y = self.margin + row * (self.card_height + self.margin)
+        card = (x, y, x + self.card_width - 1, y + self.card_height - 1)
+        self.draw.rounded_rectangle(card, radius=self.padding, fill=_CARD)
+        room = self.card_width - 2 * self.padding
+        title = fit_text(" ".join(tile.title.split()), self.title_font, room)
+        place = (x + self.padding, y + self.title_height // 2)
+        self.draw.text(place, title, fill=_TEXT, font=self.title_font, anchor="lm")
 
-    height, image_width = tile.image.shape[:2]
-    scale = min(layout.panel_width / image_width, layout.panel_height / height)
-    size = (max(1, round(image_width * scale)), max(1, round(height * scale)))
+        height, width = tile.image.shape[:2]
+        scale = min(self.panel_width / width, self.panel_height / height)
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
 
-    def boxed(boxes: Boxes, true_boxes: Boxes) -> Picture:
-        font = layout.label_font
-        return draw_boxes(tile.image, size, boxes, class_names, true_boxes, colours, font)
+        def boxed(boxes: Boxes, true_boxes: Boxes) -> Picture:
+            names, colours = self.class_names, self.colours
+            return draw_boxes(tile.image, size, boxes, names, true_boxes, colours, self.font)
 
-    if tile.after is None:
-        right = draw_heat_map(tile.image, size, tile.score_map)
-    else:
-        right = boxed(tile.after, Boxes.of(()))
-    left = x + (width - layout.padding) // 2 - size[0]
-    top = y + layout.title_height + (layout.panel_height - size[1]) // 2
-    sheet.paste(Image.fromarray(boxed(tile.boxes, tile.true_boxes)), (left, top))
-    left += size[0] + layout.padding
-    sheet.paste(Image.fromarray(right), (left, top))
-    if tile.score_map is None and tile.after is None:
-        middle = (left + size[0] // 2, top + size[1] // 2)
-        draw.text(middle, "no map", fill=_TEXT, font=layout.label_font, anchor="mm")
+        if tile.after is None:
+            right = draw_heat_map(tile.image, size, tile.score_map)
+        else:
+            right = boxed(tile.after, Boxes.of(()))
+        left = x + (self.card_width - self.padding) // 2 - size[0]
+        top = y + self.title_height + (self.panel_height - size[1]) // 2
+        self.image.paste(Image.fromarray(boxed(tile.boxes, tile.true_boxes)), (left, top))
+        left += size[0] + self.padding
+        self.image.paste(Image.fromarray(right), (left, top))
+        if tile.score_map is None and tile.after is None:
+            middle = (left + size[0] // 2, top + size[1] // 2)
+            self.draw.text(middle, "no map", fill=_TEXT, font=self.font, anchor="mm")
 
-
-def _draw_legend(sheet: Image.Image, layout: _Layout, legend: str | None) -> None:
-    """The line below the tiles; None explains those with maps, with a bar of the maps' colours."""
-    draw = ImageDraw.Draw(sheet)
-    font = layout.label_font
-    x, y = layout.margin, sheet.height - round(1.2 * layout.margin)
-    bar_width = 6 * layout.padding
-    room = sheet.width - 2.0 * layout.margin
-    if legend is None:
-        room -= bar_width + 2 * layout.padding + font.getlength("high")
-    text = fit_text(_LEGEND if legend is None else legend, font, room)
-    draw.text((x, y), text, fill=_FAINT_TEXT, font=font, anchor="lm")
-    if legend is None:
-        ramp = np.linspace(0, 255, bar_width).astype(np.uint8)[None].repeat(layout.padding, axis=0)
-        x += round(font.getlength(text)) + layout.padding
-        sheet.paste(Image.fromarray(heat_colours(ramp)), (x, y - layout.padding // 2))
-        x += bar_width + layout.padding
-        draw.text((x, y), "high", fill=_FAINT_TEXT, font=font, anchor="lm")
+    def draw_legend(self, legend: str | None) -> None:
+        """The line below the tiles; None explains those with maps, with a bar of their colours."""
+        x, y = self.margin, self.image.height - round(1.2 * self.margin)
+        bar_width = 6 * self.padding
+        room = self.image.width - 2.0 * self.margin
+        if legend is None:
+            room -= bar_width + 2 * self.padding + self.font.getlength("high")
+        text = fit_text(_LEGEND if legend is None else legend, self.font, room)
+        self.draw.text((x, y), text, fill=_FAINT_TEXT, font=self.font, anchor="lm")
+        if legend is None:
+            ramp = np.linspace(0, 255, bar_width).astype(np.uint8)[None]
+            bar = Image.fromarray(heat_colours(ramp.repeat(self.padding, axis=0)))
+            x += round(self.font.getlength(text)) + self.padding
+            self.image.paste(bar, (x, y - self.padding // 2))
+            x += bar_width + self.padding
+            self.draw.text((x, y), "high", fill=_FAINT_TEXT, font=self.font, anchor="lm")
 
 
 def draw_sheet(
@@ -173,22 +178,12 @@ def draw_sheet(
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    layout = _Layout(tiles, tile_width)
-    drawn = [boxes for tile in tiles for boxes in (tile.boxes, tile.after) if boxes is not None]
-    labels = sorted({class_names[class_id] for boxes in drawn for class_id in boxes.class_id})
-    colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
     columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    step_x = layout.card_width + layout.margin
-    step_y = layout.card_height + layout.margin
-    size = (layout.margin + columns * step_x, round(2.4 * layout.margin) + rows * step_y)
-    sheet = Image.new("RGB", size, _PAGE)
+    sheet = _Sheet(tiles, class_names, columns, tile_width)
     for position, tile in enumerate(tiles):
-        row, column = divmod(position, columns)
-        corner = layout.margin + column * step_x, layout.margin + row * step_y
-        _draw_tile(sheet, tile, corner, layout, class_names, colours)
-    _draw_legend(sheet, layout, legend)
-    return np.asarray(sheet)
+        sheet.draw_tile(tile, *divmod(position, columns))
+    sheet.draw_legend(legend)
+    return np.asarray(sheet.image)
 
 
 def png(sheet: Picture) -> bytes:
