@@ -19,8 +19,7 @@ from cambox.review.evaluate.localisation import (
     sweep,
     top1,
 )
-from cambox.review.mapped_images import MappedImages
-from cambox.review.rows_with_truth import RowWithTruth
+from cambox.review.rows_with_truth import MappedImages, RowWithTruth
 
 SIDE = 24
 # What the settings say of the threshold and of how small or many boxes may be does not count.

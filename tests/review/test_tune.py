@@ -26,8 +26,7 @@ from cambox.output.footer import Recipe, recipe_digest
 from cambox.output.publish import publish
 from cambox.output.rows import ClassScore, Row, StoredMap, table
 from cambox.review.evaluate.report import Unmeasured
-from cambox.review.mapped_images import MappedImages
-from cambox.review.rows_with_truth import RowWithTruth
+from cambox.review.rows_with_truth import MappedImages, RowWithTruth
 from cambox.review.tune import tune as tune_run
 from cambox.review.tune.calibrate import (
     RIGHT,
@@ -243,10 +242,12 @@ def test_what_may_be_tried(tmp_path: Path) -> None:
     config = Config.model_validate(
         {"input": {"shards": "a"}, "model": {"name": "m"}, "output": {"uri": "o"}}
     )
-    tried = space(config, ["cam.refine.steps=[0, 2]", "boxes.resolution=[28]"], every_box=False)
-    assert tried.passes == ({}, {"cam.refine.steps": 0}, {"cam.refine.steps": 2})
-    assert tried.boxes[0] == {}
-    assert all(choice["boxes.resolution"] == 28 for choice in tried.boxes[1:])
+    of_boxes, of_passes = space(
+        config, ["cam.refine.steps=[0, 2]", "boxes.resolution=[28]"], every_box=False
+    )
+    assert of_passes == ({}, {"cam.refine.steps": 0}, {"cam.refine.steps": 2})
+    assert of_boxes[0] == {}
+    assert all(choice["boxes.resolution"] == 28 for choice in of_boxes[1:])
     for wrong, message in (
         ("cam.refine.steps=2", r"expected section\.key=\[value"),
         ("cam.refine.stepz=[2]", "did you mean steps"),

@@ -1,22 +1,31 @@
-"""The rows of an output beside the true boxes of their images."""
+"""The rows of an output beside true boxes; the boxes that their maps give by other settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cambox.boxes import Boxes, best_overlaps, place_in_group
+from cambox.config import BoxSettings
+from cambox.console import Advance
 from cambox.errors import RequestError
 from cambox.output.reading import PublishedRecipe
 from cambox.output.rows import SIDES, StoredMap, boxes_from_arrow
-from cambox.review.truth import Truth
-from cambox.review.truth_formats import UNKNOWN_CLASS
+from cambox.review.truth import UNKNOWN_CLASS, Truth
+from cambox.threads import grouped, in_order, usable_cpus
 
 OK = "ok"
+IMAGES_AT_ONCE = 16
+
+Ranks = Callable[[np.ndarray], np.ndarray] | None
+"""From ranks (n,), 0 for a given label, to (n,) bool: which are looked at. None: all."""
 
 _OF_BOXES = ("class_id", "rank", "component", "class_score", "box_score", *SIDES)
 _COLUMNS = (
@@ -53,88 +62,173 @@ class RowWithTruth:
 
 
 @dataclass(frozen=True)
-class RowsWithTruth:
-    """What there is to compare.
+class MappedImages:
+    """The images of an output with true boxes; boxes of them have their place as ``image``.
 
     Attributes:
-        rows: those with a place in the truth, in the order of the output.
+        rows: in the order of the output.
+        input_size: (height, width) of the input of the network that made them.
         total: rows of the output.
         without_row: images of the truth that the output has no row for.
         first_key: of the output; None where it has no row.
     """
 
     rows: tuple[RowWithTruth, ...]
-    total: int
-    without_row: tuple[str, ...]
-    first_key: str | None
+    input_size: tuple[int, int]
+    total: int = 0
+    without_row: tuple[str, ...] = ()
+    first_key: str | None = None
+
+    def by_key(self) -> MappedImages:
+        """In the order of their keys, without the true boxes of no known class."""
+        known = [
+            replace(row, true_boxes=row.true_boxes[row.true_boxes.class_id != UNKNOWN_CLASS])
+            for row in sorted(self.rows, key=lambda row: row.key)
+        ]
+        return replace(self, rows=tuple(known))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def true_boxes(self) -> Boxes:
+        """In pixels, ascending by image and class."""
+        return numbered(row.true_boxes for row in self.rows)
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.array([row.size or (0, 0) for row in self.rows]).reshape(-1, 2)
+
+    def in_pixels(self, boxes: Boxes) -> Boxes:
+        """Boxes of these images with corners in pixels instead of shares."""
+        height, width = self._sizes[boxes.image].T
+        return boxes.scaled(width, height)
+
+    def overlaps(self, boxes: Boxes) -> np.ndarray:
+        """(n,) the best IoU of each box, in shares, with a true one of its image and class."""
+        return best_overlaps(self.in_pixels(boxes), self.true_boxes)
+
+    def boxes(
+        self, settings: Sequence[BoxSettings], ranks: Ranks = None, on_image: Advance | None = None
+    ) -> list[Boxes]:
+        """The boxes of all images; see ``boxes_in_parts``."""
+        parts = [boxes for _, boxes in self.boxes_in_parts(settings, ranks, on_image)]
+        return [Boxes.joined(of_one) for of_one in zip(*parts, strict=True)]
+
+    def boxes_in_parts(
+        self, settings: Sequence[BoxSettings], ranks: Ranks, on_image: Advance | None = None
+    ) -> Iterator[tuple[list[int], list[Boxes]]]:
+        """The boxes of the maps under each of the settings, whatever their score.
+
+        A calibration and a least score among the settings do not count.
+
+        Args:
+            ranks: of the maps to look at.
+
+        Yields:
+            Some images, in turn, and for each of the settings their boxes, ascending by image,
+            corners as shares, whose score is the mean of the map; class_score is NaN where a row
+            does not tell it.
+        """
+        plain = [one.model_copy(update={"calibration": None, "min_score": 0.0}) for one in settings]
+        cpus = usable_cpus()
+        groups = list(grouped(range(len(self)), IMAGES_AT_ONCE))
+        with ThreadPoolExecutor(cpus) as pool:
+            done = in_order(pool, lambda group: self._found(group, plain, ranks), groups, 2 * cpus)
+            for group, found in zip(groups, done, strict=True):
+                yield group, found
+                if on_image is not None:
+                    for _ in group:
+                        on_image(len(self))
+
+    def _found(
+        self, images: Sequence[int], settings: Sequence[BoxSettings], ranks: Ranks
+    ) -> list[Boxes]:
+        # They need a compiler, which whoever stores no maps need not wait for.
+        from cambox.cams.boxes import find_boxes, upsampled_size
+        from cambox.cams.score import MapClasses, choose_boxes
+
+        rows = [self.rows[place] for place in images]
+        stored = [one for row in rows for one in row.maps]
+        rank = np.array([one.rank for one in stored], np.int64)
+        looked_at = np.ones(len(rank), bool) if ranks is None else ranks(rank)
+        # Boxes of better classes may suppress those of the ones that are looked at.
+        suppressed = any(one.suppress_overlap is not None for one in settings)
+        used = np.flatnonzero(looked_at | (suppressed & looked_at.any()))
+        if not len(used):
+            return [Boxes.of(()) for _ in settings]
+        classes = MapClasses(
+            image=np.repeat(images, [len(row.maps) for row in rows])[used],
+            class_id=np.array([one.class_id for one in stored], np.int64)[used],
+            rank=rank[used],
+            score=np.array([score for row in rows for score in row.class_scores])[used],
+        )
+        maps = np.stack([stored[place].restore() for place in used])
+        result = []
+        for one in settings:
+            found = find_boxes(maps, upsampled_size(one, self.input_size), one)
+            chosen = choose_boxes(found, classes, one)
+            result.append(chosen.boxes[looked_at[used][chosen.of_map]])
+        return result
 
 
 def read_rows(
-    recipe: PublishedRecipe,
-    truth: Truth,
-    with_maps: bool = False,
-    on_file: Callable[[int], None] | None = None,
-) -> RowsWithTruth:
+    recipe: PublishedRecipe, truth: Truth, with_maps: bool = False, on_file: Advance | None = None
+) -> MappedImages:
     """Read the rows whose images have true boxes; the others are only counted.
 
-    Args:
-        on_file: called with the number of files, after each.
-
     Raises:
-        RequestError: a file is damaged, or an image of the truth has two rows.
+        RequestError: a file is damaged or of another make, or an image has two rows.
     """
+    try:
+        height, width = recipe.settings["model"]["input_size"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise recipe.other_make() from error
     rows: list[RowWithTruth] = []
     shard_of: dict[str, str] = {}
-    total = 0
-    first_key: str | None = None
+    total, first_key = 0, None
     keys = pa.array(truth.keys, pa.string())
     for batch in recipe.batches((*_COLUMNS, "maps") if with_maps else _COLUMNS, on_file):
         total += batch.num_rows
         if first_key is None and batch.num_rows:
             first_key = batch["key"][0].as_py()
         wanted = batch.filter(pc.is_in(batch["key"], value_set=keys))
-        rows += _rows(wanted, truth, shard_of)
+        every = boxes_from_arrow(wanted["objects"])
+        for place, row in enumerate(wanted.drop_columns("objects").to_pylist()):
+            name = truth.name_of(row["key"])
+            assert name is not None
+            if name in shard_of:
+                raise RequestError(
+                    f"--truth: {name!r} has a row of {shard_of[name]} and one of {row['shard']}; "
+                    "give the samples keys of their own"
+                )
+            shard_of[name] = row["shard"]
+            start, end = np.searchsorted(every.image, [place, place + 1])
+            rows.append(_row(row, every[start:end], truth.images[name]))
     without_row = tuple(name for name in truth.images if name not in shard_of)
-    return RowsWithTruth(tuple(rows), total, without_row, first_key)
+    return MappedImages(tuple(rows), (height, width), total, without_row, first_key)
 
 
-def _rows(batch: pa.RecordBatch, truth: Truth, shard_of: dict[str, str]) -> Iterator[RowWithTruth]:
-    boxes = boxes_from_arrow(batch["objects"])
-    ends = np.searchsorted(boxes.image, np.arange(batch.num_rows), side="right").tolist()
-    others = [name for name in batch.schema.names if name != "objects"]
-    for row, start, end in zip(batch.select(others).to_pylist(), [0, *ends], ends, strict=False):
-        name = truth.name_of(row["key"])
-        assert name is not None
-        if name in shard_of:
-            raise RequestError(
-                f"--truth: {name!r} has a row of {shard_of[name]} and one of {row['shard']}; "
-                "give the samples keys of their own"
-            )
-        shard_of[name] = row["shard"]
-        mine = boxes[start:end]
-        scores = dict(zip(mine.class_id.tolist(), mine.class_score.tolist(), strict=True))
-        scores |= {entry["class_id"]: entry["probability"] for entry in row["classes"]}
-        labels = tuple(dict.fromkeys(row["labels"] or ()))
-        maps = tuple(StoredMap(**entry) for entry in row.get("maps", ()))
-        first = (entry["class_id"] for entry in row["classes"] if entry["rank"] == 1)
-        yield RowWithTruth(
-            key=row["key"],
-            status=row["status"],
-            size=None if row["width"] is None else (row["height"], row["width"]),
-            labels=labels,
-            first_class=next(first, None),
-            boxes=mine,
-            true_boxes=_by_class(truth.images[name], labels),
-            maps=maps,
-            class_scores=tuple(scores.get(one.class_id, float("nan")) for one in maps),
-        )
-
-
-def _by_class(boxes: Boxes, labels: Sequence[int]) -> Boxes:
-    if labels and (boxes.class_id == UNKNOWN_CLASS).all():
-        classes = np.repeat(sorted(labels), len(boxes))
-        return Boxes.joined([boxes] * len(labels)).with_columns(class_id=classes)
-    return boxes[np.argsort(boxes.class_id, kind="stable")]
+def _row(row: dict[str, Any], boxes: Boxes, true_boxes: Boxes) -> RowWithTruth:
+    labels = tuple(dict.fromkeys(row["labels"] or ()))
+    if labels and (true_boxes.class_id == UNKNOWN_CLASS).all():
+        classes = np.repeat(sorted(labels), len(true_boxes))
+        true_boxes = Boxes.joined([true_boxes] * len(labels)).with_columns(class_id=classes)
+    scores = dict(zip(boxes.class_id.tolist(), boxes.class_score.tolist(), strict=True))
+    scores |= {entry["class_id"]: entry["probability"] for entry in row["classes"]}
+    maps = tuple(StoredMap(**entry) for entry in row.get("maps", ()))
+    first = (entry["class_id"] for entry in row["classes"] if entry["rank"] == 1)
+    return RowWithTruth(
+        key=row["key"],
+        status=row["status"],
+        size=None if row["width"] is None else (row["height"], row["width"]),
+        labels=labels,
+        first_class=next(first, None),
+        boxes=boxes,
+        true_boxes=true_boxes[np.argsort(true_boxes.class_id, kind="stable")],
+        maps=maps,
+        class_scores=tuple(scores.get(one.class_id, float("nan")) for one in maps),
+    )
 
 
 def numbered(parts: Iterable[Boxes]) -> Boxes:
@@ -151,7 +245,4 @@ def pair_starts(true_boxes: Boxes) -> np.ndarray:
 
 def pair_overlaps(true_boxes: Boxes, boxes: Boxes) -> np.ndarray:
     """(p,) for each image and class, the best IoU of its boxes with a true one; 0 for none."""
-    best: np.ndarray = np.maximum.reduceat(
-        best_overlaps(true_boxes, boxes), pair_starts(true_boxes)
-    )
-    return best
+    return np.maximum.reduceat(best_overlaps(true_boxes, boxes), pair_starts(true_boxes))

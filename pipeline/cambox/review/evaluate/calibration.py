@@ -1,4 +1,8 @@
-"""Whether a box's score says how likely the box is right."""
+"""Whether a box's score says how likely the box is right.
+
+Of n boxes: ``image`` (n,), ``score`` (n,) 0 to 1, ``right`` (n,) bool, matched to a true box of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +35,7 @@ def calibration(
 
 
 def equal_mass_bins(score: np.ndarray, right: np.ndarray) -> tuple[ScoreBin, ...]:
-    """Ten groups of (nearly) one size, or one for each box where there are fewer; lowest first.
-
-    Args:
-        score: (n,)
-        right: (n,) bool.
-    """
+    """Ten groups of (nearly) one size, or one for each box where there are fewer; lowest first."""
     order = np.argsort(score, kind="stable")
     return tuple(
         ScoreBin(
@@ -67,12 +66,7 @@ def calibration_error(score: np.ndarray, right: np.ndarray) -> float:
 def weighted_calibration_error(
     weights: np.ndarray, image: np.ndarray, score: np.ndarray, right: np.ndarray
 ) -> np.ndarray:
-    """(d,) ECE where images count several times or not at all.
-
-    Args:
-        weights: (d, images), whole numbers.
-        image, score, right: (n,) of each box.
-    """
+    """(d,) ECE where images count several times or not at all: weights (d, images) are whole."""
     order = np.argsort(score, kind="stable")
     counts = weights[:, image[order]].astype(np.int64)
     drawn = [np.repeat(order, count) for count in counts]
@@ -86,8 +80,6 @@ def score_curve(score: np.ndarray, right: np.ndarray, true_boxes: int) -> tuple[
     the others, and one matching serves all scores.
 
     Args:
-        score: (n,)
-        right: (n,) bool, matched to a true box of its own.
         true_boxes: in all images, found or not.
     """
     kept = score[None, :] >= MIN_SCORES[:, None]

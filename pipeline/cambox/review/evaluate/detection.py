@@ -15,7 +15,7 @@ from cambox.review.evaluate.figures import Bootstrap, comparison, mean_over_clas
 from cambox.review.evaluate.localisation import centre_boxes
 from cambox.review.evaluate.report import BoxesOf, Detection
 from cambox.review.rows_with_truth import RowWithTruth, numbered
-from cambox.review.truth_formats import UNKNOWN_CLASS
+from cambox.review.truth import UNKNOWN_CLASS
 
 if TYPE_CHECKING:
     # Imported where it is used: a wrong request need not wait for it.
@@ -64,12 +64,9 @@ def match(found: Boxes, true: Boxes) -> list[ClassMatches]:
 def _match_class(class_id: int, found: Boxes, true: Boxes) -> ClassMatches:
     from pycocotools.cocoeval import COCOeval
 
-    mine = np.flatnonzero(found.class_id == class_id)
-    theirs = np.flatnonzero(true.class_id == class_id)
-    images = np.unique(np.concatenate([found.image[mine], true.image[theirs]]))
-    evaluation = COCOeval(
-        _coco(images, class_id, true, theirs), _coco(images, class_id, found, mine), "bbox"
-    )
+    found, true = found[found.class_id == class_id], true[true.class_id == class_id]
+    images = np.union1d(found.image, true.image).tolist()
+    evaluation = COCOeval(_coco(images, true), _coco(images, found), "bbox")
     evaluation.params.areaRng = [[0, float("inf")]]
     evaluation.params.areaRngLbl = ["all"]
     evaluation.params.maxDets = [_NO_LIMIT]
@@ -78,50 +75,46 @@ def _match_class(class_id: int, found: Boxes, true: Boxes) -> ClassMatches:
     evaluation.evaluate()
     evaluation.accumulate()
     of_image = [entry for entry in evaluation.evalImgs if entry is not None]
-    # Ids are places in the arrays, from 1, because 0 is COCO's word for no match.
-    order = np.array([place for entry in of_image for place in entry["dtIds"]], dtype=np.int64) - 1
+    order = np.array([number for entry in of_image for number in entry["dtIds"]], np.int64) - 1
+    matched = [np.reshape(entry["dtMatches"], (len(IOUS), -1)).T for entry in of_image]
+    true_ids = np.concatenate([np.zeros((0, len(IOUS))), *matched])
     by_score = np.argsort(-found.score[order], kind="mergesort")
-    matched = np.concatenate(
-        [
-            np.zeros((0, len(IOUS))),
-            *(np.reshape(entry["dtMatches"], (len(IOUS), -1)).T for entry in of_image),
-        ]
-    )
     precision = evaluation.eval["precision"][:, :, 0, 0, 0]
     return ClassMatches(
         class_id=class_id,
         image=found.image[order][by_score],
         score=found.score[order][by_score],
-        right=matched[by_score] > 0,
-        true_image=true.image[theirs],
-        true_found=np.isin(theirs + 1, matched[:, AT_50]),
-        average_precision=(precision.mean(axis=1) if len(theirs) else np.full(len(IOUS), np.nan)),
+        right=true_ids[by_score] > 0,
+        true_image=true.image,
+        true_found=np.isin(np.arange(len(true)) + 1, true_ids[:, AT_50]),
+        average_precision=precision.mean(axis=1) if len(true) else np.full(len(IOUS), np.nan),
     )
 
 
-def _coco(images: np.ndarray, class_id: int, boxes: Boxes, places: np.ndarray) -> COCO:
+def _coco(images: list[int], boxes: Boxes) -> COCO:
+    """Boxes of one class; ids are their places from 1, because 0 is COCO's word for no match."""
     from pycocotools.coco import COCO
 
-    annotations = []
-    for place in places.tolist():
-        x_min, y_min, x_max, y_max = boxes.corners[place].tolist()
-        width, height = x_max - x_min, y_max - y_min
-        annotations.append(
-            {
-                "id": place + 1,
-                "image_id": int(boxes.image[place]),
-                "category_id": class_id,
-                "bbox": [x_min, y_min, width, height],
-                "area": width * height,
-                "iscrowd": 0,
-                "score": float(boxes.score[place]),
-            }
+    columns = (boxes.image, np.hstack([boxes.corners[:, :2], boxes.sides]), boxes.area, boxes.score)
+    annotations = [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": 0,
+            "bbox": bbox,
+            "area": area,
+            "iscrowd": 0,
+            "score": score,
+        }
+        for number, (image, bbox, area, score) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), 1
         )
+    ]
     coco = COCO()
     coco.dataset = {
-        "images": [{"id": int(image)} for image in images],
+        "images": [{"id": image} for image in images],
         "annotations": annotations,
-        "categories": [{"id": class_id}],
+        "categories": [{"id": 0}],
     }
     coco.createIndex()
     return coco
@@ -139,25 +132,17 @@ def weighted_precision(matches: ClassMatches, weights: np.ndarray) -> np.ndarray
     Returns:
         (d, 10); NaN where no true box has a weight.
     """
-    true = weights[:, matches.true_image].sum(axis=1)
-    result = np.full((len(weights), len(IOUS)), np.nan)
-    result[true > 0] = 0
-    if len(matches.image) == 0:
-        return result
-    of_box = weights[:, matches.image]
-    total = np.cumsum(of_box, axis=1)[:, :, None]
-    right = np.cumsum(of_box[:, :, None] * matches.right, axis=1)
-    precision = np.divide(right, total, out=np.zeros_like(right), where=total > 0)
+    of_box = weights[:, matches.image, None]
+    right = np.cumsum(of_box * matches.right, axis=1)
+    precision = np.nan_to_num(ratio(right, np.cumsum(of_box, axis=1)))
     highest = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    recall = np.divide(
-        right, true[:, None, None], out=np.zeros_like(right), where=true[:, None, None] > 0
-    )
+    true = weights[:, matches.true_image].sum(axis=1)[:, None]
     # How many of the 101 recalls each box is the first to reach.
+    recall = np.nan_to_num(ratio(right, true[:, :, None]))
     reached = np.searchsorted(RECALLS, recall, side="right")
     first = np.diff(reached, axis=1, prepend=0)
     averaged = (highest * first).sum(axis=1) / len(RECALLS)
-    result[true > 0] = averaged[true > 0]
-    return result
+    return np.where(true > 0, averaged, np.nan)
 
 
 def figures(matches: list[ClassMatches], weights: np.ndarray) -> np.ndarray:
@@ -167,25 +152,28 @@ def figures(matches: list[ClassMatches], weights: np.ndarray) -> np.ndarray:
     precision is averaged over.
 
     Args:
+        matches: of one class or more.
         weights: (d, images).
     """
-    draws = len(weights)
-    found, right, true, true_found = (np.zeros(draws) for _ in range(4))
-    classes = []
-    for of_class in matches:
-        of_box = weights[:, of_class.image]
-        of_true = weights[:, of_class.true_image]
-        found += of_box.sum(axis=1)
-        right += of_box @ of_class.right[:, AT_50]
-        true += of_true.sum(axis=1)
-        true_found += of_true @ of_class.true_found
-        if of_class.class_id != UNKNOWN_CLASS and len(of_class.true_image):
-            classes.append(weighted_precision(of_class, weights))
-    averaged = mean_over_classes(
-        np.stack(classes, axis=1) if classes else np.zeros((draws, 0, len(IOUS)))
+    of_box = weights[:, np.concatenate([one.image for one in matches])]
+    of_true = weights[:, np.concatenate([one.true_image for one in matches])]
+    right = of_box @ np.concatenate([one.right[:, AT_50] for one in matches])
+    found = of_true @ np.concatenate([one.true_found for one in matches])
+    of_classes = [
+        weighted_precision(one, weights)
+        for one in matches
+        if one.class_id != UNKNOWN_CLASS and len(one.true_image)
+    ]
+    none = np.zeros((len(weights), 0, len(IOUS)))
+    averaged = mean_over_classes(np.stack(of_classes, axis=1) if of_classes else none)
+    columns = (
+        ratio(right, of_box.sum(axis=1)),
+        ratio(found, of_true.sum(axis=1)),
+        averaged.mean(axis=1),
+        averaged[:, AT_50],
+        averaged[:, AT_75],
     )
-    averages = (averaged.mean(axis=1), averaged[:, AT_50], averaged[:, AT_75])
-    return np.stack([ratio(right, found), ratio(true_found, true), *averages], axis=1)
+    return np.stack(columns, axis=1)
 
 
 def detection(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from cambox import __version__
 from cambox.config import BoxSettings
+from cambox.console import Advance
 from cambox.errors import RequestError
 from cambox.output.reading import open_recipe
 from cambox.review.evaluate.calibration import calibration
@@ -31,10 +32,8 @@ from cambox.review.evaluate.report import (
     HeldOutCalibration,
     Unmeasured,
 )
-from cambox.review.mapped_images import MappedImages
-from cambox.review.rows_with_truth import RowsWithTruth, numbered, read_rows
-from cambox.review.truth import Truth, read_truth
-from cambox.review.truth_formats import UNKNOWN_CLASS
+from cambox.review.rows_with_truth import MappedImages, numbered, read_rows
+from cambox.review.truth import UNKNOWN_CLASS, Truth, read_truth
 
 FOLDS = 5
 
@@ -69,8 +68,8 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
     sweep_thresholds: bool = True,
-    on_file: Callable[[int], None] | None = None,
-    on_image: Callable[[int], None] | None = None,
+    on_file: Advance | None = None,
+    on_image: Advance | None = None,
 ) -> Evaluation:
     """Compare an output with true boxes.
 
@@ -79,8 +78,7 @@ def evaluate(
         truth_uri: a CSV or COCO JSON file; see ``read_truth``.
         resamples: how often the images are drawn anew for the intervals.
         sweep_thresholds: also find the best threshold, where maps are stored.
-        on_file: called with the number of files, after each.
-        on_image: called with the number of images whose maps are tried, after each.
+        on_file, on_image: called after each file, and each image whose maps are tried.
 
     Raises:
         RequestError: output or truth cannot be read, or have no image in common.
@@ -92,20 +90,18 @@ def evaluate(
         classes, boxes_of = cam["classes"], _BOXES_OF[cam["classes"]]
         best_has_box = cam["ranks"] is None or 1 in cam["ranks"]
         box_settings = BoxSettings.model_validate(recipe.settings["boxes"])
-        height, width = recipe.settings["model"]["input_size"]
     except (KeyError, TypeError, ValueError) as error:
         raise recipe.other_make() from error
     labels = classes != "predicted"
-    read = read_rows(recipe, truth, sweep_thresholds and has_maps, on_file)
-    images = MappedImages(read.rows, (height, width))
+    images = read_rows(recipe, truth, sweep_thresholds and has_maps, on_file)
     swept = sweep(images, box_settings, on_image) if sweep_thresholds and has_maps else None
-    pairs = pairs_of(read.rows, swept)
-    _require_pairs(read, pairs, truth, output, truth_uri)
-    bootstrap = Bootstrap(len(read.rows), resamples, seed)
+    pairs = pairs_of(images.rows, swept)
+    _require_pairs(images, pairs, truth, output, truth_uri)
+    bootstrap = Bootstrap(len(images.rows), resamples, seed)
     labelled = pairs.only(pairs.labelled)
-    counts, remarks = counts_and_remarks(read, pairs, truth, labels)
+    counts, remarks = counts_and_remarks(images, pairs, truth, labels)
 
-    every = numbered(row.boxes for row in read.rows)
+    every = numbered(row.boxes for row in images.rows)
     judged = {boxes_of: every}
     if classes == "both":
         judged = {"given labels": every[every.rank == 0], **judged}
@@ -137,7 +133,8 @@ def evaluate(
         max_box=no_sweep or max_box(labelled, bootstrap),
         groups=groups(labelled, bootstrap, no_labels is None, no_sweep is None),
         detection=tuple(
-            detection(of, read.rows, boxes, matches[of], bootstrap) for of, boxes in judged.items()
+            detection(of, images.rows, boxes, matches[of], bootstrap)
+            for of, boxes in judged.items()
         ),
         calibration=calibration(main, matches[main], bootstrap),
         held_out_calibration=no_maps or _held_out_calibration(images, box_settings, seed),
@@ -146,13 +143,13 @@ def evaluate(
 
 
 def _require_pairs(
-    read: RowsWithTruth, pairs: Pairs, truth: Truth, output: str, truth_uri: str
+    images: MappedImages, pairs: Pairs, truth: Truth, output: str, truth_uri: str
 ) -> None:
-    if not read.rows:
+    if not images.rows:
         raise RequestError(
             f"--truth: none of the {len(truth.images)} images of {truth_uri} is among the "
-            f"{read.total} rows of {output}: the first are {next(iter(truth.images))!r} and "
-            f"{read.first_key!r}; an image is named by its sample's key, with or without the "
+            f"{images.total} rows of {output}: the first are {next(iter(truth.images))!r} and "
+            f"{images.first_key!r}; an image is named by its sample's key, with or without the "
             "extension"
         )
     if not len(pairs.image):

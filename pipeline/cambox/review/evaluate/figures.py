@@ -1,7 +1,8 @@
 """The field's figures of localisation, and how far each could lie elsewhere.
 
-The figures take weights, how often each image counts, so that the same code gives a figure and
-its resamples (``Bootstrap``). With ``d`` sets of weights there are ``d`` results.
+The figures take ``weights`` (d, images), how often each image counts, so that the same code gives a
+figure and its resamples (``Bootstrap``): with ``d`` sets of weights there are ``d`` results. They
+are of p pairs of an image and a class: ``image`` and ``class_id`` (p,), ``hits`` (p, m) bool.
 
 Sources: CorLoc, Deselaers et al., IJCV 2012; GT-known and Top-1 localisation, Zhou et al., CVPR
 2016; MaxBoxAcc and MaxBoxAccV2, Choe et al., CVPR 2020 and arXiv:2007.04178 (wsolevaluation).
@@ -32,15 +33,10 @@ def hits_at(overlap: np.ndarray) -> np.ndarray:
 
 
 def share(weights: np.ndarray, image: np.ndarray, hits: np.ndarray) -> np.ndarray:
-    """The share of pairs that are hit.
+    """(d, ...) the share of pairs that are hit, 0 to 1; NaN where no pair has a weight.
 
     Args:
-        weights: (d, images).
-        image: (p,) the image of each pair.
         hits: (p, ...) bool, or shares.
-
-    Returns:
-        (d, ...) 0 to 1; NaN where no pair has a weight.
     """
     of_pair = weights[:, image]
     hit = of_pair @ hits.reshape(len(hits), math.prod(hits.shape[1:]))
@@ -55,13 +51,7 @@ def share_of_images(weights: np.ndarray, image: np.ndarray, hits: np.ndarray) ->
 def corloc(
     weights: np.ndarray, image: np.ndarray, class_id: np.ndarray, hits: np.ndarray
 ) -> np.ndarray:
-    """(d, m) the share of each class's images with a hit, averaged over the classes.
-
-    Args:
-        weights: (d, images).
-        image, class_id: (p,) of each pair, p from 1.
-        hits: (p, m) bool.
-    """
+    """(d, m) the share of each class's images with a hit, averaged over the classes; p from 1."""
     order = np.argsort(class_id, kind="stable")
     _, starts = np.unique(class_id[order], return_index=True)
     of_pair = weights[:, image[order]]
@@ -85,8 +75,6 @@ def best_share(
     equals it is the lowest.
 
     Args:
-        weights: (d, images).
-        image: (p,) of each pair.
         hits: (p, thresholds, m) bool.
         part: (p,) bool: the share among these pairs; the threshold is that of all.
     """

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cambox.boxes import Boxes, centre_box
 from cambox.config import BoxSettings
+from cambox.console import Advance
 from cambox.review.evaluate.figures import (
     IOUS,
     MAIN_IOU,
@@ -21,9 +22,9 @@ from cambox.review.evaluate.figures import (
     share_of_images,
 )
 from cambox.review.evaluate.report import AtIou, Comparison, Group, MaxBox, ThresholdCurve
-from cambox.review.mapped_images import MappedImages
 from cambox.review.rows_with_truth import (
     OK,
+    MappedImages,
     RowWithTruth,
     numbered,
     pair_overlaps,
@@ -114,23 +115,21 @@ def centre_boxes(rows: Sequence[RowWithTruth], image: np.ndarray, class_id: np.n
     What could not be read has none: the centred box misses it as well, so that both face the same
     images.
     """
-    sizes = [row.size if row.status == OK else None for row in rows]
-    boxes = [
-        Boxes.of(centre_box(size[1], size[0]), image=place, class_id=label, score=1.0)
-        for place, label in zip(image.tolist(), class_id.tolist(), strict=True)
-        if (size := sizes[place]) is not None
-    ]
-    return Boxes.joined(boxes)
+    sizes = [row.size if row.size and row.status == OK else (0, 0) for row in rows]
+    size = np.reshape(sizes, (-1, 2))[image]
+    known = size.any(axis=1)
+    shares = np.repeat(centre_box(1, 1), known.sum(), axis=0)
+    boxes = Boxes.of(shares, image=image[known], class_id=class_id[known], score=1.0)
+    return boxes.scaled(size[known, 1], size[known, 0])
 
 
 def sweep(
-    images: MappedImages, settings: BoxSettings, on_image: Callable[[int], None] | None = None
+    images: MappedImages, settings: BoxSettings, on_image: Advance | None = None
 ) -> np.ndarray:
     """How well the boxes of labels' maps fit at many thresholds, for who chooses the best one.
 
     Args:
         settings: of the recipe; threshold, min_area, max_boxes and suppress_overlap do not count.
-        on_image: called with the number of images, after each.
 
     Returns:
         (p, 2, thresholds) of each pair the best IoU with a true box, 0 to 1: of the largest

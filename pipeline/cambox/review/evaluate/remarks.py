@@ -9,14 +9,14 @@ import numpy as np
 
 from cambox.review.evaluate.localisation import Pairs
 from cambox.review.evaluate.report import Counts
-from cambox.review.rows_with_truth import OK, RowsWithTruth, RowWithTruth
+from cambox.review.rows_with_truth import OK, MappedImages, RowWithTruth
 from cambox.review.truth import Truth
 
 NAMES_SHOWN = 3
 
 
 def counts_and_remarks(
-    read: RowsWithTruth, pairs: Pairs, truth: Truth, labels: bool
+    images: MappedImages, pairs: Pairs, truth: Truth, labels: bool
 ) -> tuple[Counts, tuple[str, ...]]:
     """The numbers of the report's head; what was left out or counts as missed, a line each.
 
@@ -24,25 +24,25 @@ def counts_and_remarks(
         labels: given labels get boxes.
     """
     statuses: dict[str, list[str]] = defaultdict(list)
-    for row in read.rows:
+    for row in images.rows:
         if row.status != OK:
             statuses[row.status].append(row.key)
     counts = Counts(
-        rows=read.total,
-        images=len(read.rows),
+        rows=images.total,
+        images=len(images.rows),
         pairs=len(pairs.image),
         true_boxes=int(pairs.true_boxes.sum()),
         not_ok={status: len(keys) for status, keys in sorted(statuses.items())},
-        truth_without_row=len(read.without_row),
-        rows_without_truth=read.total - len(read.rows),
+        truth_without_row=len(images.without_row),
+        rows_without_truth=images.total - len(images.rows),
         pairs_without_label=int((~pairs.labelled).sum()),
     )
-    several = 0 if truth.says_classes else sum(len(row.labels) > 1 for row in read.rows)
+    several = 0 if truth.says_classes else sum(len(row.labels) > 1 for row in images.rows)
     remarks = [
         (
             counts.truth_without_row,
             "images of the truth have no row in the output and are left out: "
-            f"{_some(read.without_row)}",
+            f"{_some(images.without_row)}",
         ),
         (counts.rows_without_truth, "rows are of images that the truth does not name, left out"),
         *(
@@ -60,7 +60,7 @@ def counts_and_remarks(
             "each label; a column class_index would tell them apart",
         ),
         (
-            sum(map(_reaches_out, read.rows)),
+            sum(map(_reaches_out, images.rows)),
             "images have true boxes that reach beyond them: are these pixels of the upright image "
             "at its full size?",
         ),

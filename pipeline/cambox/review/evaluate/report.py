@@ -79,17 +79,11 @@ class ThresholdCurve(Part):
 
 
 class MaxBox(Part):
-    """Figures at the threshold that is best for these images (boxes.threshold, same percentile).
+    """Figures at the threshold that is best for these images (boxes.threshold, same percentile)."""
 
-    Attributes:
-        max_box_acc: the largest box; the name is meant for IoU 0.5.
-        max_box_acc_v2: any box of the class.
-        max_box_acc_v2_mean: over the IoUs, each with a threshold of its own.
-    """
-
-    max_box_acc: tuple[AtIou, ...]
-    max_box_acc_v2: tuple[AtIou, ...]
-    max_box_acc_v2_mean: Comparison
+    max_box_acc: tuple[AtIou, ...]  # the largest box; the name is meant for IoU 0.5
+    max_box_acc_v2: tuple[AtIou, ...]  # any box of the class
+    max_box_acc_v2_mean: Comparison  # over the IoUs, each with a threshold of its own
     curves: tuple[ThresholdCurve, ...]
 
 
@@ -103,19 +97,14 @@ class Group(Part):
 
 
 class Detection(Part):
-    """Several objects an image, matched as COCO does; boxes of a class are ranked by box_score.
-
-    Attributes:
-        precision, recall: of all boxes as they are, IoU 0.5.
-        ap: mean over IoU 0.5 to 0.95 and over the classes.
-    """
+    """Several objects an image, matched as COCO does; boxes of a class are ranked by box_score."""
 
     boxes_of: BoxesOf
     boxes: int
     true_boxes: int
-    precision: Comparison
-    recall: Comparison
-    ap: Comparison
+    precision: Comparison  # of all boxes as they are, IoU 0.5
+    recall: Comparison  # the same
+    ap: Comparison  # mean over IoU 0.5 to 0.95 and over the classes
     ap50: Comparison
     ap75: Comparison
 
@@ -140,78 +129,51 @@ class MinScore(Part):
 
 
 class Calibration(Part):
-    """Whether box_score says how likely a box is right (IoU 0.5, a true box of its own).
-
-    Attributes:
-        error: ECE over ten groups of equal mass.
-    """
+    """Whether box_score says how likely a box is right (IoU 0.5, a true box of its own)."""
 
     boxes_of: str
     boxes: int
-    error: Estimate
+    error: Estimate  # ECE over ten groups of equal mass
     bins: tuple[ScoreBin, ...]
     curve: tuple[MinScore, ...]
 
 
 class HeldOutCalibration(Part):
-    """A calibration fitted to these true boxes, judged on folds of images that it did not see.
-
-    Attributes:
-        boxes, right: how many, and how many of them have IoU 0.5 with a true box of their class.
-        error: ECE over ten groups of equal mass.
-        by_chance: the ECE that as many boxes would show were every probability exactly right.
-        brier: mean of (probability - right) squared.
-        auc: how often a right box has a higher probability than a wrong one.
-    """
+    """A calibration fitted to these true boxes, judged on folds of images that it did not see."""
 
     boxes: int
-    right: int
-    error: float
-    by_chance: float
-    brier: float
-    auc: float
+    right: int  # of them: IoU 0.5 with a true box of their class
+    error: float  # ECE over ten groups of equal mass
+    by_chance: float  # the ECE of as many boxes, were every probability exactly right
+    brier: float  # mean of (probability - right) squared
+    auc: float  # how often a right box has a higher probability than a wrong one
 
 
 class ClassResult(Part):
-    """One class: counts, and shares without intervals; None where not measured.
-
-    Attributes:
-        gt_known: at IoU 0.3, 0.5, 0.7.
-        centre_box: the same.
-    """
+    """One class: counts, and shares without intervals; None where not measured."""
 
     class_id: int
     class_name: str
     images: int
     true_boxes: int
     boxes: int
-    gt_known: tuple[float, ...] | None
-    centre_box: tuple[float, ...] | None
+    gt_known: tuple[float, ...] | None  # at IoU 0.3, 0.5, 0.7
+    centre_box: tuple[float, ...] | None  # the same
     ap: Figure
     ap50: Figure
 
 
 class Counts(Part):
-    """What was compared.
+    """What was compared."""
 
-    Attributes:
-        rows: of the output.
-        images: with a row and a place in the truth.
-        pairs: of an image and a class it is known to show.
-        not_ok: images by status; they count as missed.
-        truth_without_row: images of the truth that the output does not have.
-        rows_without_truth: rows that the truth has no image for; left out.
-        pairs_without_label: of a class that is no label of the sample; no localisation, but
-            missed objects.
-    """
-
-    rows: int
-    images: int
-    pairs: int
+    rows: int  # of the output
+    images: int  # with a row and a place in the truth
+    pairs: int  # of an image and a class it is known to show
     true_boxes: int
-    not_ok: dict[str, int]
-    truth_without_row: int
-    rows_without_truth: int
+    not_ok: dict[str, int]  # images by status; they count as missed
+    truth_without_row: int  # images that the output does not have
+    rows_without_truth: int  # left out
+    # Of a class that is no label of the sample; no localisation, but missed objects.
     pairs_without_label: int
 
 

@@ -163,11 +163,7 @@ def _at_ious(name: str, entries: Sequence[AtIou]) -> list[Sequence[str]]:
 
 
 def _cells(figure: Comparison) -> tuple[str, str, str]:
-    return (
-        figure.output.points(),
-        figure.centre_box.points(),
-        figure.gain.points(signed=True),
-    )
+    return figure.output.points(), figure.centre_box.points(), figure.gain.points(signed=True)
 
 
 def plot_evaluation(evaluation: Evaluation) -> bytes:

@@ -1,4 +1,7 @@
-"""From boxes that are right or wrong to the numbers of ``boxes.calibration``."""
+"""From boxes that are right or wrong to the numbers of ``boxes.calibration``.
+
+Of n boxes: ``traits`` (n, traits), ``right`` (n,) bool, and both kinds occur.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from cambox.cams.score import TRAITS, probability, traits
 from cambox.config import CalibrationSettings
 from cambox.review.evaluate.calibration import calibration_error
 from cambox.review.evaluate.report import HeldOutCalibration, Unmeasured
-from cambox.review.mapped_images import MappedImages
+from cambox.review.rows_with_truth import MappedImages
 from cambox.review.tune.report import Score
 
 RIGHT = 0.5
@@ -52,7 +55,6 @@ def held_out_calibration(
         return Unmeasured(reason=f"{len(images)} images are too few for {folds} folds")
     fold = fold_of_images(len(images), folds, seed)
     scores = held_out_probabilities(traits(boxes), right, fold[boxes.image])
-    quality = score_quality(scores, right)
     # The ECE that so many boxes would show by chance, were every score exactly right.
     generator = np.random.default_rng(seed)
     by_chance = [
@@ -62,15 +64,13 @@ def held_out_calibration(
     return HeldOutCalibration(
         boxes=len(boxes),
         right=int(right.sum()),
-        error=quality.error,
         by_chance=float(np.mean(by_chance)),
-        brier=quality.brier,
-        auc=quality.auc,
+        **score_quality(scores, right).model_dump(),
     )
 
 
 def score_quality(score: np.ndarray, right: np.ndarray) -> Score:
-    """How much scores (n,) say of boxes that are right (n,) bool or not; both kinds occur."""
+    """How much scores (n,) say of boxes that are right or not."""
     return Score(
         error=calibration_error(score, right),
         brier=float(np.mean((score - right) ** 2)),
@@ -79,12 +79,7 @@ def score_quality(score: np.ndarray, right: np.ndarray) -> Score:
 
 
 def fit(traits: np.ndarray, right: np.ndarray) -> CalibrationSettings:
-    """The logistic regression of right on traits, its weights held small.
-
-    Args:
-        traits: (n, traits).
-        right: (n,) bool, of both kinds.
-    """
+    """The logistic regression of right on traits, its weights held small."""
     mean, spread = traits.mean(axis=0), traits.std(axis=0)
     varies = spread > 1e-9
     scale = np.where(varies, spread, 1.0)
@@ -102,8 +97,6 @@ def held_out_probabilities(traits: np.ndarray, right: np.ndarray, fold: np.ndarr
     """(n,) the score of each box by a calibration that saw only boxes of other folds.
 
     Args:
-        traits: (n, traits).
-        right: (n,) bool.
         fold: (n,) of the box's image.
     """
     result = np.zeros(len(right))

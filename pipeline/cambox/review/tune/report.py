@@ -9,25 +9,18 @@ import yaml
 from rich.console import Console
 
 from cambox.config import CalibrationSettings, Config
-from cambox.console import say
+from cambox.console import say, write_files
 from cambox.errors import RequestError
-from cambox.output.publish import publish_bytes
 from cambox.review.evaluate.report import Estimate, Figure, Part, Unmeasured
 from cambox.review.tune.settings import OBJECTIVES, settings_text
 
 
 class PassResult(Part):
-    """One pass: how good it is with box settings chosen for it.
+    """One pass: how good it is with box settings chosen for it."""
 
-    Attributes:
-        settings: what it changes; empty for the given settings.
-        folder: the URI of its rows and maps.
-        figure: on held-out folds, the box settings chosen on the others within this pass.
-    """
-
-    settings: dict[str, Any]
-    folder: str
-    figure: Figure
+    settings: dict[str, Any]  # what it changes; empty for the given settings
+    folder: str  # the URI of its rows and maps
+    figure: Figure  # on held-out folds, the box settings chosen on the others within this pass
 
 
 class Score(Part):
@@ -39,41 +32,22 @@ class Score(Part):
 
 
 class CalibrationResult(Part):
-    """A calibration, judged on boxes of folds that it was not fitted to.
-
-    Attributes:
-        boxes, right: how many, and how many of them have IoU 0.5 with a true box of their class.
-        fitted: to all boxes, for the recipe.
-        calibrated: of the probabilities, on held-out folds.
-        by_chance: the ECE that as many boxes would show were every probability exactly right.
-        plain: the mean of the map inside the box.
-    """
+    """A calibration, judged as ``HeldOutCalibration`` on boxes that it was not fitted to."""
 
     boxes: int
     right: int
-    fitted: CalibrationSettings
-    calibrated: Score
+    fitted: CalibrationSettings  # to all boxes, for the recipe
+    calibrated: Score  # of the probabilities, on held-out folds
     by_chance: float
-    plain: Score
+    plain: Score  # of the mean of the map inside the box
 
 
 class Tuning(Part):
-    """The whole result.
-
-    Attributes:
-        objective: what is made high.
-        given, tuned: the figure on held-out folds, with the given settings and with those chosen
-            on the other folds.
-        gain: tuned minus given, from the same resamples of the images.
-        above_noise: the interval of the gain lies above 0.
-        chosen: best over all images; what it changes.
-        chosen_in_folds: best over the images outside each fold.
-        taken: the recipe has the chosen settings; else it keeps the given ones.
-    """
+    """The whole result."""
 
     schema_version: Literal[1] = 1
     cambox: str
-    objective: str
+    objective: str  # what is made high
     truth: str
     images: int
     pairs: int
@@ -81,13 +55,13 @@ class Tuning(Part):
     seed: int
     box_settings: int
     passes: tuple[PassResult, ...]
-    given: Estimate
-    tuned: Estimate
-    gain: Estimate
-    above_noise: bool
-    chosen: dict[str, Any]
-    chosen_in_folds: tuple[dict[str, Any], ...]
-    taken: bool
+    given: Estimate  # of the given settings, on held-out folds
+    tuned: Estimate  # of those chosen on the other folds
+    gain: Estimate  # tuned minus given, from the same resamples of the images
+    above_noise: bool  # the interval of the gain lies above 0
+    chosen: dict[str, Any]  # best over all images; what it changes
+    chosen_in_folds: tuple[dict[str, Any], ...]  # best over the images outside each fold
+    taken: bool  # the recipe has the chosen settings; else it keeps the given ones
     calibration: CalibrationResult | Unmeasured
 
 
@@ -170,10 +144,7 @@ def write_recipe(config: Config, tuning: Tuning, path: Path) -> None:
     Raises:
         RequestError: it cannot be written.
     """
-    try:
-        publish_bytes(str(path.absolute()), recipe_text(config, tuning).encode())
-    except OSError as error:
-        raise RequestError(f"--to: {path} cannot be written: {error.strerror}") from error
+    write_files(path.parent, {path.name: recipe_text(config, tuning).encode()})
 
 
 def recipe_text(config: Config, tuning: Tuning) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +26,7 @@ from cambox.review.evaluate.figures import (
     share,
 )
 from cambox.review.evaluate.report import Unmeasured
-from cambox.review.mapped_images import MappedImages
-from cambox.review.rows_with_truth import pair_overlaps, pair_starts
+from cambox.review.rows_with_truth import MappedImages, pair_overlaps, pair_starts
 from cambox.review.tune.calibrate import (
     RIGHT,
     fit,
@@ -35,10 +35,10 @@ from cambox.review.tune.calibrate import (
     score_quality,
 )
 from cambox.review.tune.report import CalibrationResult, PassResult, Score, Tuning
-from cambox.review.tune.settings import Choice, Space, changed
+from cambox.review.tune.settings import Choice, changed
 
 if TYPE_CHECKING:
-    from cambox.review.tune.tune import TuneRequest
+    from cambox.review.tune.tune import Pass, TuneRequest
 
 # The grid is searched on maps of this longer side, which moves a box by less than a hundredth of
 # the image; what is reported is measured at the recipe's own resolution.
@@ -48,36 +48,36 @@ Figure = Callable[[np.ndarray], np.ndarray]
 """From weights (d, images), how often each image counts, to (d, 1), 0 to 1."""
 
 
+@dataclass(frozen=True)
 class Search:
     """The steps of one tuning over what the passes left.
 
     A candidate is a pass with box settings over its maps; they go by their number, and 0 is what
     was given.
+
+    Attributes:
+        choices: of box settings; the first changes nothing.
+        passes: the first is of the given settings; all are of the same images.
     """
 
-    def __init__(
-        self,
-        request: TuneRequest,
-        objective: str,
-        choices: Space,
-        passes: Sequence[MappedImages],
-        console: Console,
-    ) -> None:
-        self.request = request
-        self.objective = objective
-        self.choices = choices
-        self.passes = passes
-        self.console = console
-        # All passes have the same images and true boxes.
-        self.images = passes[0]
-        self.candidates = list(itertools.product(range(len(passes)), choices.boxes))
-        self.fold = fold_of_images(len(self.images), request.folds, request.seed)
+    request: TuneRequest
+    objective: str
+    choices: Sequence[Choice]
+    passes: Sequence[Pass]
+    console: Console
 
-    def result(self, folders: Sequence[str]) -> tuple[Config, Tuning]:
+    @property
+    def images(self) -> MappedImages:
+        """The images with their true boxes."""
+        return self.passes[0].images
+
+    @cached_property
+    def fold(self) -> np.ndarray:
+        """(images,) the fold of each."""
+        return fold_of_images(len(self.images), self.request.folds, self.request.seed)
+
+    def result(self) -> tuple[Config, Tuning]:
         """Search, choose, and judge on held-out images.
-
-        Args:
-            folders: of the passes.
 
         Returns:
             The given configuration with what was chosen, and what is known of it.
@@ -87,13 +87,13 @@ class Search:
         chosen = int(_best(everywhere))
         in_folds = _best(outside).tolist()
         passes = []
-        per_pass = len(self.choices.boxes)
-        for number, (settings, folder) in enumerate(zip(self.choices.passes, folders, strict=True)):
+        per_pass = len(self.choices)
+        for number, (settings, folder, _) in enumerate(self.passes):
             mine = slice(number * per_pass, (number + 1) * per_pass)
             best_outside = inside[mine][_best(outside[mine]), np.arange(request.folds)]
             figure = float(np.nanmean(best_outside))
             passes.append(PassResult(settings=settings, folder=folder, figure=figure))
-        bootstrap = Bootstrap(len(images), request.resamples, request.seed)
+        bootstrap = Bootstrap(len(images), seed=request.seed)
         given, tuned = (
             bootstrap.draw(self._measured(boxes[self._judged(boxes.rank)]))[:, 0]
             for boxes in (self._exact(0), self._held_out(in_folds))
@@ -136,11 +136,11 @@ class Search:
         """
         others = (self.fold != np.arange(self.request.folds)[:, None]).astype(np.float64)
         weights = np.concatenate([np.ones((1, len(self.images))), others, 1 - others])
-        settings = [self._coarse(choice) for choice in self.choices.boxes]
+        settings = [self._coarse(choice) for choice in self.choices]
         figures: list[Figure] = []
         with Steps(self.console) as steps:
             advance = steps.step("images searched")
-            for images in self.passes:
+            for _, _, images in self.passes:
                 found = images.boxes(
                     settings, self._judged, lambda total: advance(total * len(self.passes))
                 )
@@ -151,7 +151,7 @@ class Search:
 
     def _coarse(self, choice: Choice) -> BoxSettings:
         settings = changed(self.request.config, choice).boxes
-        if "boxes.resolution" in self.choices.boxes[-1]:
+        if "boxes.resolution" in self.choices[-1]:
             return settings
         resolution = min(settings.resolution or SEARCH_RESOLUTION, SEARCH_RESOLUTION)
         return settings.model_copy(update={"resolution": resolution})
@@ -164,16 +164,17 @@ class Search:
     def _changes(self, candidate: int) -> Choice:
         """What a candidate changes."""
         given = self.request.config
-        place, boxes = self.candidates[candidate]
-        wanted = {**self.choices.passes[place], **boxes}
+        place, boxes = divmod(candidate, len(self.choices))
+        wanted = {**self.passes[place].settings, **self.choices[boxes]}
         return {
             key: value for key, value in wanted.items() if changed(given, {key: value}) != given
         }
 
     def _exact(self, candidate: int) -> Boxes:
         """The boxes of a candidate as annotating would make them, up to 8 bits; of every rank."""
-        place, choice = self.candidates[candidate]
-        (boxes,) = self.passes[place].boxes([changed(self.request.config, choice).boxes])
+        place, choice = divmod(candidate, len(self.choices))
+        settings = changed(self.request.config, self.choices[choice]).boxes
+        (boxes,) = self.passes[place].images.boxes([settings])
         return boxes
 
     def _held_out(self, in_folds: Sequence[int]) -> Boxes:

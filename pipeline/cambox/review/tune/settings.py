@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -19,13 +18,17 @@ from cambox.errors import RequestError
 Choice = dict[str, Any]
 """Settings by their dotted keys, such as boxes.threshold."""
 
-THRESHOLDS = tuple(round(0.04 * step, 2) for step in range(1, 25))
-PERCENTILES = (100.0, 95.0, 90.0, 80.0)
+GRID: dict[str, Sequence[Any]] = {
+    "boxes.threshold": [round(0.04 * step, 2) for step in range(1, 25)],
+    "boxes.percentile": [100.0, 95.0, 90.0, 80.0],
+}
 # For average precision, where every box counts and not only the best: fewer thresholds, because
-# the grid is larger.
-FEW_THRESHOLDS = tuple(round(0.08 * step, 2) for step in range(1, 12))
-FEW_PERCENTILES = (100.0, 90.0)
-MIN_AREAS = (0.0, 0.01, 0.03)
+# the grid has another side.
+GRID_OF_EVERY_BOX: dict[str, Sequence[Any]] = {
+    "boxes.threshold": [round(0.08 * step, 2) for step in range(1, 12)],
+    "boxes.percentile": [100.0, 90.0],
+    "boxes.min_area": [0.0, 0.01, 0.03],
+}
 
 _FIXED = {
     "input": "the images are what is compared on",
@@ -35,7 +38,6 @@ _FIXED = {
     "boxes.min_score": "it trades found objects for sureness, as you like; see cambox evaluate",
     "cam.classes": "it changes which boxes are asked for, not how good they are",
 }
-
 
 OBJECTIVES = {
     "gt-known": "GT-known localisation at IoU 0.5: the first box of each given class",
@@ -63,36 +65,23 @@ def objective_of(name: str | None, labels: bool) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Space:
-    """What there is to choose from.
-
-    Attributes:
-        boxes: choices of box settings; the first changes nothing.
-        passes: choices of other settings, each of which takes a pass over the images; the first
-            changes nothing.
-    """
-
-    boxes: tuple[Choice, ...]
-    passes: tuple[Choice, ...]
-
-
-def space(config: Config, tried: Sequence[str], every_box: bool) -> Space:
+def space(
+    config: Config, tried: Sequence[str], every_box: bool
+) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
     """The default grid, with what ``--try`` adds or replaces.
 
     Args:
         tried: ``section.key=[value, ...]``, values in YAML.
         every_box: the objective counts all boxes and not one of each class.
 
+    Returns:
+        Choices of box settings, and of others, each of which takes a pass over the images; the
+        first of both changes nothing.
+
     Raises:
         RequestError: a key is unknown or makes no sense here, or a value is wrong or no list.
     """
-    of_boxes: dict[str, Sequence[Any]] = {
-        "boxes.threshold": FEW_THRESHOLDS if every_box else THRESHOLDS,
-        "boxes.percentile": FEW_PERCENTILES if every_box else PERCENTILES,
-    }
-    if every_box:
-        of_boxes["boxes.min_area"] = MIN_AREAS
+    of_boxes = dict(GRID_OF_EVERY_BOX if every_box else GRID)
     of_passes: dict[str, Sequence[Any]] = {}
     for text in tried:
         key, values = _parsed(text)
@@ -102,7 +91,7 @@ def space(config: Config, tried: Sequence[str], every_box: bool) -> Space:
         except RequestError as error:
             raise RequestError(f"--try {error}") from error
         (of_boxes if key.startswith("boxes.") else of_passes)[key] = values
-    return Space(_product(of_boxes), _product(of_passes))
+    return _product(of_boxes), _product(of_passes)
 
 
 def changed(config: Config, choice: Mapping[str, Any]) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -10,8 +11,7 @@ from cambox.config import BoxSettings, Config
 from cambox.console import Advance, Steps, say
 from cambox.errors import RequestError
 from cambox.output.reading import open_recipe
-from cambox.review.mapped_images import MappedImages
-from cambox.review.rows_with_truth import pair_starts, read_rows
+from cambox.review.rows_with_truth import MappedImages, pair_starts, read_rows
 from cambox.review.truth import read_truth
 from cambox.review.tune.report import Tuning
 from cambox.review.tune.settings import Choice, changed, objective_of, settings_text, space
@@ -42,8 +42,15 @@ class TuneRequest:
     objective: str | None = None
     folds: int = 5
     seed: int = 0
-    resamples: int = 1000
     force: bool = False
+
+
+class Pass(NamedTuple):
+    """Settings that took a pass over the images, the folder of its rows, and what it stored."""
+
+    settings: Choice
+    folder: str
+    images: MappedImages
 
 
 def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
@@ -57,29 +64,38 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
     """
     config = request.config
     objective = objective_of(request.objective, labels=config.cam.classes != "predicted")
-    choices = space(config, request.tried, every_box=objective == "ap")
-    folders = [_annotate(request, choice, console) for choice in choices.passes]
+    choices, of_passes = space(config, request.tried, every_box=objective == "ap")
+    folders = [_annotate(request, choice, console) for choice in of_passes]
     with Steps(console) as steps:
         advance = steps.step("files read")
-        passes = [_read(folder, request.truth, advance) for folder in folders]
-    _require_enough(passes[0], request)
+        read = [_read(folder, request.truth, advance) for folder in folders]
+    pairs = len(pair_starts(read[0].true_boxes))
+    if pairs < LEAST_PAIRS:
+        raise RequestError(
+            f"--truth: {request.truth} has boxes of {pairs} (image, class) pairs in the shards, "
+            f"too few to choose by; give at least {LEAST_PAIRS}, better some hundred"
+        )
+    if len(read[0]) < request.folds:
+        raise RequestError(f"--folds: {request.folds} is more than the {len(read[0])} images")
     # It needs a compiler and scikit-learn, which a wrong request need not wait for.
     from cambox.review.tune.search import Search
 
-    return Search(request, objective, choices, passes, console).result(folders)
+    passes = [Pass(*one) for one in zip(of_passes, folders, read, strict=True)]
+    return Search(request, objective, choices, passes, console).result()
 
 
 def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
     """Run one pass, or find it done; the folder of its rows."""
     config = changed(request.config, choice)
     say(console, f"pass: {settings_text(choice, 'the given settings')}")
-    # One box of each map, whatever its size, so that the row says the probability of its class;
-    # and the same box settings always, so that a pass is found again whatever the recipe's are.
-    boxes = BoxSettings(max_boxes=1, min_area=0.0)
-    output = config.output.model_copy(update={"uri": request.work, "store_maps": True})
-    shards = {} if request.shards is None else {"shards": list(request.shards)}
-    images = config.input.model_copy(update=shards)
-    changes = {"boxes": boxes, "output": output, "input": images}
+    shards = config.input.shards if request.shards is None else list(request.shards)
+    changes = {
+        # One box of each map, whatever its size, so that the row says the probability of its class;
+        # and the same box settings always, so that a pass is found again whatever the recipe's are.
+        "boxes": BoxSettings(max_boxes=1, min_area=0.0),
+        "output": config.output.model_copy(update={"uri": request.work, "store_maps": True}),
+        "input": config.input.model_copy(update={"shards": shards}),
+    }
     summary = run(config.model_copy(update=changes), console)
     if not summary.complete:
         raise RequestError(
@@ -93,23 +109,11 @@ def _read(folder: str, truth_uri: str, on_file: Advance) -> MappedImages:
     """What a pass stored of the images with true boxes."""
     recipe = open_recipe(folder)
     truth = read_truth(truth_uri, recipe.footer.classes)
-    read = read_rows(recipe, truth, with_maps=True, on_file=on_file)
-    if not read.rows:
+    images = read_rows(recipe, truth, with_maps=True, on_file=on_file)
+    if not images.rows:
         raise RequestError(
             f"--truth: none of the {len(truth.images)} images of {truth_uri} is among the "
-            f"{read.total} samples of the shards; an image is named by its sample's key, with or "
+            f"{images.total} samples of the shards; an image is named by its sample's key, with or "
             "without the extension"
         )
-    height, width = recipe.settings["model"]["input_size"]
-    return MappedImages(read.rows, (height, width)).by_key()
-
-
-def _require_enough(images: MappedImages, request: TuneRequest) -> None:
-    pairs = len(pair_starts(images.true_boxes))
-    if pairs < LEAST_PAIRS:
-        raise RequestError(
-            f"--truth: {request.truth} has boxes of {pairs} (image, class) pairs in the shards, "
-            f"too few to choose by; give at least {LEAST_PAIRS}, better some hundred"
-        )
-    if len(images) < request.folds:
-        raise RequestError(f"--folds: {request.folds} is more than the {len(images)} images")
+    return images.by_key()
