@@ -111,8 +111,8 @@ def test_boxes_follow_from_the_stored_maps_alone(annotate: Callable[..., Path]) 
     table = pq.read_table(path)
     settings = BoxSettings(threshold=0.7, percentile=80, max_boxes=1, min_area=0.0)
     names = footer_of(path).classes
-    reboxed = rebox_rows(table, settings, (64, 64), names)
-    for row, made in zip(table.to_pylist(), reboxed.table.to_pylist(), strict=True):
+    reboxed, _ = rebox_rows(table, settings, (64, 64), names)
+    for row, made in zip(table.to_pylist(), reboxed.to_pylist(), strict=True):
         expected = []
         for stored in row["maps"]:
             steps = np.frombuffer(stored["values"], np.uint8).astype(np.float32)
@@ -184,7 +184,7 @@ def test_a_second_run_does_nothing_and_a_changed_source_redoes_its_own(
     config = make_config(f"input.shards=[{tmp_path}/mine/*.tar]", "output.store_maps=true")
     source = run(config, Console(file=io.StringIO())).folder
     first = rebox(source, "boxes.threshold=0.5")
-    assert (first.published, first.done_before, first.rows) == (3, 0, 12)
+    assert (first.published, first.done_before, first.made.rows) == (3, 0, 12)
     files = sorted(Path(first.folder).iterdir())
     times = [path.stat().st_mtime_ns for path in files]
     second = rebox(source, "boxes.threshold=0.5")
@@ -197,7 +197,7 @@ def test_a_second_run_does_nothing_and_a_changed_source_redoes_its_own(
     shard.write_bytes((tmp_path / "other" / "shard-000001.tar").read_bytes())
     run(config, Console(file=io.StringIO()))
     third = rebox(source, "boxes.threshold=0.5")
-    assert (third.published, third.done_before, third.rows) == (1, 2, 3)
+    assert (third.published, third.done_before, third.made.rows) == (1, 2, 3)
     assert [path.stat().st_mtime_ns == time for path, time in zip(files, times, strict=True)] == [
         True,
         False,
@@ -223,7 +223,7 @@ def test_a_score_that_the_source_does_not_tell_is_zero_and_counted(
     assert nothing.boxes == 0
     true = [box["class_score"] for row in rows_of(everything.folder) for box in row["objects"]]
     summary = rebox(nothing.folder, "boxes.min_area=0.01")
-    assert summary.boxes == len(true)
+    assert summary.made.boxes == len(true)
     rows = rows_of(summary.folder)
     beyond = [
         box["class_score"]
@@ -231,12 +231,12 @@ def test_a_score_that_the_source_does_not_tell_is_zero_and_counted(
         for box in row["objects"]
         if box["class_id"] != row["classes"][0]["class_id"]
     ]
-    assert summary.unknown_scores == len(beyond) > 0
+    assert summary.made.unknown_scores == len(beyond) > 0
     assert set(beyond) == {0.0}
     assert verify(summary.folder).ok
     # Where the label had boxes before, they tell it.
     summary = rebox(everything.folder, "boxes.min_area=0.0101")
-    assert summary.unknown_scores == 0
+    assert summary.made.unknown_scores == 0
     kept = [box["class_score"] for row in rows_of(summary.folder) for box in row["objects"]]
     assert set(kept) <= set(true)
 

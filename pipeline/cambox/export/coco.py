@@ -52,12 +52,8 @@ class CocoWriter(Writer):
         }
         self.file.write((",\n" if self.images else "\n") + json.dumps(entry))
         self.images += 1
-        for (x_min, y_min, x_max, y_max), number, score in zip(
-            exported.corners(),
-            image.boxes.class_id.tolist(),
-            image.boxes.score.tolist(),
-            strict=True,
-        ):
+        of_each = (exported.corners(), image.boxes.class_id.tolist(), image.boxes.score.tolist())
+        for (x_min, y_min, x_max, y_max), number, score in zip(*of_each, strict=True):
             width, height = x_max - x_min, y_max - y_min
             self.waiting.write(",\n" if self.boxes else "\n")
             self.boxes += 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +21,11 @@ from cambox.export.hf import HuggingFaceWriter
 from cambox.export.voc import VocWriter
 from cambox.export.writer import Exported, FileNames, Writer, write_new
 from cambox.export.yolo import YoloWriter
+from cambox.output.publish import name_beside
 from cambox.sources.decode import DecodeError, decode_image, is_upright
 from cambox.sources.shards import Shard
 from cambox.training.labelled import IMAGE_COLUMNS, TrainingSet
-from cambox.training.selection import Selection
+from cambox.training.selection import ClassList, Selection
 from cambox.training.shards import encoded_images, shards_now
 
 ABOUT = "cambox.json"
@@ -93,35 +92,35 @@ def export(request: ExportRequest, on_image: Advance | None = None) -> ExportRep
     to = request.to.resolve()
     _require_free(request.to)
     training_set = TrainingSet.open(request.output, request.selection)
-    scan = _Scan.of(training_set)
-    if not scan.images:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(scan.left_out.items()))
+    names, present, left_out = _scan(training_set)
+    if not names.keys:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         raise RequestError(
             f"{request.output}: no image is left ({reasons or 'no rows'}); ask for less, or keep "
             "images without a box"
         )
     if request.present_classes:
-        classes = training_set.classes.only(scan.present)
+        ids = [training_set.classes.ids[place] for place in sorted(present)]
+        classes = ClassList.of(training_set.recipe.footer.classes, ids)
         training_set = replace(training_set, classes=classes)
     files = training_set.recipe.files
     shards = shards_now(files, request.shards_at) if request.with_images else None
-    beside = to.with_name(f".{to.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    beside = to.with_name(name_beside(to.name))
     try:
         beside.mkdir(parents=True)
         writer = WRITERS[request.format](beside, training_set.classes, request.with_images)
         boxes = turned = 0
         for index in range(len(files)):
             writer.start_shard(index, len(files))
-            for exported in _exported(training_set, index, shards, scan.names):
+            for exported in _exported(training_set, index, shards, names):
                 writer.add(exported)
                 boxes += len(exported.image.boxes)
                 turned += exported.turned
                 if on_image is not None:
-                    on_image(scan.images)
+                    on_image(names.keys)
         writer.close()
-        report = ExportReport(
-            scan.images, boxes, len(training_set.classes.ids), dict(scan.left_out), turned
-        )
+        classes_count = len(training_set.classes.ids)
+        report = ExportReport(names.keys, boxes, classes_count, dict(left_out), turned)
         write_new(beside / ABOUT, _about(request, training_set, report))
         beside.replace(to)
     except (ShardError, DecodeError) as error:
@@ -153,32 +152,24 @@ def _require_free(to: Path) -> None:
         raise RequestError(f"--to: {to} is there already; name a new folder, or remove it")
 
 
-@dataclass(frozen=True)
-class _Scan:
-    """What is known of all rows before anything is written."""
+def _scan(training_set: TrainingSet) -> tuple[FileNames, set[int], Counter[str]]:
+    """What is known of all rows before anything is written.
 
-    images: int
-    names: FileNames
-    present: frozenset[int]
-    left_out: Counter[str]
+    Returns:
+        The images' names, the places of classes that have a box, and how many images are left out,
+        by status.
+    """
+    present: set[int] = set()
+    left_out: Counter[str] = Counter()
 
-    @classmethod
-    def of(cls, training_set: TrainingSet) -> _Scan:
-        images = 0
-        present: set[int] = set()
-        left_out: Counter[str] = Counter()
+    def keys() -> Iterator[str]:
+        for index in range(len(training_set.recipe.files)):
+            for part in training_set.read(index, IMAGE_COLUMNS):
+                present.update(part.boxes.class_id.tolist())
+                left_out.update(part.left_out)
+                yield from part.keys.to_pylist()
 
-        def keys() -> Iterator[str]:
-            nonlocal images
-            for index in range(len(training_set.recipe.files)):
-                for part in training_set.read(index, IMAGE_COLUMNS):
-                    images += len(part)
-                    present.update(part.boxes.class_id.tolist())
-                    left_out.update(part.left_out)
-                    yield from part.keys.to_pylist()
-
-        names = FileNames.of_keys(keys())
-        return cls(images, names, frozenset(present), left_out)
+    return FileNames.of_keys(keys()), present, left_out
 
 
 def _exported(
@@ -190,9 +181,8 @@ def _exported(
             for image in part:
                 yield Exported(image, names.name(image.key, image.shard), ASSUMED_SUFFIX)
         return
-    for encoded in encoded_images(training_set, index, shards[index]):
-        image = encoded.image
-        data, suffix, turned = _upright(encoded.data, encoded.suffix, training_set.max_pixels)
+    for image, suffix, stored in encoded_images(training_set, index, shards[index]):
+        data, suffix, turned = _upright(stored, suffix, training_set.max_pixels)
         yield Exported(image, names.name(image.key, image.shard), suffix, data, turned)
 
 

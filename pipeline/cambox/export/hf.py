@@ -113,13 +113,8 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     """A type in the words of ``datasets``; "Sequence" is the one that old and new versions know."""
     if pa.types.is_struct(kind):
         return {field.name: _feature(field.type) for field in kind}
-    if pa.types.is_fixed_size_list(kind):
-        return {
-            "feature": _feature(kind.value_type),
-            "length": kind.list_size,
-            "_type": "Sequence",
-        }
-    if pa.types.is_list(kind):
-        return {"feature": _feature(kind.value_type), "_type": "Sequence"}
+    if pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):
+        length = {"length": kind.list_size} if pa.types.is_fixed_size_list(kind) else {}
+        return {"feature": _feature(kind.value_type), **length, "_type": "Sequence"}
     # Arrow prints float32 as "float".
     return {"dtype": "float32" if kind == pa.float32() else str(kind), "_type": "Value"}

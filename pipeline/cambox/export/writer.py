@@ -107,9 +107,11 @@ class FileNames:
     a device's gets a digest of shard and key.
 
     Attributes:
+        keys: how many there are.
         repeated: (n,) sorted digests of the names that several samples would have.
     """
 
+    keys: int
     repeated: np.ndarray
 
     @classmethod
@@ -117,21 +119,18 @@ class FileNames:
         """Look through the keys of all samples that get a name; takes eight bytes for each."""
         digests = np.fromiter((_digest(_plain(key)) for key in keys), np.uint64)
         digests.sort()
-        return cls(np.unique(digests[1:][digests[1:] == digests[:-1]]))
+        return cls(len(digests), np.unique(digests[1:][digests[1:] == digests[:-1]]))
 
     def name(self, key: str, shard: str) -> str:
         """The name of a sample's files, without a suffix."""
         plain = _plain(key)
+        digest = np.uint64(_digest(plain))
+        is_repeated = digest in self.repeated[np.searchsorted(self.repeated, digest) :][:1]
         fits = len(plain.encode()) <= _MAX_NAME_BYTES
-        if fits and not _DEVICES.fullmatch(plain) and not self._is_repeated(plain):
+        if fits and not _DEVICES.fullmatch(plain) and not is_repeated:
             return plain
         own = hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:16]
         return f"{plain.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{own}"
-
-    def _is_repeated(self, plain: str) -> bool:
-        digest = np.uint64(_digest(plain))
-        place = int(np.searchsorted(self.repeated, digest))
-        return place < len(self.repeated) and bool(self.repeated[place] == digest)
 
 
 def _plain(key: str) -> str:

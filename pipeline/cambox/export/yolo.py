@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from cambox.boxes import Boxes
 from cambox.export.writer import Exported, Origins, Writer, write_new
 from cambox.training.selection import ClassList
 
@@ -46,22 +45,14 @@ class YoloWriter(Writer):
         self.origins.add(exported)
         if exported.data is not None:
             write_new(self.images / exported.file_name, exported.data)
-        lines = "".join(
+        low, high = np.split(image.boxes.corners / ([image.width, image.height] * 2), 2, axis=1)
+        centres_and_sizes = np.concatenate([(low + high) / 2, high - low], axis=1).tolist()
+        lines = [
             f"{number} {' '.join(format(share, _FORMAT) for share in box)}\n"
-            for number, box in zip(
-                image.boxes.class_id.tolist(),
-                centre_shares(image.boxes, image.width, image.height).tolist(),
-                strict=True,
-            )
-        )
-        write_new(self.labels / f"{exported.name}.txt", lines.encode())
+            for number, box in zip(image.boxes.class_id.tolist(), centres_and_sizes, strict=True)
+        ]
+        write_new(self.labels / f"{exported.name}.txt", "".join(lines).encode())
 
     def close(self) -> None:
         """All is added."""
         self.origins.close()
-
-
-def centre_shares(boxes: Boxes, width: int, height: int) -> np.ndarray:
-    """(n, 4) centre x, centre y, width, height of boxes, as shares of the image's size."""
-    low, high = np.split(boxes.corners / [width, height, width, height], 2, axis=1)
-    return np.concatenate([(low + high) / 2, high - low], axis=1)

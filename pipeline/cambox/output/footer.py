@@ -89,27 +89,16 @@ class Footer:
     classes: tuple[str, ...]
     versions: Mapping[str, str]
 
-    @classmethod
-    def of(cls, recipe: Recipe, shard: Shard) -> Footer:
-        """The footer of a file that this process makes."""
-        return cls(
-            SCHEMA_VERSION,
-            recipe.settings,
-            recipe.digest,
-            shard,
-            recipe.class_names,
-            library_versions(),
-        )
-
-    def to_metadata(self) -> dict[bytes, bytes]:
-        """As Parquet key-value metadata."""
+    @staticmethod
+    def metadata_of(recipe: Recipe, shard: Shard) -> dict[bytes, bytes]:
+        """The entries of a file that this process makes."""
         entries = {
-            "schema_version": str(self.schema_version),
-            "recipe": self.recipe,
-            "recipe_digest": self.recipe_digest,
-            "shard": json.dumps(asdict(self.shard)),
-            "classes": json.dumps(self.classes),
-            "versions": json.dumps(self.versions),
+            "schema_version": str(SCHEMA_VERSION),
+            "recipe": recipe.settings,
+            "recipe_digest": recipe.digest,
+            "shard": json.dumps(asdict(shard)),
+            "classes": json.dumps(recipe.class_names),
+            "versions": json.dumps(library_versions()),
         }
         return {(PREFIX + key).encode(): value.encode() for key, value in entries.items()}
 

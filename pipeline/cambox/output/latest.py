@@ -7,8 +7,6 @@ the symbolic link ``OUTPUT/latest`` as well.
 from __future__ import annotations
 
 import errno
-import os
-import secrets
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cambox.config import OutputSettings
 from cambox.errors import RequestError
-from cambox.output.publish import publish_bytes, sync_folder
+from cambox.output.publish import name_beside, publish_bytes, sync_folder
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import locate
 
@@ -119,7 +117,7 @@ def move_latest(output: OutputSettings, latest: Latest) -> None:
 def _move_link(link: Path, recipe: str) -> None:
     if link.is_symlink() and link.readlink() == Path(recipe):
         return
-    beside = link.with_name(f".{link.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    beside = link.with_name(name_beside(link.name))
     try:
         # Relative, so that it survives a move of the whole output.
         beside.symlink_to(recipe, target_is_directory=True)

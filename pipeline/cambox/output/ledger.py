@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from packaging.version import Version
 
 from cambox.config import OutputSettings
 from cambox.output.footer import Recipe
 from cambox.output.publish import file_name, recipe_uri
-from cambox.output.published_file import PublishedFile
 from cambox.output.reading import files_in
 from cambox.sources.shards import Shard
-
-State = Literal["new", "changed", "outdated", "done"]
 
 
 @dataclass(frozen=True)
@@ -81,33 +77,22 @@ def plan(
         OSError: the output cannot be listed, or a footer cannot be read.
     """
     published = files_in(recipe_uri(output, recipe), output.storage_options)
-    groups: dict[State, list[Shard]] = {"new": [], "changed": [], "outdated": [], "done": []}
-    for shard in shards:
-        name = file_name(shard.uri)
+    expected = {file_name(shard.uri): shard for shard in shards}
+    groups: dict[str, list[Shard]] = {"new": [], "changed": [], "outdated": [], "done": []}
+    for name, shard in expected.items():
+        file = published.get(name)
         if name not in published:
-            groups["new"].append(shard)
+            state = "new"
+        elif file is None or file.shard != shard:
+            state = "changed"
+        elif redo_older_than and Version(file.versions["cambox"]) < redo_older_than:
+            state = "outdated"
         else:
-            groups[_state(shard, published[name], redo_older_than)].append(shard)
-    expected = {file_name(shard.uri) for shard in shards}
+            state = "done"
+        groups[state].append(shard)
+    whole = {name: file for name, file in sorted(published.items()) if file is not None}
     return Plan(
-        new=tuple(groups["new"]),
-        changed=tuple(groups["changed"]),
-        outdated=tuple(groups["outdated"]),
-        done=tuple(groups["done"]),
-        orphaned=tuple(
-            file.shard.uri
-            for name, file in sorted(published.items())
-            if file is not None and name not in expected
-        ),
-        versions=Counter(
-            pair for file in published.values() if file for pair in file.versions.items()
-        ),
+        **{state: tuple(of_state) for state, of_state in groups.items()},
+        orphaned=tuple(file.shard.uri for name, file in whole.items() if name not in expected),
+        versions=Counter(pair for file in whole.values() for pair in file.versions.items()),
     )
-
-
-def _state(shard: Shard, file: PublishedFile | None, redo_older_than: Version | None) -> State:
-    if file is None or file.shard != shard:
-        return "changed"
-    if redo_older_than is not None and Version(file.versions["cambox"]) < redo_older_than:
-        return "outdated"
-    return "done"

@@ -68,7 +68,7 @@ def publish(
     Raises:
         OSError: the storage failed; see ``publish_bytes`` for what is visible then.
     """
-    metadata = {**Footer.of(recipe, shard).to_metadata(), **(more or {})}
+    metadata = {**Footer.metadata_of(recipe, shard), **(more or {})}
     uri = f"{recipe_uri(output, recipe)}/{file_name(shard.uri)}"
     publish_bytes(uri, to_parquet(rows.replace_schema_metadata(metadata)), output.storage_options)
     return uri
@@ -125,7 +125,7 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
         _publish_locally(Path(path), data)
     elif protocol_of(uri) in _WRITTEN_IN_PLACE:
         folder, _, name = path.rpartition("/")
-        beside = f"{folder}/{_beside(name)}"
+        beside = f"{folder}/{name_beside(name)}"
 
         def write_and_rename() -> None:
             filesystem.makedirs(folder, exist_ok=True)
@@ -145,7 +145,7 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
 
 def _publish_locally(path: Path, data: bytes) -> None:
     _make_folder(path.parent)
-    beside = path.with_name(_beside(path.name))
+    beside = path.with_name(name_beside(path.name))
     try:
         with beside.open("wb") as file:
             file.write(data)
@@ -158,7 +158,8 @@ def _publish_locally(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _beside(name: str) -> str:
+def name_beside(name: str) -> str:
+    """A name of this process alone, hidden from readers, for what is not whole yet."""
     return f".{name}.{os.getpid()}-{secrets.token_hex(4)}"
 
 

@@ -70,8 +70,9 @@ class PublishedFile:
     def table(self, columns: Sequence[str]) -> pa.Table:
         """All rows in one piece; see ``batches``."""
         batches = list(self.batches(columns))
-        assert batches or self.rows == 0
-        return pa.Table.from_batches(batches).combine_chunks() if batches else self._empty(columns)
+        if batches:
+            return pa.Table.from_batches(batches).combine_chunks()
+        return self._metadata().schema.to_arrow_schema().empty_table().select(list(columns))
 
     def rows_at(self, places: Sequence[int]) -> Iterator[dict[str, Any]]:
         """The rows at some places, 0 to n - 1, in the order of the file, with all columns.
@@ -80,17 +81,17 @@ class PublishedFile:
             RequestError: as ``batches``.
         """
         wanted = np.unique(np.asarray(places, dtype=np.int64))
-        first = 0
-        for number, count in enumerate(self._group_rows()):
-            inside = wanted[(wanted >= first) & (wanted < first + count)] - first
-            first += count
-            if len(inside):
-                done = 0
-                for batch in self._batches(None, ROWS_WITH_MAPS_AT_ONCE, [number]):
-                    here = inside[(inside >= done) & (inside < done + batch.num_rows)] - done
-                    done += batch.num_rows
-                    if len(here):
-                        yield from batch.take(pa.array(here)).to_pylist()
+        metadata = self._metadata()
+        end = 0
+        for number in range(metadata.num_row_groups):
+            first, end = end, end + metadata.row_group(number).num_rows
+            if not ((wanted >= first) & (wanted < end)).any():
+                continue
+            for batch in self._batches(None, ROWS_WITH_MAPS_AT_ONCE, [number]):
+                here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)] - first
+                first += batch.num_rows
+                if len(here):
+                    yield from batch.take(pa.array(here)).to_pylist()
 
     def whole(self) -> bytes:
         """All of its bytes.
@@ -101,13 +102,6 @@ class PublishedFile:
         filesystem, path = locate(self.uri, self.storage_options)
         data: bytes = _asked(self.uri, lambda: filesystem.cat_file(path))
         return data
-
-    def _empty(self, columns: Sequence[str]) -> pa.Table:
-        return self._metadata().schema.to_arrow_schema().empty_table().select(list(columns))
-
-    def _group_rows(self) -> list[int]:
-        metadata = self._metadata()
-        return [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
 
     def _metadata(self) -> pq.FileMetaData:
         with _readable(self.uri):

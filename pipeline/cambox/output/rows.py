@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -140,47 +139,41 @@ def table(
         if field.name == "objects":
             return boxes_to_arrow(boxes, len(rows), class_names)
         values = [getattr(row, field.name) for row in rows]
-        is_struct = pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)
-        return _lists(values, field.type) if is_struct else pa.array(values, field.type)
+        if not (pa.types.is_list(field.type) and pa.types.is_struct(field.type.value_type)):
+            return pa.array(values, field.type)
+        entries = [entry for entries in values for entry in entries]
+        members = {
+            member.name: [getattr(entry, member.name) for entry in entries]
+            for member in field.type.value_type
+        }
+        return _lists(list(map(len, values)), members, field.type)
 
     return pa.Table.from_arrays([column(field) for field in fields], schema=fields)
 
 
-def _lists(lists: Sequence[Sequence[Any]], type_: pa.ListType) -> pa.ListArray:
-    """Lists of objects as an array; a column of all objects at a time, not a dict of each."""
-    objects = [entry for entries in lists for entry in entries]
-    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
-    members = [
-        pa.array(list(map(attrgetter(field.name), objects)), field.type)
-        for field in type_.value_type.fields
-    ]
-    values = pa.StructArray.from_arrays(members, fields=type_.value_type.fields)
-    return pa.ListArray.from_arrays(offsets, values, type=type_)
+def _lists(counts: Sequence[int], members: Mapping[str, Any], type_: pa.ListType) -> pa.ListArray:
+    """Lists of so many structs each, their fields a column of all at a time, not a dict of each."""
+    fields = list(type_.value_type)
+    arrays = [pa.array(members[field.name], field.type) for field in fields]
+    offsets = np.cumsum([0, *counts], dtype=np.int32)
+    structs = pa.StructArray.from_arrays(arrays, fields=fields)
+    return pa.ListArray.from_arrays(offsets, structs, type=type_)
 
 
 def boxes_to_arrow(boxes: Boxes, rows: int, class_names: Sequence[str]) -> pa.ListArray:
     """The column ``objects`` of so many rows; arguments as in ``table``."""
-    values: dict[str, np.ndarray | pa.Array] = {
+    members = {
         "class_id": boxes.class_id,
         "class_name": pa.array(class_names, pa.string()).take(pa.array(boxes.class_id)),
         "rank": boxes.rank,
-        "class_score": boxes.class_score,
-        "box_score": boxes.score,
-        **dict(zip(SIDES, boxes.corners.T, strict=True)),
+        "class_score": boxes.class_score.astype(np.float32),
+        "box_score": boxes.score.astype(np.float32),
+        **dict(zip(SIDES, boxes.corners.T.astype(np.float32), strict=True)),
         "component": boxes.component,
         "touches_edge": boxes.touches_edge,
     }
-    fields = list(OBJECT_TYPE)
-    arrays = [
-        values[field.name]
-        if isinstance(values[field.name], pa.Array)
-        else pa.array(values[field.name].astype(field.type.to_pandas_dtype()), field.type)
-        for field in fields
-    ]
-    counts = np.bincount(boxes.image, minlength=rows)
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    structs = pa.StructArray.from_arrays(arrays, fields=fields)
-    return pa.ListArray.from_arrays(offsets, structs, type=pa.list_(OBJECT_TYPE))
+    counts = np.bincount(boxes.image, minlength=rows).tolist()
+    return _lists(counts, members, pa.list_(OBJECT_TYPE))
 
 
 def boxes_from_arrow(objects: pa.ListArray) -> Boxes:

@@ -7,7 +7,6 @@ import io
 import json
 import multiprocessing
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from cambox.output.footer import SOURCE_KEY, Recipe, recipe_digest
 from cambox.output.publish import file_name, is_intact, publish, recipe_uri, remove_leftovers
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, files_in, open_recipe
-from cambox.rebox.rows import rebox_rows
+from cambox.rebox.rows import Reboxed, rebox_rows
 from cambox.sources.storage import canonical_uri
 from cambox.threads import usable_cpus
 
@@ -45,7 +44,7 @@ class ReboxSummary:
         done_before: files that were there already, from the same bytes.
         without_source: files that are there, and whose source is not.
         failures: files that were given up, and why.
-        unknown_scores: boxes with a class_score of 0 because the source does not tell it.
+        made: what is in the published files.
     """
 
     source: str
@@ -55,10 +54,7 @@ class ReboxSummary:
     done_before: int
     without_source: int
     failures: Mapping[str, str]
-    rows: int
-    boxes: int
-    no_box: Counter[str]
-    unknown_scores: int
+    made: Reboxed
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
@@ -75,22 +71,12 @@ class ReboxSummary:
                     {"file": uri, "reason": reason} for uri, reason in self.failures.items()
                 ],
             },
-            "rows": self.rows,
-            "boxes": self.boxes,
-            "maps_without_box": dict(self.no_box),
-            "boxes_with_unknown_class_score": self.unknown_scores,
+            "rows": self.made.rows,
+            "boxes": self.made.boxes,
+            "maps_without_box": dict(self.made.no_box),
+            "boxes_with_unknown_class_score": self.made.unknown_scores,
             "seconds": self.seconds,
         }
-
-
-@dataclass(frozen=True)
-class ReboxedFile:
-    """What became of one file: what ``ReboxedRows`` counts, without the rows."""
-
-    rows: int
-    boxes: int
-    no_box: Counter[str]
-    unknown_scores: int
 
 
 def rebox_output(
@@ -119,13 +105,13 @@ def rebox_output(
     remove_leftovers(target, recipe)
     start = time.monotonic()
     failures: dict[str, str] = {}
-    published: list[ReboxedFile] = []
+    reports: list[Reboxed] = []
     height, width = json.loads(recipe.settings)["model"]["input_size"]
     size = upsampled_size(boxes, (height, width))
     rebox_file = functools.partial(_rebox, recipe, boxes, size, target)
     for file, outcome in zip(to_do, _outcomes(to_do, rebox_file), strict=True):
-        if isinstance(outcome, ReboxedFile):
-            published.append(outcome)
+        if isinstance(outcome, Reboxed):
+            reports.append(outcome)
         else:
             failures[file.uri] = outcome
         if on_file is not None:
@@ -134,14 +120,11 @@ def rebox_output(
         source=source.uri,
         folder=recipe_uri(target, recipe),
         recipe=recipe,
-        published=len(published),
+        published=len(reports),
         done_before=len(names) - len(to_do),
         without_source=len(made.keys() - names.keys()),
         failures=failures,
-        rows=sum(one.rows for one in published),
-        boxes=sum(one.boxes for one in published),
-        no_box=sum((one.no_box for one in published), Counter()),
-        unknown_scores=sum(one.unknown_scores for one in published),
+        made=sum(reports, Reboxed()),
         seconds=time.monotonic() - start,
     )
 
@@ -185,8 +168,8 @@ def _is_done(file: PublishedFile, recipe: Recipe, made: PublishedFile | None) ->
 
 
 def _outcomes(
-    files: Sequence[PublishedFile], rebox_file: Callable[[PublishedFile], ReboxedFile | str]
-) -> Iterator[ReboxedFile | str]:
+    files: Sequence[PublishedFile], rebox_file: Callable[[PublishedFile], Reboxed | str]
+) -> Iterator[Reboxed | str]:
     """Of each file in turn, one after the other until it shows that processes pay."""
     start = time.monotonic()
     for done, file in enumerate(files, 1):
@@ -207,35 +190,36 @@ def _rebox(
     size: tuple[int, int],
     target: OutputSettings,
     file: PublishedFile,
-) -> ReboxedFile | str:
+) -> Reboxed | str:
     """What became of a file, or why nothing did."""
     try:
         data = file.whole()
         source = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         if not is_intact(data, source.metadata.metadata or {}):
             return "the bytes before the footer are not those that were written"
-        made = rebox_rows(source.read(), boxes, size, recipe.class_names)
-        publish(made.table, file.shard, recipe, target, {SOURCE_KEY: _came_from(file).encode()})
+        rows, report = rebox_rows(source.read(), boxes, size, recipe.class_names)
+        publish(rows, file.shard, recipe, target, {SOURCE_KEY: _came_from(file).encode()})
     except (OSError, pa.ArrowException, RequestError) as error:
         return one_line(error)
-    return ReboxedFile(made.table.num_rows, made.boxes, made.no_box, made.unknown_scores)
+    return report
 
 
 def print_rebox(summary: ReboxSummary, console: Console) -> None:
     """Say where the output is and what was done."""
-    rate = summary.rows / summary.seconds if summary.seconds else 0.0
+    made = summary.made
+    rate = made.rows / summary.seconds if summary.seconds else 0.0
     lines = [
         f"{summary.published} files reboxed, {summary.done_before} were done before, "
         f"{len(summary.failures)} given up"
     ]
     if summary.published:
-        lines.append(f"{summary.rows} rows, {summary.boxes} boxes, {rate:.1f} images/s")
-    if summary.no_box:
-        reasons = ", ".join(f"{name} {count}" for name, count in sorted(summary.no_box.items()))
+        lines.append(f"{made.rows} rows, {made.boxes} boxes, {rate:.1f} images/s")
+    if made.no_box:
+        reasons = ", ".join(f"{name} {count}" for name, count in sorted(made.no_box.items()))
         lines.append(f"maps without a box: {reasons}")
-    if summary.unknown_scores:
+    if made.unknown_scores:
         lines.append(
-            f"{summary.unknown_scores} boxes are of labels beyond the model's top-k that had no "
+            f"{made.unknown_scores} boxes are of labels beyond the model's top-k that had no "
             "box before; the source does not tell their class_score, so it is 0"
         )
     if summary.without_source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -21,25 +21,32 @@ MAPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class ReboxedRows:
-    """The rows of a file, and what is to be said of them.
+class Reboxed:
+    """What is to be said of rows that were reboxed.
 
     Attributes:
-        boxes: how many there are.
         no_box: maps without a box, by reason.
         unknown_scores: boxes whose class_score the source does not tell; it is 0 there.
     """
 
-    table: pa.Table
-    boxes: int
-    no_box: Counter[str]
-    unknown_scores: int
+    rows: int = 0
+    boxes: int = 0
+    no_box: Counter[str] = field(default_factory=Counter)
+    unknown_scores: int = 0
+
+    def __add__(self, other: Reboxed) -> Reboxed:
+        return Reboxed(
+            self.rows + other.rows,
+            self.boxes + other.boxes,
+            self.no_box + other.no_box,
+            self.unknown_scores + other.unknown_scores,
+        )
 
 
 def rebox_rows(
     table: pa.Table, settings: BoxSettings, size: tuple[int, int], class_names: Sequence[str]
-) -> ReboxedRows:
-    """Make the boxes of every stored map anew.
+) -> tuple[pa.Table, Reboxed]:
+    """Make the boxes of every stored map anew; the rows, and what there is in them.
 
     Args:
         table: rows with ``maps``.
@@ -56,12 +63,10 @@ def rebox_rows(
     )
     objects = boxes_to_arrow(found.boxes.scaled(width, height), table.num_rows, class_names)
     made = table.set_column(table.schema.get_field_index("objects"), "objects", objects)
-    return ReboxedRows(
-        table=made.cast(schema(with_maps=True)),
-        boxes=len(found.boxes),
-        no_box=Counter(str(reason) for reason in found.reasons if reason is not None),
-        unknown_scores=int((~known[found.of_map]).sum()),
-    )
+    no_box = Counter(str(reason) for reason in found.reasons if reason is not None)
+    unknown = int((~known[found.of_map]).sum())
+    report = Reboxed(table.num_rows, len(found.boxes), no_box, unknown)
+    return made.cast(schema(with_maps=True)), report
 
 
 def _boxes(maps: Entries, settings: BoxSettings, size: tuple[int, int]) -> FoundBoxes:
@@ -91,18 +96,13 @@ def _class_scores(table: pa.Table, maps: Entries) -> tuple[np.ndarray, np.ndarra
     """
     classes = Entries.of(table.column("classes"), "classes")
     objects = Entries.of(table.column("objects"), "objects")
-    keys = np.concatenate([_key(classes), _key(objects)])
-    values = np.concatenate([classes["probability"], objects["class_score"]])
-    wanted = _key(maps)
-    if not len(keys):
-        return np.zeros(len(wanted), np.float32), np.zeros(len(wanted), bool)
-    order = np.argsort(keys, kind="stable")
-    at = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
-    known = keys[order][at] == wanted
-    return np.where(known, values[order][at], 0).astype(np.float32), known
+    told = dict(zip(_keys(objects), objects["class_score"], strict=True))
+    told |= zip(_keys(classes), classes["probability"], strict=True)
+    wanted = _keys(maps)
+    scores = np.array([told.get(key, 0) for key in wanted], np.float32)
+    return scores, np.array([key in told for key in wanted], bool)
 
 
-def _key(entries: Entries) -> np.ndarray:
-    """(n,) one number for row and class."""
-    key: np.ndarray = (entries.row.astype(np.int64) << 32) + entries["class_id"]
-    return key
+def _keys(entries: Entries) -> list[tuple[int, int]]:
+    """Row and class of each."""
+    return list(zip(entries.row.tolist(), entries["class_id"].tolist(), strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import io
 import warnings
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -69,10 +68,10 @@ def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     if not data:
         raise DecodeError(SampleStatus.unreadable, "the file is empty (zero bytes)")
     header = _read_header(data)
-    what = f"{header.kind} of {header.width} x {header.height} pixels"
+    what = f"{header.format} of {header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
         raise DecodeError(SampleStatus.too_large, f"{what}, the limit is {max_pixels} in all")
-    decode = _by_pillow if (header.kind, header.mode) in _ONLY_PILLOW else _by_opencv
+    decode = _by_pillow if (header.format, header.mode) in _ONLY_PILLOW else _by_opencv
     try:
         pixels = decode(data)
     except MemoryError:
@@ -94,11 +93,10 @@ def is_upright(data: bytes) -> bool:
     Raises:
         DecodeError: it is not an image, or its header is cut or damaged.
     """
-    _read_header(data)
+    header = _read_header(data)
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            # What is no orientation is passed over by both libraries.
-            return image.getexif().get(_ORIENTATION) not in _TURNED
+        # What is no orientation is passed over by both libraries.
+        return header.getexif().get(_ORIENTATION) not in _TURNED
     except Exception as error:
         # The same of Pillow's parsers.
         reason = f"the EXIF data are damaged ({type(error).__name__}: {error})"
@@ -122,18 +120,10 @@ def _by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-@dataclass(frozen=True)
-class _Header:
-    kind: str
-    mode: str
-    width: int
-    height: int
-
-
-def _read_header(data: bytes) -> _Header:
+def _read_header(data: bytes) -> Image.Image:
+    """The image, of which nothing but the header is read yet."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return _Header(str(image.format), image.mode, image.width, image.height)
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise DecodeError(SampleStatus.too_large, str(error)) from error
     except UnidentifiedImageError as error:

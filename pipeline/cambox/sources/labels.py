@@ -112,9 +112,9 @@ def class_folders(
     labels: dict[str, tuple[int, ...]] = {
         image: (ranks[image.partition("/")[0]],) for image in images
     }
-    used = {image.partition("/")[0] for image in images}
-    for name in names:
-        if name not in used:
+    used = {rank for (rank,) in labels.values()}
+    for name, rank in ranks.items():
+        if rank not in used:
             raise RequestError(
                 f"{images_dir / name}: a class folder without images would shift the classes "
                 "after it; remove it, or give the classes with --labels"

@@ -25,7 +25,9 @@ Place = tuple[AbstractFileSystem, str]
 
 
 def describe(places: Sequence[Place], lists: bool) -> Iterator[Info | None]:
-    """What the store says of each place, in order; None for one that is not there."""
+    """What the store says now of each place, in order; None for one that is not there."""
+    for filesystem in {filesystem for filesystem, _ in places}:
+        filesystem.invalidate_cache()
     listed: dict[Place, Info] = {}
     folders = Counter((filesystem, path.rpartition("/")[0]) for filesystem, path in places)
     for (filesystem, folder), asked_for in folders.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from cambox.errors import RequestError
 from cambox.sources.labels import class_folders, read_labels_csv
 from cambox.sources.samples import IMAGE_SUFFIXES, META_NAME
 from cambox.sources.webdataset_io import TarWriter, base_plus_ext
+from cambox.threads import grouped
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,9 @@ def pack(
     _prepare(destination)
     if names:
         (destination / "class_names.txt").write_text("".join(f"{n}\n" for n in names), "utf-8")
-    starts = range(0, len(images), samples_per_shard)
-    groups = [images[start : start + samples_per_shard] for start in starts]
-    _write_shards(destination, groups, labels, on_sample)
+    shards = _write_shards(destination, grouped(images, samples_per_shard), labels, on_sample)
     unlabelled = sum(image.relative not in labels for image in images)
-    return PackReport(len(groups), len(images), unlabelled, skipped)
+    return PackReport(shards, len(images), unlabelled, skipped)
 
 
 def _find_images(images_dir: Path, destination: Path) -> tuple[list[_Image], int]:
@@ -143,41 +142,39 @@ def _prepare(destination: Path) -> None:
 
 def _write_shards(
     destination: Path,
-    groups: Sequence[Sequence[_Image]],
+    groups: Iterable[Sequence[_Image]],
     labels: Mapping[str, tuple[int, ...]],
     on_sample: Callable[[], None] | None,
-) -> None:
-    names = [f"shard-{index:06d}.tar" for index in range(len(groups))]
-    beside = [destination / f".{name}.tmp" for name in names]
+) -> int:
+    beside: dict[Path, Path] = {}
     try:
-        for path, group in zip(beside, groups, strict=True):
-            _write_shard(path, group, labels, on_sample)
+        for index, group in enumerate(groups):
+            name = f"shard-{index:06d}.tar"
+            path = destination / f".{name}.tmp"
+            beside[path] = destination / name
+            # Fixed times, owner and mode: the same images give the same bytes.
+            with (
+                path.open("wb") as file,
+                TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as writer,
+            ):
+                for image in group:
+                    writer.write(_sample(image, labels.get(image.relative)))
+                    if on_sample is not None:
+                        on_sample()
     except BaseException:
         for path in beside:
             path.unlink(missing_ok=True)
         raise
-    for path, name in zip(beside, names, strict=True):
-        path.rename(destination / name)
+    for path, final in beside.items():
+        path.rename(final)
+    return len(beside)
 
 
-def _write_shard(
-    path: Path,
-    images: Sequence[_Image],
-    labels: Mapping[str, tuple[int, ...]],
-    on_sample: Callable[[], None] | None,
-) -> None:
-    # Fixed times, owner and mode: the same images give the same bytes.
-    with (
-        path.open("wb") as file,
-        TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as writer,
-    ):
-        for image in images:
-            sample: dict[str, str | bytes] = {
-                "__key__": image.key,
-                image.path.suffix.lower().removeprefix("."): image.path.read_bytes(),
-            }
-            if image.relative in labels:
-                sample["cls"] = " ".join(map(str, labels[image.relative])).encode()
-            writer.write(sample)
-            if on_sample is not None:
-                on_sample()
+def _sample(image: _Image, classes: tuple[int, ...] | None) -> dict[str, str | bytes]:
+    sample: dict[str, str | bytes] = {
+        "__key__": image.key,
+        image.path.suffix.lower().removeprefix("."): image.path.read_bytes(),
+    }
+    if classes is not None:
+        sample["cls"] = " ".join(map(str, classes)).encode()
+    return sample

@@ -61,8 +61,7 @@ def read_samples(
     metadata (``__name__``) belong to no sample.
 
     Args:
-        shard: the shard; a name that ends in ``.gz`` or ``.tgz`` is decompressed.
-        storage_options: passed to the fsspec file system.
+        shard: one whose name ends in ``.gz`` or ``.tgz`` is decompressed.
         on_bytes: called with the stored bytes after each read.
         max_sample_bytes: a sample whose files, headers included, are larger together makes the
             shard unreadable; so does a member that declares more.
@@ -180,12 +179,10 @@ def image_suffix(suffixes: Iterable[str]) -> str | None:
     stands, compound ones count by their last part (``left.jpg``), the first in that same order,
     then by name.
     """
-    present = sorted(suffixes)
-    for suffix in IMAGE_SUFFIXES:
-        if suffix in present:
-            return suffix
-    for suffix in IMAGE_SUFFIXES:
-        for name in present:
-            if name.endswith(f".{suffix}"):
-                return name
-    return None
+    last_parts = {name: name.rpartition(".")[2] for name in suffixes}
+    images = [name for name, last in last_parts.items() if last in IMAGE_SUFFIXES]
+    return min(
+        images,
+        key=lambda name: ("." in name, IMAGE_SUFFIXES.index(last_parts[name]), name),
+        default=None,
+    )

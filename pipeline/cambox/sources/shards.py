@@ -50,7 +50,6 @@ def find_shards(
 
     Args:
         patterns: paths or URLs, with ``{000..123}`` or ``{a,b}`` and with ``*``, ``?``, ``[...]``.
-        storage_options: passed to the fsspec file system.
 
     Raises:
         RequestError: a pattern is not allowed, matches nothing, or names a missing file.
@@ -138,8 +137,6 @@ def _files(
     pattern: str, uris: Sequence[str], storage_options: Mapping[str, Any] | None
 ) -> Iterator[Shard]:
     places = [locate(uri, storage_options) for uri in uris]
-    for filesystem in {filesystem for filesystem, _ in places}:
-        filesystem.invalidate_cache()
     lists = protocol_of(pattern) not in HTTP
     for uri, info in zip(uris, describe(places, lists), strict=True):
         if info is None:
@@ -178,8 +175,6 @@ def states_of(
     """
     with storage_failures(shards[0].uri if len(shards) == 1 else "the shards"):
         places = [locate(shard.uri, storage_options) for shard in shards]
-        for filesystem in {filesystem for filesystem, _ in places}:
-            filesystem.invalidate_cache()
         infos = describe(places, lists=True)
         return [_state(shard, info, moved) for shard, info in zip(shards, infos, strict=True)]
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Large enough that a remote read is not dominated by the calls.
 _BUFFER_BYTES = 1 << 20
 SHARDS_AT_ONCE = 8
-CHUNK_BYTES = 1 << 20
 
 
 class StoredBytes(io.RawIOBase):
@@ -80,8 +79,6 @@ def open_shard(
     """Open a shard as a stream of tar bytes; ``.gz`` and ``.tgz`` are decompressed on the way.
 
     Args:
-        shard: the shard.
-        storage_options: passed to the fsspec file system.
         on_bytes: called with the stored (compressed) bytes after each read.
 
     Raises:
@@ -108,13 +105,9 @@ def with_content_fingerprints(
     """
 
     def digest(shard: Shard) -> str:
-        found = hashlib.sha256()
         with open_stream(shard.uri, storage_options) as stored:
-            stream = StoredBytes(stored, shard)
             # What ends early is a cut connection, not another content.
-            while chunk := stream.read(CHUNK_BYTES):
-                found.update(chunk)
-        return found.hexdigest()
+            return hashlib.file_digest(StoredBytes(stored, shard), "sha256").hexdigest()
 
     def read(shard: Shard) -> Shard:
         found = from_storage(shard.uri, lambda: digest(shard))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,15 +91,6 @@ class ClassList:
             for class_id in chosen
         )
         return cls(tuple(chosen), names, len(recipe_names))
-
-    def only(self, places: Iterable[int]) -> ClassList:
-        """Those at some places, in the same order."""
-        order = sorted(places)
-        return ClassList(
-            tuple(self.ids[place] for place in order),
-            tuple(self.names[place] for place in order),
-            self.recipe_count,
-        )
 
     def places(self) -> np.ndarray:
         """(recipe_count,) int64 the place of each of the recipe's classes; -1: not in the list."""

@@ -6,7 +6,7 @@ import logging
 import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -29,18 +29,8 @@ LOG = logging.getLogger(__name__)
 READINGS = 2
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """An image of a shard with its boxes.
-
-    Attributes:
-        suffix: of its file in the shard, in lower case (``jpg``, ``left.jpg``).
-        data: the file.
-    """
-
-    image: LabelledImage
-    suffix: str
-    data: bytes
+EncodedImage = tuple[LabelledImage, str, bytes]
+"""An image, the suffix of its file in the shard in lower case (``left.jpg``), and the file."""
 
 
 def shards_now(
@@ -75,9 +65,8 @@ def shards_now(
     states = states_of(shards, storage_options, moved_to is not None)
     for shard, state in zip(shards, states, strict=True):
         if state == "gone":
-            raise RequestError(
-                f"{shard.uri} is not there; name the folder that holds the shards now"
-            )
+            remedy = "name the folder that holds the shards now"
+            raise RequestError(f"{shard.uri} is not there; {remedy}")
         if state == "changed":
             raise RequestError(
                 f"{shard.uri} is not the file that was annotated ({shard.fingerprint}); run "
@@ -111,7 +100,7 @@ def encoded_images(
         suffix = image_suffix(sample.members)
         if suffix is None:
             raise changed(shard.uri, f"the sample {sample.key!r} has no image any more")
-        yield EncodedImage(image, suffix, sample.members[suffix])
+        yield image, suffix, sample.members[suffix]
     if images:
         raise changed(shard.uri, f"the sample {next(iter(images))!r} is gone")
     rows = training_set.recipe.files[index].rows
@@ -152,9 +141,6 @@ def index_images(
     Reads headers only and trusts them: whether the archive is whole was seen when it was
     annotated, and has to be compared with that by whoever uses the index.
 
-    Args:
-        uri: an archive that is not compressed.
-
     Returns:
         None for a sample without an image.
 
@@ -173,10 +159,8 @@ def index_images(
                 tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive,
             ):
                 for member in archive:
-                    found = key_and_suffix(member.name) if member.isreg() else None
-                    if found is not None:
-                        key, suffix = found
-                        samples[key][suffix] = (member.offset_data, member.size)
+                    if member.isreg() and (found := key_and_suffix(member.name)):
+                        samples[found[0]][found[1]] = (member.offset_data, member.size)
         except tarfile.TarError as error:
             raise ShardError(
                 f"{uri}: {error}; only an uncompressed tar can be read in any order"

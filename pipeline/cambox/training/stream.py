@@ -90,25 +90,21 @@ class BoxStream(IterableDataset[DetectionSample]):
         """
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
-        order = list(range(len(self.shards)))
+        order = list(enumerate(self.shards))
         epoch = int(self._epoch)
         if self.shuffle:
             random.Random(f"{self.seed} {epoch}").shuffle(order)
         own = order[self.rank :: self.world_size][number::workers]
         samples: Iterable[EncodedImage] = (
             sample
-            for index in own
-            for sample in encoded_images(
-                self.training_set, index, self.shards[index], self.shard_options
-            )
+            for index, shard in own
+            for sample in encoded_images(self.training_set, index, shard, self.shard_options)
         )
         if self.shuffle:
             generator = random.Random(f"{self.seed} {epoch} {self.rank} {number}")
             samples = _shuffled(samples, self.shuffle, generator)
-        for sample in samples:
-            yield detection_sample(
-                sample.image, sample.data, self.training_set.max_pixels, self.transforms
-            )
+        for image, _, data in samples:
+            yield detection_sample(image, data, self.training_set.max_pixels, self.transforms)
 
 
 def _shuffled(

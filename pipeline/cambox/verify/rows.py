@@ -97,12 +97,14 @@ class RowChecks:
         )
         for name in ("classes", "objects", "maps"):
             if name in self.batch.schema.names:
-                some = as_numpy(pc.list_value_length(self.batch[name])) > 0
-                self._report_rows(
-                    "status",
-                    known & ~decoded & some,
-                    lambda row, name=name: f"{status[row]} with {name}",
-                )
+                self._require_none(name, known & ~decoded)
+
+    def _require_none(self, column: str, rows: np.ndarray) -> None:
+        self._report_rows(
+            "status",
+            rows & (as_numpy(pc.list_value_length(self.batch[column])) > 0),
+            lambda row: f"{self.batch['status'][row]} with {column}",
+        )
 
     def _lists(self) -> None:
         labels, classes, objects = map(self._taken_apart, ("labels", "classes", "objects"))
