@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cambox.boxes import Boxes
-from cambox.cams.kernel import CONSTANT, FOUND, NON_FINITE, find_components
+from cambox.cams.kernel import CONSTANT, FOUND, NON_FINITE, Taps, find_components
 from cambox.config import BoxSettings
 
 # How much a bicubic interpolation overshoots; OpenCV's choice.
@@ -91,13 +91,12 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
     if maps.ndim != 3 or 0 in maps.shape[1:]:
         raise ValueError(f"expected maps of shape (m, h, w), got {maps.shape}")
     height, width = size
-    row_cells, row_weights = taps(maps.shape[1], height, settings.interpolation)
-    column_cells, column_weights = taps(maps.shape[2], width, settings.interpolation)
     # No two components share a block of two by two cells.
     most = min(settings.max_boxes, -(-height // 2) * -(-width // 2))
     outcomes, counts, extents, sums, totals = find_components(
         maps,
-        *(row_cells, row_weights, column_cells, column_weights),
+        taps(maps.shape[1], height, settings.interpolation),
+        taps(maps.shape[2], width, settings.interpolation),
         np.float32(settings.threshold),
         float(settings.percentile),
         settings.min_area * (height * width),
@@ -131,9 +130,7 @@ def upsampled_size(settings: BoxSettings, input_size: tuple[int, int]) -> tuple[
 
 
 @lru_cache(maxsize=64)
-def taps(
-    coarse: int, fine: int, interpolation: Literal["bicubic", "bilinear"]
-) -> tuple[np.ndarray, np.ndarray]:
+def taps(coarse: int, fine: int, interpolation: Literal["bicubic", "bilinear"]) -> Taps:
     """Which cells of a line of ``coarse`` each cell of one of ``fine`` is made of, and how much.
 
     Computed in float32, as OpenCV does it; beyond the ends the last cell goes on.

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Taps = tuple[np.ndarray, np.ndarray]
 
 # What became of a map.
 FOUND, NON_FINITE, CONSTANT = range(3)
@@ -45,10 +46,8 @@ def compiled(function: Function, fast: AbstractSet[str] = frozenset()) -> Functi
 @compiled
 def find_components(
     maps: np.ndarray,
-    row_cells: np.ndarray,
-    row_weights: np.ndarray,
-    column_cells: np.ndarray,
-    column_weights: np.ndarray,
+    row_taps: Taps,
+    column_taps: Taps,
     threshold: np.float32,
     rank: float,
     smallest: float,
@@ -58,7 +57,7 @@ def find_components(
 
     Args:
         maps: (n, h, w) float32.
-        row_cells, row_weights, column_cells, column_weights: see ``boxes.taps``.
+        row_taps, column_taps: see ``boxes.taps``.
         threshold: of the percentile.
         rank: of the percentile, 0 to 100.
         smallest: cells of a component, may be a fraction.
@@ -70,7 +69,7 @@ def find_components(
         sum of all values of the map, (n,).
     """
     count = maps.shape[0]
-    height, width = row_cells.shape[0], column_cells.shape[0]
+    height, width = row_taps[0].shape[0], column_taps[0].shape[0]
     outcome = np.zeros(count, np.int8)
     found = np.zeros(count, np.int64)
     extents = np.zeros((count, most, 4), np.int64)
@@ -83,7 +82,7 @@ def find_components(
         outcome[number] = _usable(maps[number])
         if outcome[number] != FOUND:
             continue
-        _upsample(maps[number], row_cells, row_weights, column_cells, column_weights, values)
+        _upsample(maps[number], row_taps, column_taps, values)
         low, high = _extremes(values)
         if not high > low:
             outcome[number] = CONSTANT
@@ -113,15 +112,9 @@ def _usable(score_map: np.ndarray) -> int:
 
 
 @compiled
-def _upsample(
-    score_map: np.ndarray,
-    row_cells: np.ndarray,
-    row_weights: np.ndarray,
-    column_cells: np.ndarray,
-    column_weights: np.ndarray,
-    values: np.ndarray,
-) -> None:
+def _upsample(score_map: np.ndarray, row_taps: Taps, column_taps: Taps, values: np.ndarray) -> None:
     """Along the columns, then along the rows, added up in the order in which OpenCV does it."""
+    (row_cells, row_weights), (column_cells, column_weights) = row_taps, column_taps
     wide = np.empty((score_map.shape[0], values.shape[1]), np.float32)
     for row in range(wide.shape[0]):
         source = score_map[row]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -181,11 +182,9 @@ class _Run:
 
     def _take_answer(self, actor: Actor) -> None:
         asked, actor.asked = actor.asked, None
-        try:
-            progress: WorkerProgress = ray.get(asked)
-        except RayError:
-            return  # The actor's calls tell the same, and are what counts.
-        self._note_progress(actor, progress)
+        # The actor's calls tell an error, too, and are what counts.
+        with suppress(RayError):
+            self._note_progress(actor, ray.get(asked))
 
     def _note_progress(self, actor: Actor, progress: WorkerProgress) -> None:
         actor.hear(progress)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,17 +51,14 @@ def with_middle_layers(classifier: Classifier, count: int) -> Classifier:
     # Each with its stage: channels, height and width of its features.
     outputs: list[tuple[torch.Size, MiddleLayer]] = []
 
-    def note(name: str, output: object) -> None:
+    def note(name: str, _: nn.Module, __: object, output: object) -> None:
         if isinstance(output, torch.Tensor) and (grid := _grid(output, size, layout)):
             outputs.append((grid.feature_map(output).shape[1:], MiddleLayer(name, grid)))
 
     with ExitStack() as hooks:
         for name, part in classifier.module.named_modules():
             if name and name.count(".") < DEEPEST_NAME:
-                hook = part.register_forward_hook(
-                    lambda _, __, output, name=name: note(name, output)
-                )
-                hooks.enter_context(hook)
+                hooks.enter_context(part.register_forward_hook(partial(note, name)))
         final = classifier.try_out().feature_map.shape[1:]
     # What runs after the last feature map, such as a head of convolutions, is no middle layer.
     before = itertools.takewhile(lambda output: output[0] != final, outputs)
@@ -79,15 +77,13 @@ def recorded(module: nn.Module, layers: tuple[MiddleLayer, ...]) -> Iterator[lis
     """The outputs of some layers, (B, C, H, W) float32 each, filled by a forward pass."""
     outputs: list[torch.Tensor] = []
 
-    def record(grid: FeatureGrid, output: torch.Tensor) -> None:
+    def record(grid: FeatureGrid, _: nn.Module, __: object, output: torch.Tensor) -> None:
         outputs.append(grid.feature_map(output.detach()).float())
 
     with ExitStack() as hooks:
         for layer in layers:
-            hook = module.get_submodule(layer.name).register_forward_hook(
-                lambda _, __, output, grid=layer.grid: record(grid, output)
-            )
-            hooks.enter_context(hook)
+            part = module.get_submodule(layer.name)
+            hooks.enter_context(part.register_forward_hook(partial(record, layer.grid)))
         yield outputs
 
 
