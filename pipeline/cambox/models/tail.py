@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,19 +86,19 @@ def run_with_tail(
     return TailPass(leaves[0], logits, frozen)
 
 
-def contributions(run: TailPass, grid: FeatureGrid, class_ids: torch.Tensor) -> torch.Tensor:
+def contributions(run: TailPass, grid: FeatureGrid, wanted: torch.Tensor) -> torch.Tensor:
     """What each cell adds to the logits of the wanted classes.
 
     Args:
         grid: how the features are read.
-        class_ids: (B, n).
+        wanted: see ``gradients``.
 
     Returns:
         (B, n, H, W), times the number of cells: the mean over the cells plus a constant is the
         logit.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        weights = gradients(run.logits, run.features, class_ids)
+        weights = gradients(run.logits, run.features, wanted)
         features = run.features.detach()
         maps = [grid.feature_map(weight * features).sum(dim=1) for weight in weights]
     return torch.stack(maps, dim=1) * (grid.height * grid.width)
@@ -152,7 +153,7 @@ def _held_pass(
     """Logits, and the first tensor that enters each module where it can be read as cells."""
     inputs: list[tuple[str, torch.Tensor]] = []
 
-    def record(name: str, args: tuple[Any, ...]) -> None:
+    def record(name: str, _: nn.Module, args: tuple[Any, ...]) -> None:
         features = next((value for value in args if isinstance(value, torch.Tensor)), None)
         if features is None or not features.requires_grad:
             return
@@ -164,8 +165,7 @@ def _held_pass(
     with ExitStack() as hooks:
         for name, part in module.named_modules():
             if name:
-                hook = part.register_forward_pre_hook(lambda _, args, name=name: record(name, args))
-                hooks.enter_context(hook)
+                hooks.enter_context(part.register_forward_pre_hook(partial(record, name)))
         with Frozen():
             return module(images.clone().requires_grad_()), inputs
 
