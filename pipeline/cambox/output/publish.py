@@ -144,7 +144,11 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
 
 
 def _publish_locally(path: Path, data: bytes) -> None:
-    _make_folder(path.parent)
+    # The folder's own name, too, has to survive a loss of power, and with it the files in it.
+    missing = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
     beside = path.with_name(name_beside(path.name))
     try:
         with beside.open("wb") as file:
@@ -161,14 +165,6 @@ def _publish_locally(path: Path, data: bytes) -> None:
 def name_beside(name: str) -> str:
     """A name of this process alone, hidden from readers, for what is not whole yet."""
     return f".{name}.{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def _make_folder(path: Path) -> None:
-    """Make a folder whose name, too, survives a loss of power, and with it the files in it."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync_folder(folder.parent)
 
 
 def sync_folder(path: Path) -> None:
