@@ -87,7 +87,7 @@ def rebox(
             rate, source = _annotated(config)
             rates.append(rate)
             summary = rebox_output(source, str(work / f"reboxed-{repeat}"), [other])
-            again.append(summary.rows / summary.seconds)
+            again.append(summary.made.rows / summary.seconds)
         result = _compared(_rows(summary.folder), _rows(anew), rates, again)
     console.print(
         f"annotate {statistics.median(rates):.0f} images/s, rebox {statistics.median(again):.0f}, "
