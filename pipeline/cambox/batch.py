@@ -18,6 +18,7 @@ from cambox.cams.score_maps import WantedClass, wanted_classes
 from cambox.config import Config
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
+from cambox.models.groups import class_probabilities
 from cambox.output.rows import ClassScore, Row, StoredMap
 from cambox.sources.load import LoadedSample
 from cambox.threads import Stopwatch, grouped
@@ -171,7 +172,7 @@ class BatchAnnotator:
         np.stack([sample.pixels for sample in samples], out=images)  # type: ignore[misc]
         scores = self.classifier.scores(images)
         logits = self.map_maker.logits(scores)
-        probabilities = logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
+        probabilities = class_probabilities(logits, self.activation, self.classifier.groups)
         best = probabilities.topk(self.cam.top_k, dim=1)
         top_ids, top_probabilities = best.indices.tolist(), best.values.tolist()
         wanted = [

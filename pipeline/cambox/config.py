@@ -79,6 +79,9 @@ class ModelSettings(Section):
     """sigmoid for a multi-label classifier"""
     class_names: str | None = None
     """a file with one name a line; null: ImageNet's where there are 1000"""
+    class_groups: str | None = None
+    """a YAML file of your classes as groups of the model's, such as dog: [151-268]; labels, rows
+    and exports count the groups in the file's order; null: the model's own classes"""
 
     @property
     def has_weights(self) -> bool:

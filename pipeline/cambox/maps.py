@@ -29,6 +29,7 @@ class MapMaker:
         cells = settings.refine.cells or max(1, round(longer / PIXELS_PER_CELL))
         self._grid = max(1, round(height * cells / longer)), max(1, round(width * cells / longer))
         self._head = classifier.head
+        self._groups = classifier.groups
         self._weight = (
             class_weights(self._head.weight, settings.truncate, settings.shift)
             if isinstance(self._head, AffineHead)
@@ -36,7 +37,10 @@ class MapMaker:
         )
 
     def logits(self, scores: Scores) -> torch.Tensor:
-        """(B, K); by the model's own head, or over TAP for a classifier trained with it."""
+        """(B, K) of the model's classes.
+
+        By its own head, or over TAP for a classifier trained with it.
+        """
         if self._settings.pooling.kind == "average":
             return scores.logits
         assert not isinstance(self._head, TailHead)
@@ -46,12 +50,14 @@ class MapMaker:
         """The maps of the wanted classes.
 
         Args:
-            class_ids: (B, n) int64, on the device of the scores.
+            class_ids: (B, n) int64, on the device of the scores; of the user's classes.
 
         Returns:
             (B, n, H, W) float32, in the cells of the feature map, or finer where refined.
         """
-        maps = self._plain_maps(scores, class_ids)
+        groups = self._groups
+        shares = None if groups is None else groups.shares(self.logits(scores), class_ids)
+        maps = self._plain_maps(scores, class_ids if shares is None else shares)
         wanted, grid = self._settings.refine, self._grid
         if wanted.steps:
             likeness = affinity(
@@ -63,20 +69,26 @@ class MapMaker:
             maps = towards_centre(maps, self._settings.centre)
         return maps
 
-    def _plain_maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
+    def _plain_maps(self, scores: Scores, wanted: torch.Tensor) -> torch.Tensor:
+        """Of classes (B, n), or of sums of classes (B, n, K)."""
         head = self._head
         if isinstance(head, AffineHead):
             assert self._weight is not None
-            return class_score_maps(
-                scores.feature_map, self._weight, class_ids, head.bias if head.rectified else None
-            )
+            bias = head.bias if head.rectified else None
+            if wanted.ndim == 2:
+                return class_score_maps(scores.feature_map, self._weight, wanted, bias)
+            if bias is None:
+                return image_score_maps(scores.feature_map, wanted @ self._weight)
+            every = torch.arange(len(bias), device=bias.device).expand(len(wanted), -1)
+            maps = class_score_maps(scores.feature_map, self._weight, every, bias)
+            return torch.einsum("bnk,bkhw->bnhw", wanted, maps)
         if isinstance(head, PooledHead):
-            weights = head.class_weights(self._pooled(scores), class_ids)
+            weights = head.class_weights(self._pooled(scores), wanted)
             settings = self._settings
             rows = class_weights(weights.flatten(0, 1), settings.truncate, settings.shift)
             return image_score_maps(scores.feature_map, rows.view_as(weights))
         assert scores.tail is not None
-        return contributions(scores.tail, head.grid, class_ids).float()
+        return contributions(scores.tail, head.grid, wanted).float()
 
     def _pooled(self, scores: Scores) -> torch.Tensor:
         """(B, C), what the classes are read from."""

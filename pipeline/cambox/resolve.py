@@ -32,7 +32,7 @@ RECIPES_KEPT = 200
 # All but these settings, and two files whose contents count.
 _SHAPE_NO_ROW: dict[str, set[str]] = {
     "input": {"shards", "fingerprint", "max_sample_bytes", "storage_options"},
-    "model": {"checkpoint", "class_names"},
+    "model": {"checkpoint", "class_names", "class_groups"},
     "output": {"uri", "storage_options"},
     "engine": {"batch_size", "max_attempts", "stall_seconds"},
 }
@@ -68,12 +68,23 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         "boxes": config.boxes.model_dump(),
         "output": {"store_maps": config.output.store_maps},
     }
+    groups = classifier.groups
+    if groups is None:
+        names = class_names(config.model.class_names, classifier.class_count)
+    else:
+        names = groups.names
+        # Only where there are any, so that all other recipes stay what they were.
+        settings["model"]["class_groups"] = dict(zip(names, groups.members, strict=True))
     text = json.dumps(settings, sort_keys=True)
-    names = _class_names(config.model.class_names, classifier.class_count)
     return Recipe(text, names, recipe_digest(text, names))
 
 
-def _class_names(path: str | None, class_count: int) -> tuple[str, ...]:
+def class_names(path: str | None, class_count: int) -> tuple[str, ...]:
+    """The names of a model's classes, from a file, ImageNet's, or their numbers.
+
+    Raises:
+        RequestError: the file cannot be read, or has another number of names.
+    """
     if path is None:
         if class_count == IMAGENET_CLASS_COUNT:
             # Late: only a run that has loaded a model comes here.
@@ -82,7 +93,7 @@ def _class_names(path: str | None, class_count: int) -> tuple[str, ...]:
             weights = torchvision.models.ResNet18_Weights.DEFAULT
             return tuple(weights.meta["categories"])
         return tuple(str(index) for index in range(class_count))
-    names = _read_names(path).splitlines()
+    names = _read("model.class_names", path).splitlines()
     if len(names) != class_count:
         raise RequestError(
             f"model.class_names: {path} has {len(names)} names, one a line; the model has "
@@ -91,11 +102,11 @@ def _class_names(path: str | None, class_count: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_names(path: str) -> str:
+def _read(setting: str, path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"model.class_names: {path} cannot be read: {error}") from error
+        raise RequestError(f"{setting}: {path} cannot be read: {error}") from error
 
 
 def recipe_key(config: Config) -> str | None:
@@ -107,10 +118,13 @@ def recipe_key(config: Config) -> str | None:
         None where the checkpoint's storage does not say whether it has changed.
 
     Raises:
-        RequestError: the checkpoint or the file of class names is not there.
+        RequestError: the checkpoint, or a file of class names or groups, is not there.
     """
     model = config.model
-    names = None if model.class_names is None else _read_names(model.class_names)
+    files = {"class_names": model.class_names, "class_groups": model.class_groups}
+    texts = {
+        name: None if path is None else _read(f"model.{name}", path) for name, path in files.items()
+    }
     checkpoint = None
     if model.checkpoint is not None:
         checkpoint = _checkpoint(model.checkpoint)
@@ -121,7 +135,7 @@ def recipe_key(config: Config) -> str | None:
         # Threads and devices as well: the rounding of the head, which is probed, depends on them.
         "settings": config.model_dump(mode="json", exclude=_SHAPE_NO_ROW),
         "checkpoint": checkpoint,
-        "class_names": names,
+        **texts,
         "versions": {**library_versions(), "schema": SCHEMA_VERSION},
         "machine": [platform.node(), platform.machine(), usable_cpus(), *gpus],
         "environment": [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")],

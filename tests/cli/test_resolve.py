@@ -40,9 +40,11 @@ def make(make_config: ConfigMaker, tmp_path: Path) -> ConfigMaker:
     """The tiny network, with a checkpoint and a file of class names."""
     weights(tmp_path / "a.safetensors", 0)
     (tmp_path / "names.txt").write_text("".join(f"class {index}\n" for index in range(10)))
+    (tmp_path / "groups.yaml").write_text("low: [0-4]\nhigh: [class 5, 6]\nrest: [7-9]\n")
     files = (
         f"model.checkpoint={tmp_path}/a.safetensors",
         f"model.class_names={tmp_path}/names.txt",
+        f"model.class_groups={tmp_path}/groups.yaml",
     )
     return lambda *overrides: make_config(*files, *overrides)
 
@@ -122,6 +124,11 @@ def another_class_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names.write_text(names.read_text().replace("class 3", "class x"))
 
 
+def another_group(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = folder / "groups.yaml"
+    groups.write_text(groups.read_text().replace("0-4", "0-3"))
+
+
 def another_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     versions = cambox.resolve.library_versions() | {"timm": "9.9"}
     monkeypatch.setattr(cambox.resolve, "library_versions", lambda: versions)
@@ -136,7 +143,11 @@ def other_cpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [another_checkpoint, another_class_name, another_version, another_gpu, other_cpus]
+    "change",
+    [
+        *(another_checkpoint, another_class_name, another_group, another_version),
+        *(another_gpu, other_cpus),
+    ],
 )
 def test_another_file_version_or_machine_is_not_known(
     make: ConfigMaker,

@@ -11,6 +11,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 import pytest
 import torch
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -349,3 +350,27 @@ def test_sigmoid_probabilities_do_not_share_out_one(make_config: ConfigMaker) ->
     assert any(abs(sum(c["probability"] for c in row["classes"]) - 1) > 0.1 for row in rows)
     _, rows = annotate(make_config("cam.top_k=10"))
     assert all(abs(sum(c["probability"] for c in r["classes"]) - 1) < 1e-5 for r in rows)
+
+
+def test_groups_of_the_models_classes_are_the_classes(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    groups = {"even": [0, 2, 4, 6, 8], "odd": [1, 3, 5, 7], "nine": ["9"]}
+    (tmp_path / "groups.yaml").write_text(yaml.safe_dump(groups, sort_keys=False))
+    common = ["cam.classes=both", f"model.class_groups={tmp_path}/groups.yaml"]
+    summary, rows = annotate(make_config(*common, f"output.uri={tmp_path}/grouped"))
+    _, plain = annotate(make_config("cam.top_k=10", f"output.uri={tmp_path}/plain"))
+    assert summary.recipe.class_names == ("even", "odd", "nine")
+    for row, single in zip(rows, plain, strict=True):
+        chance = {entry["class_id"]: entry["probability"] for entry in single["classes"]}
+        expected = [sum(chance[int(member)] for member in some) for some in groups.values()]
+        for entry in row["classes"]:
+            assert entry["probability"] == pytest.approx(expected[entry["class_id"]], rel=1e-4)
+        # Labels are places in the file of groups, of which there are three.
+        assert (row["status"] == "ok") == (single["labels"][0] < 3)
+        if row["status"] == "ok":
+            assert row["labels"] == single["labels"]
+            assert {box["class_name"] for box in row["objects"]} <= set(groups)
+    assert any(row["objects"] for row in rows)
+    with pytest.raises(RequestError, match=r"cam.top_k: 4 is more than .* 3 classes"):
+        run(make_config(*common, "cam.top_k=4"), QUIET)

@@ -22,12 +22,13 @@ from cambox.config import Config
 from cambox.console import one_line
 from cambox.maps import require_fitting
 from cambox.models.classifier import Classifier, Precision
+from cambox.models.groups import read_groups
 from cambox.models.heads import HeadKind
 from cambox.models.load import load_classifier, with_class_size
 from cambox.models.middle import with_middle_layers
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish_bytes
-from cambox.resolve import resolve_recipe
+from cambox.resolve import class_names, resolve_recipe
 
 LOG = logging.getLogger(__name__)
 
@@ -91,6 +92,9 @@ def load_model(
     # Last: the pass at another size is none that middle layers are looked for in.
     if config.model.class_input_size is not None:
         classifier = with_class_size(classifier, config.model.class_input_size, config.model.name)
+    if config.model.class_groups is not None:
+        names = class_names(config.model.class_names, classifier.class_count)
+        classifier = classifier.of_groups(read_groups(config.model.class_groups, names))
     require_fitting(config.cam, classifier)
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cambox.models.build import Preprocessing
+from cambox.models.groups import ClassGroups
 from cambox.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
 from cambox.models.middle import MiddleLayer, recorded
 from cambox.models.split import Split
@@ -48,11 +49,12 @@ class Classifier:
         split: the network as features and a head; None for a ``TailHead``, with which the whole
             network runs at once.
         head: what was found out about the head, on the device.
-        class_count: K, the number of classes.
+        class_count: of the user's classes: K, or how many groups there are.
         preprocessing: what ``scores`` expects of the images.
         weights_digest: SHA-256 over names, shapes and values of all weights.
         middle: the layers whose features come with the scores.
         class_size: (height, width) that the logits come from; None: from the images as they are.
+        groups: the user's classes, where they are not the network's own.
     """
 
     module: nn.Module
@@ -65,6 +67,7 @@ class Classifier:
     weights_digest: str
     middle: tuple[MiddleLayer, ...] = ()
     class_size: tuple[int, int] | None = None
+    groups: ClassGroups | None = None
 
     def scores(self, images: np.ndarray) -> Scores:
         """Run the network once, without gradients.
@@ -89,6 +92,10 @@ class Classifier:
         if self.class_size is not None:
             scores = replace(scores, logits=self._logits_at(images, self.class_size))
         return replace(scores, middle=tuple(middle))
+
+    def of_groups(self, groups: ClassGroups) -> Classifier:
+        """The classifier, whose user has other classes than it was trained for."""
+        return replace(self, groups=groups, class_count=len(groups.names))
 
     def try_out(self) -> Scores:
         """What it makes of a black image."""

@@ -168,20 +168,20 @@ class PooledHead:
         """The class scores (B, K) of pooled features (B, C)."""
         return self.function(self.grid.one_cell(pooled))
 
-    def class_weights(self, pooled: torch.Tensor, class_ids: torch.Tensor) -> torch.Tensor:
+    def class_weights(self, pooled: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """The weights (B, n, C) that score the cells of each image for its wanted classes.
 
         Needs a graph of the head at B vectors, never of the network before it.
 
         Args:
             pooled: (B, C) what the head's function starts from, the mean over the cells.
-            class_ids: (B, n).
+            wanted: see ``gradients``.
         """
         with torch.inference_mode(False), torch.enable_grad():
             leaf = pooled.clone().requires_grad_()
             with nullcontext() if self.kind is HeadKind.derivative else Frozen():
                 logits = self.logits(leaf)
-            return torch.stack(gradients(logits, leaf, class_ids), dim=1)
+            return torch.stack(gradients(logits, leaf, wanted), dim=1)
 
     def frozen_constant(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, K): what the logits hold beside the mean of the frozen maps.
@@ -212,13 +212,19 @@ class TailHead:
     kind: HeadKind
 
 
-def gradients(
-    logits: torch.Tensor, leaf: torch.Tensor, class_ids: torch.Tensor
-) -> list[torch.Tensor]:
-    """Of the logits (B, K) of the wanted classes (B, n): n tensors of the leaf's shape."""
+def gradients(logits: torch.Tensor, leaf: torch.Tensor, wanted: torch.Tensor) -> list[torch.Tensor]:
+    """Of logits (B, K), n tensors of the leaf's shape.
+
+    Args:
+        wanted: (B, n) int64, classes; or (B, n, K), how much of each class.
+    """
     # A copy, as what was made in inference mode cannot enter a graph.
-    wanted = logits.gather(1, class_ids.to(logits.device).clone())
-    sums = (wanted[:, place].sum() for place in range(wanted.shape[1]))
+    wanted = wanted.to(logits.device).clone()
+    if wanted.ndim == 2:
+        scores = logits.gather(1, wanted)
+    else:
+        scores = torch.bmm(wanted, logits[:, :, None])[:, :, 0]
+    sums = (scores[:, place].sum() for place in range(scores.shape[1]))
     return [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in sums]
 
 
