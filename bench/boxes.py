@@ -19,7 +19,8 @@ from rich.progress import track
 
 from bench.common import Images, Model, To, write_figures
 from cambox.cams.boxes import find_boxes
-from cambox.config import BoxSettings, CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import BoxSettings, CamSettings
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
 from cambox.models.load import load_classifier

@@ -17,11 +17,12 @@ from bench.peers import JPEG_SUFFIXES, PEER_LAYERS, Peer, PeerNetwork, run_peer
 from cambox.annotator import Annotator, ShardReport
 from cambox.batch import AnnotatedBatch
 from cambox.boxes import Boxes
-from cambox.cams.boxes import find_boxes
+from cambox.cams.boxes import find_boxes, upsampled_size
 from cambox.config import Config
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import make_annotator
 from cambox.errors import RequestError
+from cambox.maps import MapMaker
 from cambox.models.build import build_network
 from cambox.models.classifier import Classifier
 from cambox.output.publish import to_parquet
@@ -132,17 +133,19 @@ def own_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
 
     some = list(islice(loaded(bench.shards[0]), 64))
     times = max(1, bench.images // len(some))
-    lane = annotator.lanes[0]
+    lane, config = annotator.lanes[0], bench.config
+    maker = MapMaker(config.cam, lane.classifier)
+    size = annotator.load_rule.input_height, annotator.load_rule.input_width
     with torch.inference_mode():
         scores = lane.classifier.scores(np.stack([s.pixels for s in some if s.pixels is not None]))
-        maps = lane.map_maker.maps(scores, scores.logits.topk(5).indices).cpu()
+        maps = maker.maps(scores, scores.logits.topk(5).indices).cpu()
     whole = AnnotatedBatch()
     annotated = lane.annotate("shard", some, Stopwatch())
     for _ in range(times):
         whole.add(annotated)
 
     def boxes_of(image: torch.Tensor) -> object:
-        return find_boxes(image, lane.map_size, bench.config.boxes)
+        return find_boxes(image, upsampled_size(config.boxes, size), config.boxes)
 
     def boxes() -> int:
         for _ in range(times):

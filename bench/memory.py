@@ -17,7 +17,8 @@ from rich.table import Table
 
 from bench.common import To, in_a_process, peak_resident, write_figures
 from bench.peers import channels_first
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
 from cambox.models.load import load_classifier

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cambox.boxes import Boxes, best_overlaps, centre_box
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
 from cambox.models.load import load_classifier

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cambox.boxes import Boxes, best_overlaps
 from cambox.cams.boxes import find_boxes
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 
 RESAMPLES = 2000
 IOUS = (0.3, 0.5, 0.7)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from cambox.cams.refine import affinity, propagate
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.demo.scenes import make_scene
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier

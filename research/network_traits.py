@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cambox.config import CamSettings
+from cambox.config_cam import CamSettings
 from cambox.maps import MapMaker
 from cambox.models.heads import TailHead
 from cambox.models.inspect import completeness_error

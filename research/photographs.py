@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from cambox.boxes import Boxes
+from cambox.models.groups import ClassGroups, read_groups
+from cambox.resolve import IMAGENET_CLASS_COUNT
 from cambox.review.truth import read_truth
 from cambox.sources.decode import decode_image
 
@@ -55,7 +56,7 @@ class Scenes:
         true: of each image its boxes, corners as shares of the image.
     """
 
-    groups: Sequence[Sequence[int]]
+    groups: ClassGroups
     files: Sequence[Path]
     true: Sequence[Boxes]
 
@@ -67,14 +68,15 @@ class Scenes:
         class indices of the network it is.
         """
         names = (folder / "class_names.txt").read_text().splitlines()
-        groups = yaml.safe_load((folder / "class_groups.yaml").read_text())
+        model_names = [str(index) for index in range(IMAGENET_CLASS_COUNT)]
+        groups = read_groups(str(folder / "class_groups.yaml"), model_names)
         images = sorted(read_truth(str(folder / "boxes.csv"), names).images.items())
         files = [folder / "images" / name for name, _ in images]
         true = []
         for file, (_, boxes) in zip(files, images, strict=True):
             height, width, _ = decoded(file).shape
             true.append(boxes.scaled(1 / width, 1 / height))
-        return cls([groups[name] for name in names], files, true)
+        return cls(groups, files, true)
 
 
 def decoded(file: Path) -> NDArray[np.uint8]:

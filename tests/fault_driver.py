@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from cambox.cams.boxes import find_boxes
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 from fault_points import CONSTRUCTOR, Hit, Slow, install
 
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -10,7 +10,7 @@ import numpy as np
 
 from cambox.boxes import Boxes
 from cambox.cams.boxes import find_boxes
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 
 SIZES = ((224, 224), (112, 112))
 _INTERPOLATIONS = {"bicubic": cv2.INTER_CUBIC, "bilinear": cv2.INTER_LINEAR}

@@ -35,9 +35,10 @@ from bench.gpu.step import (
     sync,
 )
 from bench.gpu_use import gpu_use
-from cambox.cams.boxes import find_boxes
+from cambox.cams.boxes import find_boxes, upsampled_size
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import local_device, make_annotator
+from cambox.maps import MapMaker
 from cambox.threads import STAGES
 
 
@@ -190,14 +191,16 @@ def _pieces(engine: LocalEngine) -> dict[str, Any]:
     np.copyto(buffer, pixels)
     scores = classifier.scores(buffer)
     ids = scores.logits.topk(5).indices
-    maps = lane.map_maker.maps(scores, ids).cpu().flatten(0, 1)
+    maker = MapMaker(engine.config.cam, classifier)
+    map_size = upsampled_size(engine.config.boxes, (size.height, size.width))
+    maps = maker.maps(scores, ids).cpu().flatten(0, 1)
     pieces = {
         "stack": lambda: np.stack(list(pixels), out=buffer),
         "normalise": lambda: classifier.normalised(buffer),
         "normalise and network": lambda: classifier.scores(buffer),
         "best classes": lambda: scores.logits.softmax(1).topk(5).values.tolist(),
-        "maps": lambda: lane.map_maker.maps(scores, ids).cpu(),
-        "boxes": lambda: find_boxes(maps, lane.map_size, engine.config.boxes),
+        "maps": lambda: maker.maps(scores, ids).cpu(),
+        "boxes": lambda: find_boxes(maps, map_size, engine.config.boxes),
     }
     return {"batch": batch} | {
         f"{name}, ms an image": round(1000 * median_seconds(work) / batch, 5)

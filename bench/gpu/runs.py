@@ -36,6 +36,7 @@ from bench.throughput import measure
 from bench.workers import engines, observed_run
 from cambox.config_file import load_config
 from cambox.engines.local import LocalEngine
+from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier
 from cambox.threads import usable_cpus
 
@@ -63,7 +64,7 @@ def precise(copies: int, repeats: int) -> None:
     images = np.random.default_rng(0).integers(
         0, 256, (batch, size.height, size.width, 3), dtype=np.uint8
     )
-    maker = bench.annotator.lanes[0].map_maker
+    maker = MapMaker(bench.config.cam, classifier)
     times = max(1, bench.images // batch // 2)
 
     @torch.inference_mode()

@@ -113,6 +113,7 @@ class Annotator:
             input_width=classifier.preprocessing.width,
             class_count=classifier.class_count,
             labels_wanted=config.cam.classes != "predicted",
+            longest=None if config.cam.zoom is None else max(config.cam.zoom.sides),
         )
 
     def close(self) -> None:

@@ -6,22 +6,21 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from cambox.boxes import Boxes
-from cambox.cams.boxes import FoundBoxes, find_boxes, upsampled_size
-from cambox.cams.score import MapClasses, choose_boxes
-from cambox.cams.score_maps import WantedClass, wanted_classes
+from cambox.cams.boxes import FoundBoxes
 from cambox.config import Config
-from cambox.maps import MapMaker
+from cambox.image_classes import ScoredImage
 from cambox.models.classifier import Classifier
-from cambox.models.groups import class_probabilities
-from cambox.output.rows import ClassScore, Row, StoredMap
+from cambox.output.rows import Row
 from cambox.sources.load import LoadedSample
 from cambox.threads import Stopwatch, grouped
+from cambox.whole_image import WholeImages
+from cambox.zoomed_image import ZoomedImages
 
 NO_LIMIT = 2**31
 
@@ -55,21 +54,14 @@ class AnnotatedBatch:
         )
 
 
-@dataclass(frozen=True)
-class ImageScores:
-    """What the network says of one image, in the order of the wanted classes.
+class Looks(Protocol):
+    """A way to look at images: what the network says of them, and the boxes that follow."""
 
-    Attributes:
-        classes: the model's top-k.
-        wanted: the classes that get a map.
-        class_scores: their probabilities.
-        maps: (n, h, w) float32 on the CPU.
-    """
+    def score(self, samples: Sequence[LoadedSample]) -> Sequence[ScoredImage]:
+        """Run the network over images that were loaded for this way."""
 
-    classes: tuple[ClassScore, ...]
-    wanted: list[WantedClass]
-    class_scores: list[float]
-    maps: torch.Tensor
+    def boxes(self, images: Sequence[Any]) -> FoundBoxes:
+        """The boxes of images that it scored, ``image`` being their place among them."""
 
 
 class BatchAnnotator:
@@ -86,18 +78,17 @@ class BatchAnnotator:
     def __init__(
         self, config: Config, classifier: Classifier, pool: Executor | None, together: int
     ) -> None:
-        self.cam = config.cam
-        self.activation = config.model.activation
-        self.store_maps = config.output.store_maps
         self.classifier = classifier
+        self.store_maps = config.output.store_maps
         self.pool = pool
         self.together = together
-        self.map_maker = MapMaker(config.cam, classifier)
-        preprocessing = classifier.preprocessing
-        self.box_settings = config.boxes
-        self.map_size = upsampled_size(config.boxes, (preprocessing.height, preprocessing.width))
+        zoom = config.cam.zoom
+        self.looks: Looks = (
+            WholeImages(config, classifier)
+            if zoom is None
+            else ZoomedImages(config, zoom, classifier)
+        )
         self.forward_size = NO_LIMIT
-        self._buffer = classifier.image_buffer(0)
 
     def annotate(
         self, shard_uri: str, batch: Sequence[LoadedSample], watch: Stopwatch
@@ -111,9 +102,9 @@ class BatchAnnotator:
             torch.OutOfMemoryError: not even a single image fits.
         """
 
-        def boxes_of(images: list[ImageScores]) -> FoundBoxes:
+        def boxes_of(images: list[ScoredImage]) -> FoundBoxes:
             with watch.measure("boxes"):
-                return self._boxes(images)
+                return self.looks.boxes(images)
 
         places = [place for place, sample in enumerate(batch) if sample.pixels is not None]
         before = self.forward_size
@@ -136,25 +127,12 @@ class BatchAnnotator:
             annotated.rows.append(self._row(shard_uri, sample, image))
         return annotated
 
-    def _boxes(self, images: Sequence[ImageScores]) -> FoundBoxes:
-        """The boxes of some images, ``image`` being their place among them."""
-        wanted = [choice for image in images for choice in image.wanted]
-        classes = MapClasses(
-            image=np.repeat(np.arange(len(images)), [len(image.wanted) for image in images]),
-            class_id=np.array([choice.class_id for choice in wanted], np.int64),
-            rank=np.array([choice.rank for choice in wanted], np.int64),
-            score=np.array([score for image in images for score in image.class_scores]),
-        )
-        maps = torch.cat([image.maps for image in images])
-        found = find_boxes(maps, self.map_size, self.box_settings)
-        return choose_boxes(found, classes, self.box_settings)
-
-    def _score_what_fits(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
-        scored: list[ImageScores] = []
+    def _score_what_fits(self, samples: Sequence[LoadedSample]) -> list[ScoredImage]:
+        scored: list[ScoredImage] = []
         while len(scored) < len(samples):
             part = samples[len(scored) : len(scored) + self.forward_size]
             try:
-                scored += self._score(part)
+                scored += self.looks.score(part)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -162,57 +140,7 @@ class BatchAnnotator:
                 torch.cuda.empty_cache()
         return scored
 
-    @torch.inference_mode()
-    def _score(self, samples: Sequence[LoadedSample]) -> list[ImageScores]:
-        # The same memory each time: a large batch would else come from fresh pages, which the
-        # kernel clears.
-        if len(self._buffer) < len(samples):
-            self._buffer = self.classifier.image_buffer(len(samples))
-        images = self._buffer[: len(samples)]
-        np.stack([sample.pixels for sample in samples], out=images)  # type: ignore[misc]
-        scores = self.classifier.scores(images)
-        logits = self.map_maker.logits(scores)
-        probabilities = class_probabilities(logits, self.activation, self.classifier.groups)
-        best = probabilities.topk(self.cam.top_k, dim=1)
-        top_ids, top_probabilities = best.indices.tolist(), best.values.tolist()
-        wanted = [
-            wanted_classes(
-                ids,
-                shares,
-                sample.labels or (),
-                self.cam.classes,
-                self.cam.ranks,
-                self.cam.min_probability,
-            )
-            for sample, ids, shares in zip(samples, top_ids, top_probabilities, strict=True)
-        ]
-        # Images want different numbers of classes; the shorter lists are padded with class 0.
-        ids_of = [torch.tensor([one.class_id for one in choices]).long() for choices in wanted]
-        class_ids = pad_sequence(ids_of, batch_first=True).to(probabilities.device)
-        maps = self.map_maker.maps(scores, class_ids).cpu()
-        class_scores = probabilities.gather(1, class_ids).tolist()
-        return [
-            ImageScores(
-                classes=tuple(
-                    ClassScore(class_id, rank, share)
-                    for rank, (class_id, share) in enumerate(zip(ids, shares, strict=True), 1)
-                ),
-                wanted=choices,
-                class_scores=class_scores[image][: len(choices)],
-                maps=maps[image, : len(choices)],
-            )
-            for image, (ids, shares, choices) in enumerate(
-                zip(top_ids, top_probabilities, wanted, strict=True)
-            )
-        ]
-
-    def _row(self, shard_uri: str, sample: LoadedSample, image: ImageScores | None) -> Row:
-        maps: tuple[StoredMap, ...] = ()
-        if image is not None and self.store_maps:
-            maps = tuple(
-                StoredMap.of(choice.class_id, choice.rank, score_map.numpy())
-                for choice, score_map in zip(image.wanted, image.maps, strict=True)
-            )
+    def _row(self, shard_uri: str, sample: LoadedSample, image: ScoredImage | None) -> Row:
         return Row(
             key=sample.key,
             shard=shard_uri,
@@ -223,7 +151,7 @@ class BatchAnnotator:
             height=sample.height,
             labels=sample.labels,
             classes=() if image is None else image.classes,
-            maps=maps,
+            maps=image.stored_maps() if image is not None and self.store_maps else (),
         )
 
 

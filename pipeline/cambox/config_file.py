@@ -11,7 +11,8 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
-from cambox.config import BoxSettings, Config, Section
+from cambox.config import Config
+from cambox.config_cam import BoxSettings, Section
 from cambox.errors import RequestError
 
 SUFFIX = ".yaml"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from cambox.cams.paper import thresholded_average
 from cambox.cams.refine import affinity, propagate, towards_centre
 from cambox.cams.score_maps import class_score_maps, class_weights, image_score_maps
-from cambox.config import CamSettings
+from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
 from cambox.models.classifier import Classifier, Scores
 from cambox.models.heads import AffineHead, PooledHead, TailHead

@@ -12,7 +12,7 @@ from torchvision.ops import box_iou
 
 from cambox.boxes import Boxes, iou, pairs_by_overlap
 from cambox.cams.boxes import FoundBoxes, NoBoxReason, find_boxes
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 
 
 def rule(

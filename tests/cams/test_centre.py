@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cambox.cams.boxes import NoBoxReason, find_boxes
 from cambox.cams.refine import centre_weight, towards_centre
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 
 
 def test_the_weight_is_a_gaussian_of_shares_of_the_side() -> None:

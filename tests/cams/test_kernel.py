@@ -13,7 +13,7 @@ import pytest
 
 from cambox.cams.boxes import FoundBoxes, find_boxes, taps
 from cambox.cams.kernel import _components, _percentile
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 from reference import compare, reference_boxes, same_boxes, some_maps, upsample
 
 MOST = 10_000

@@ -11,7 +11,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torchcam.methods import CAM
 
 from cambox.cams.score_maps import class_score_maps
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.maps import MapMaker
 from cambox.models.heads import PooledHead
 from cambox.models.load import load_classifier

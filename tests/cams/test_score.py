@@ -21,7 +21,8 @@ from cambox.cams.score import (
     traits,
     without_overlapping_classes,
 )
-from cambox.config import BoxSettings, CalibrationSettings, Config
+from cambox.config import Config
+from cambox.config_cam import BoxSettings, CalibrationSettings
 from cambox.config_file import load_config
 from cambox.errors import RequestError
 

@@ -9,7 +9,8 @@ import pytest
 from pydantic import BaseModel
 
 from cambox.cli.recipes import settings_page
-from cambox.config import CalibrationSettings, Config, PoolingSettings, RefineSettings
+from cambox.config import Config
+from cambox.config_cam import CalibrationSettings, PoolingSettings, RefineSettings
 from cambox.config_file import load_config, recipe_names, recipe_text
 from cambox.demo import CLASSIFIER, write_config
 from cambox.errors import RequestError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.maps import MapMaker
 from cambox.models.load import load_classifier
 from cambox.models.middle import with_middle_layers

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
 from cambox.models.groups import ClassGroups, class_probabilities, read_groups

@@ -10,7 +10,8 @@ from torch import nn
 
 import cambox.models.probe
 from cambox.cams.score_maps import class_score_maps
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
 from cambox.models.build import build_network

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 import torchvision
 
 import cambox.models.load
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
 from cambox.maps import require_fitting
 from cambox.models.build import build_network

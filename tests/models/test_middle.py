@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import cambox.models.build
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
 from cambox.maps import MapMaker
 from cambox.models.classifier import Classifier

@@ -20,7 +20,8 @@ import cambox.batch
 import cambox.rebox.rebox
 from cambox.cams.boxes import find_boxes
 from cambox.cli import app
-from cambox.config import BoxSettings, Config
+from cambox.config import Config
+from cambox.config_cam import BoxSettings
 from cambox.errors import RequestError
 from cambox.output.footer import Footer
 from cambox.output.rows import StoredMap

@@ -166,7 +166,7 @@ def test_the_report_has_the_figures_of_the_rows_and_says_what_is_missing(
     assert given.boxes == sum(box["rank"] == 0 for row in judged for box in row["objects"])
     assert every.boxes == sum(len(row["objects"]) for row in judged)
     assert sum(entry.images for entry in report.classes) == 12
-    assert len(report.groups) == 5
+    assert len(report.groups) == 9
 
 
 def test_a_calibration_is_judged_on_the_boxes_of_the_rows(

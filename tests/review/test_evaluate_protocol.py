@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cambox.boxes import Boxes, best_overlaps, centre_box
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 from cambox.output.rows import StoredMap
 from cambox.review.evaluate.figures import Bootstrap, best_share, corloc, share
 from cambox.review.evaluate.localisation import (
@@ -38,7 +38,7 @@ def image(
         "status": "ok",
         "size": (100, 100),
         "labels": tuple(true),
-        "first_class": next(iter(true), None),
+        "predicted": tuple(true)[:1],
         "boxes": Boxes.of(
             [corners for *_, corners in boxes],
             class_id=[class_id for class_id, *_ in boxes],
@@ -59,12 +59,12 @@ FOUR = [
         "wrong-class",
         {1: [[10, 10, 90, 90], [0, 0, 5, 5]]},
         [(1, 0, [10, 10, 90, 80])],
-        first_class=7,
+        predicted=(7,),
     ),
     # Nothing found, and a true box that the centred one misses.
     image("nothing", {2: [[0, 0, 10, 10]]}),
     # Could not be read: a miss, and one for the centred box as well.
-    image("torn", {2: [[10, 10, 90, 90]]}, status="unreadable", size=None, first_class=None),
+    image("torn", {2: [[10, 10, 90, 90]]}, status="unreadable", size=None, predicted=()),
 ]
 
 
@@ -97,16 +97,20 @@ def test_groups_by_size_and_number_of_true_boxes() -> None:
             image("large", {1: [[0, 0, 100, 51]]}),
             image("half", {1: [[0, 0, 100, 50]]}),
             image("fifteen", {1: [[0, 0, 100, 15], [0, 0, 1, 1]]}),
-            image("small", {1: [[0, 0, 100, 14]]}),
+            image("small", {1: [[0, 0, 100, 14]]}, predicted=(5, 2)),
             image("unknown", {1: [[0, 0, 9, 9]]}, size=None, status="unreadable"),
         ]
     ).groups()
     assert {name: np.flatnonzero(part).tolist() for name, part in groups.items()} == {
-        "area above 50%": [0],
-        "area 15% to 50%": [1, 2],
-        "area below 15%": [3],
+        "area above 50%": [0, 1],
+        "area 15% to 50%": [2],
+        "area 5% to 15%": [3],
+        "area 1% to 5%": [],
+        "area below 1%": [],
         "1 true box": [0, 1, 3, 4],
         "2+ true boxes": [2],
+        "among predicted": [0, 1, 2, 4],
+        "not among them": [3],
     }
 
 

@@ -19,7 +19,8 @@ from sklearn.metrics import roc_auc_score
 from cambox.boxes import Boxes
 from cambox.cams.score import probability, traits
 from cambox.cli import main
-from cambox.config import BoxSettings, CalibrationSettings, Config, OutputSettings
+from cambox.config import Config, OutputSettings
+from cambox.config_cam import BoxSettings, CalibrationSettings
 from cambox.config_file import load_config
 from cambox.errors import RequestError
 from cambox.output.footer import Recipe, recipe_digest

@@ -317,7 +317,7 @@ def test_the_digest_covers_the_weights(make_config: ConfigMaker, tmp_path: Path)
 
 def test_stored_maps_make_the_same_boxes(make_config: ConfigMaker) -> None:
     from cambox.cams.boxes import find_boxes
-    from cambox.config import BoxSettings
+    from cambox.config_cam import BoxSettings
     from cambox.output.rows import StoredMap
 
     _, rows = annotate(make_config("output.store_maps=true", "boxes.max_boxes=1"))

@@ -11,7 +11,7 @@ import numpy as np
 
 from cambox.boxes import Boxes
 from cambox.cams.kernel import CONSTANT, FOUND, NON_FINITE, Taps, find_components
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 
 # How much a bicubic interpolation overshoots; OpenCV's choice.
 SHARPNESS = np.float32(-0.75)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cambox.boxes import Boxes, iou
 from cambox.cams.boxes import FoundBoxes, NoBoxReason
-from cambox.config import BoxSettings, CalibrationSettings
+from cambox.config_cam import BoxSettings, CalibrationSettings
 
 # Probabilities beyond are the same to the score: their differences are rounding, and a bfloat16
 # network's are not a float32 network's.

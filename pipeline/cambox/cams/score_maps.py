@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from cambox.config import ShiftMode
+from cambox.config_cam import ShiftMode
 
 Shift = float | Mapping[ShiftMode, float]
 

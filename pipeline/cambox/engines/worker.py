@@ -18,7 +18,9 @@ import torch
 from filelock import FileLock
 
 from cambox.annotator import Annotator
+from cambox.cams.pyramid import COMPARED_LAYERS
 from cambox.config import Config
+from cambox.config_cam import ZoomSettings
 from cambox.console import one_line
 from cambox.maps import require_fitting
 from cambox.models.classifier import Classifier, Precision
@@ -29,6 +31,7 @@ from cambox.models.middle import with_middle_layers
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish_bytes
 from cambox.resolve import class_names, resolve_recipe
+from cambox.zoomed_image import require_zoomable
 
 LOG = logging.getLogger(__name__)
 
@@ -95,6 +98,9 @@ def load_model(
     if config.model.class_groups is not None:
         names = class_names(config.model.class_names, classifier.class_count)
         classifier = classifier.of_groups(read_groups(config.model.class_groups, names))
+    if config.cam.zoom is not None:
+        require_zoomable(classifier, config.model.name)
+        classifier = with_middle_layers(classifier, COMPARED_LAYERS)
     require_fitting(config.cam, classifier)
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 
@@ -105,9 +111,19 @@ def make_annotator(config: Config, model: LoadedModel, threads: int) -> Annotato
     cv2.setNumThreads(1)
     batch_size = config.engine.batch_size
     if batch_size == "auto":
-        on_gpu = model.classifier.device.type == "cuda"
-        batch_size = gpu_batch_size(model.classifier) if on_gpu else BATCH_SIZE_ON_CPU
+        batch_size = _batch_size(config.cam.zoom, model.classifier)
     return Annotator(config, model.classifier, model.recipe, batch_size, threads)
+
+
+def _batch_size(zoom: ZoomSettings | None, classifier: Classifier) -> int:
+    if classifier.device.type != "cuda":
+        return BATCH_SIZE_ON_CPU
+    size = gpu_batch_size(classifier)
+    if zoom is None:
+        return size
+    # What was timed is smaller than the largest look.
+    timed = classifier.preprocessing.height * classifier.preprocessing.width
+    return max(1, size * timed // max(zoom.sides) ** 2)
 
 
 def gpu_batch_size(classifier: Classifier) -> int:

@@ -97,6 +97,29 @@ class Classifier:
         """The classifier, whose user has other classes than it was trained for."""
         return replace(self, groups=groups, class_count=len(groups.names))
 
+    @property
+    def cell(self) -> int:
+        """Pixels of the input for each cell of the feature map, along its height."""
+        return self.preprocessing.height // self.head.grid.height
+
+    def at(self, height: int, width: int) -> Classifier:
+        """The classifier, for images of another size; of a network that takes any."""
+        return replace(self, preprocessing=replace(self.preprocessing, height=height, width=width))
+
+    def cell_logits(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """What the head says of an image that looks like one cell all over.
+
+        Args:
+            feature_map: (B, C, H, W).
+
+        Returns:
+            (B, H, W, K).
+        """
+        assert not isinstance(self.head, TailHead)
+        batch, channels, height, width = feature_map.shape
+        cells = feature_map.permute(0, 2, 3, 1).reshape(-1, channels)
+        return self.head.logits(cells).view(batch, height, width, -1)
+
     def try_out(self) -> Scores:
         """What it makes of a black image."""
         size = self.preprocessing

@@ -21,7 +21,8 @@ from rich.progress import track
 from rich.table import Table
 from torch import nn
 
-from cambox.config import CamSettings, ModelSettings
+from cambox.config import ModelSettings
+from cambox.config_cam import CamSettings
 from cambox.console import say
 from cambox.errors import RequestError
 from cambox.maps import MapMaker

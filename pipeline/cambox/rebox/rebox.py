@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from cambox.cams.boxes import upsampled_size
-from cambox.config import BoxSettings, OutputSettings
+from cambox.config import OutputSettings
+from cambox.config_cam import BoxSettings
 from cambox.config_file import override_boxes
 from cambox.console import Advance, one_line, say
 from cambox.errors import RequestError

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cambox.boxes import Boxes
 from cambox.cams.boxes import FoundBoxes, NoBoxReason, find_boxes
 from cambox.cams.score import MapClasses, choose_boxes
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 from cambox.output.rows import Entries, StoredMap, as_numpy, boxes_to_arrow, schema
 
 # Room for the most boxes of each is taken at once, and boxes.max_boxes may be large.

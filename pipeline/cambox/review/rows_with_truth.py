@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cambox.boxes import Boxes, best_overlaps, place_in_group
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 from cambox.console import Advance
 from cambox.errors import RequestError
 from cambox.output.reading import PublishedRecipe
@@ -41,7 +41,7 @@ class RowWithTruth:
     Attributes:
         size: (height, width) in pixels; None where the image could not be read.
         labels: the classes given with the sample; empty where there are none.
-        first_class: the best predicted class; None where nothing was predicted.
+        predicted: the top-k classes, the best first; empty where nothing was predicted.
         boxes: the pseudo boxes, in pixels.
         true_boxes: in pixels, ascending by class; where the file says no classes each is there
             for each label, or once with ``UNKNOWN_CLASS``.
@@ -54,7 +54,7 @@ class RowWithTruth:
     status: str
     size: tuple[int, int] | None
     labels: tuple[int, ...]
-    first_class: int | None
+    predicted: tuple[int, ...]
     boxes: Boxes
     true_boxes: Boxes
     maps: tuple[StoredMap, ...] = ()
@@ -217,13 +217,13 @@ def _row(row: dict[str, Any], boxes: Boxes, true_boxes: Boxes) -> RowWithTruth:
     scores = dict(zip(boxes.class_id.tolist(), boxes.class_score.tolist(), strict=True))
     scores |= {entry["class_id"]: entry["probability"] for entry in row["classes"]}
     maps = tuple(StoredMap(**entry) for entry in row.get("maps", ()))
-    first = (entry["class_id"] for entry in row["classes"] if entry["rank"] == 1)
+    by_rank = sorted(row["classes"], key=lambda entry: entry["rank"])
     return RowWithTruth(
         key=row["key"],
         status=row["status"],
         size=None if row["width"] is None else (row["height"], row["width"]),
         labels=labels,
-        first_class=next(first, None),
+        predicted=tuple(entry["class_id"] for entry in by_rank),
         boxes=boxes,
         true_boxes=true_boxes[np.argsort(true_boxes.class_id, kind="stable")],
         maps=maps,

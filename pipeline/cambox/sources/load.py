@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,8 @@ class LoadedSample:
         status, error: ``ok`` and None, or what was wrong with the image or its labels.
         width, height: of the upright original, in pixels; None where it could not be decoded.
         labels: the classes given with the sample, or None.
-        pixels: (input height, input width, 3) uint8 RGB; None where there is no image.
+        pixels: (input height, input width, 3) uint8 RGB, or of another size where the image keeps
+            its shape; None where there is no image.
     """
 
     key: str
@@ -45,8 +47,8 @@ class LoadRule:
 
     Attributes:
         input_height, input_width: of the network, in pixels; the whole image is squashed to it.
-        class_count: labels from 0 to below it are valid.
-        labels_wanted: a sample without labels gets the status ``no_label``.
+        longest: None; or an image keeps its shape, and is made smaller where its longer side is
+            longer than this, in pixels.
     """
 
     settings: InputSettings
@@ -54,6 +56,18 @@ class LoadRule:
     input_width: int
     class_count: int
     labels_wanted: bool
+    longest: int | None = None
+
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """An image (h, w, 3) as it waits for the network."""
+        if self.longest is None:
+            return squash(image, self.input_height, self.input_width)
+        longer = max(image.shape[:2])
+        if longer <= self.longest:
+            return image
+        scale = self.longest / longer
+        height, width = (max(1, round(pixels * scale)) for pixels in image.shape[:2])
+        return resize(image, height, width)
 
 
 def load_ahead(
@@ -88,7 +102,7 @@ def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
         status: SampleStatus, error: str | None, image: np.ndarray | None = None
     ) -> LoadedSample:
         height, width = (None, None) if image is None else image.shape[:2]
-        pixels = None if image is None else squash(image, rule.input_height, rule.input_width)
+        pixels = None if image is None else rule.resized(image)
         return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
 
     data = image_member(sample.members)
@@ -102,6 +116,27 @@ def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
     if rule.labels_wanted and labels is None:
         return loaded(SampleStatus.no_label, label_error, image)
     return loaded(SampleStatus.ok, None, image)
+
+
+def fitted(size: tuple[int, int], side: int, cell: int) -> tuple[int, int]:
+    """A size (height, width) at which an image keeps its shape, in whole cells.
+
+    >>> fitted((480, 640), 448, 32)
+    (352, 448)
+
+    Args:
+        side: of the result, the longer one, to the nearest cell.
+        cell: in pixels.
+    """
+    scale = side / max(size)
+    height, width = (max(cell, round(pixels * scale / cell) * cell) for pixels in size)
+    return height, width
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (h, w, 3) uint8 at another size; of one that shrinks each pixel counts."""
+    way = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=way))
 
 
 def squash(image: np.ndarray, height: int, width: int) -> np.ndarray:

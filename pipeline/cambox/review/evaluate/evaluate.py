@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cambox import __version__
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 from cambox.console import Advance
 from cambox.errors import RequestError
 from cambox.output.reading import open_recipe

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from cambox.boxes import Boxes, centre_box
-from cambox.config import BoxSettings
+from cambox.config_cam import BoxSettings
 from cambox.console import Advance
 from cambox.review.evaluate.figures import (
     IOUS,
@@ -31,7 +32,8 @@ from cambox.review.rows_with_truth import (
     pair_starts,
 )
 
-LARGE, SMALL = 0.5, 0.15
+# Borders between sizes of objects, as shares of the image.
+AREAS = (0.01, 0.05, 0.15, 0.5)
 THRESHOLDS = np.arange(50) / 50
 LARGEST, ANY = 0, 1
 _NO_LIMIT = 2**31
@@ -47,6 +49,7 @@ class Pairs:
         labelled: (p,) bool, the class is a label of the sample; also where the row is not ok, so
             that what could not be read counts as missed.
         first: (p,) bool, the class is the best predicted one.
+        predicted: (p,) bool, it is among those of the row.
         overlap: (p,) the IoU of the class's component-0 box with a true box; 0 where there is none.
         centre: (p,) the same for the centred box; 0 where the image has no known size.
         true_boxes: (p,) their number.
@@ -58,6 +61,7 @@ class Pairs:
     class_id: np.ndarray
     labelled: np.ndarray
     first: np.ndarray
+    predicted: np.ndarray
     overlap: np.ndarray
     centre: np.ndarray
     true_boxes: np.ndarray
@@ -74,13 +78,20 @@ class Pairs:
         return Pairs(**{name: values[chosen] for name, values in vars(self).items()})
 
     def groups(self) -> dict[str, np.ndarray]:
-        """(p,) bool each: by the area of the largest true box in the image's, and by how many."""
+        """(p,) bool each: by size and number of the true boxes, and by what the network sees."""
+        borders = [0.0, *AREAS, np.inf]
+        names = [
+            f"area below {AREAS[0]:.0%}",
+            *(f"area {low:.0%} to {high:.0%}" for low, high in pairwise(AREAS)),
+            f"area above {AREAS[-1]:.0%}",
+        ]
+        spans = reversed(list(zip(names, pairwise(borders), strict=True)))
         return {
-            f"area above {LARGE:.0%}": self.area > LARGE,
-            f"area {SMALL:.0%} to {LARGE:.0%}": (self.area >= SMALL) & (self.area <= LARGE),
-            f"area below {SMALL:.0%}": self.area < SMALL,
+            **{name: (self.area >= low) & (self.area < high) for name, (low, high) in spans},
             "1 true box": self.true_boxes == 1,
             "2+ true boxes": self.true_boxes > 1,
+            "among predicted": self.predicted,
+            "not among them": ~self.predicted,
         }
 
 
@@ -100,7 +111,8 @@ def pairs_of(rows: Sequence[RowWithTruth], swept: np.ndarray | None = None) -> P
         image=image,
         class_id=class_id,
         labelled=np.array([row.status != OK or one in row.labels for row, one in of_pair], bool),
-        first=np.array([row.first_class == one for row, one in of_pair], bool),
+        first=np.array([row.predicted[:1] == (one,) for row, one in of_pair], bool),
+        predicted=np.array([one in row.predicted for row, one in of_pair], bool),
         overlap=pair_overlaps(true, found[found.component == 0]),
         centre=pair_overlaps(true, centre_boxes(rows, image, class_id)),
         true_boxes=np.diff(starts, append=len(true)),

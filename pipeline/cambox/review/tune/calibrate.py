@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from cambox.boxes import Boxes
 from cambox.cams.score import TRAITS, probability, traits
-from cambox.config import CalibrationSettings
+from cambox.config_cam import CalibrationSettings
 from cambox.review.evaluate.calibration import calibration_error
 from cambox.review.evaluate.report import HeldOutCalibration, Unmeasured
 from cambox.review.rows_with_truth import MappedImages

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import yaml
 from rich.console import Console
 
-from cambox.config import CalibrationSettings, Config
+from cambox.config import Config
+from cambox.config_cam import CalibrationSettings
 from cambox.console import say, write_files
 from cambox.errors import RequestError
 from cambox.review.evaluate.report import Estimate, Figure, Part, Unmeasured

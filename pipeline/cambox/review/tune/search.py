@@ -13,7 +13,8 @@ from rich.console import Console
 from cambox import __version__
 from cambox.boxes import Boxes
 from cambox.cams.score import probability, traits
-from cambox.config import BoxSettings, Config
+from cambox.config import Config
+from cambox.config_cam import BoxSettings
 from cambox.console import Steps
 from cambox.review.evaluate.detection import AT_50, match, weighted_precision
 from cambox.review.evaluate.figures import (

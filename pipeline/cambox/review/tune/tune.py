@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from cambox.config import BoxSettings, Config
+from cambox.config import Config
+from cambox.config_cam import BoxSettings
 from cambox.console import Advance, Steps, say
 from cambox.errors import RequestError
 from cambox.output.reading import open_recipe

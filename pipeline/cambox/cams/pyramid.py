@@ -1,0 +1,186 @@
+"""An image at several sizes: what each cell, and each window of cells, says of each class.
+
+The head of the network is asked of each cell alone, so a cell's logits are what the network would
+say of an image that looks like this cell all over. The mean of them in a window is, for a linear
+head, what it would say of the window's average: a probability for each crop, without a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from cambox.cams.refine import affinity, propagate
+
+REFINE_STEPS = 2
+# Of the middle layers the last ones, and of each so many channels.
+COMPARED_LAYERS, COMPARED_CHANNELS = 3, 128
+# The longer side of the grid on which the whole image is refined: all pairs of cells are compared.
+MOST_CELLS = 28
+# Height and width in cells; 7 x 7 of 32 pixels are the 224 that most networks were trained at.
+WINDOW_SHAPES = ((7, 7), (5, 7), (7, 5), (4, 7), (7, 4), (5, 5))
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pass over an image that kept its shape.
+
+    Attributes:
+        side: of the input, the longer one, in pixels.
+        logits: (h, w, K) float32 of each cell, with the bias.
+        middle: of each middle layer its features (1, C, h', w'), finer than the cells.
+        mirrored: the network saw the mirror image; what is here is mirrored back.
+        independent: classes do not exclude each other: a sigmoid each, no softmax over all.
+    """
+
+    side: int
+    logits: torch.Tensor
+    middle: tuple[torch.Tensor, ...]
+    mirrored: bool = False
+    independent: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in cells."""
+        return self.logits.shape[0], self.logits.shape[1]
+
+    @property
+    def finer(self) -> tuple[int, int]:
+        """Height and width of a grid of twice the cells, on which plain maps are cut."""
+        return 2 * self.logits.shape[0], 2 * self.logits.shape[1]
+
+    @cached_property
+    def _compared(self) -> tuple[torch.Tensor, ...]:
+        return tuple(_resized(_thinned(layer), self.finer) for layer in self.middle)
+
+    @cached_property
+    def _total(self) -> torch.Tensor | None:
+        return None if self.independent else log_sum_exp(self.logits)
+
+    def group(self, members: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """A group of the network's classes as one class.
+
+        Returns:
+            (h, w) its logit, the log of the sum of its members' exponentials, in each cell; and
+            (h, w) the log of its probability there.
+        """
+        logit = log_sum_exp(self.logits[..., list(members)])
+        return logit, log_probability(logit, self._total)
+
+    def mean_in(self, corners: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The mean logits (n, K) in boxes (n, 4), and their ``log_sum_exp`` where it counts."""
+        logits = mean_in(self.logits, corners)
+        return logits, None if self.independent else log_sum_exp(logits)
+
+    def refined(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps (m, h, w) spread along what looks alike in the image; ``MOST_CELLS`` high or wide.
+
+        Returns:
+            (m, h'', w'').
+        """
+        height, width = self.finer
+        scale = min(1.0, MOST_CELLS / max(height, width))
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        layers = [_resized(_thinned(layer), size) for layer in self.middle]
+        return _spread(maps, layers, size)
+
+    def refined_window(self, score_map: torch.Tensor, cells: NDArray[np.int64]) -> torch.Tensor:
+        """The part of a map (h, w) in a window, spread along what looks alike in it.
+
+        Args:
+            cells: (4,) top, left, bottom, right, half-open.
+
+        Returns:
+            (2 x height, 2 x width) of the window.
+        """
+        top, left, bottom, right = cells.tolist()
+        layers = [
+            layer[:, :, 2 * top : 2 * bottom, 2 * left : 2 * right] for layer in self._compared
+        ]
+        size = 2 * (bottom - top), 2 * (right - left)
+        return _spread(score_map[None, top:bottom, left:right], layers, size)[0]
+
+
+def windows(logits: torch.Tensor) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """All windows of ``WINDOW_SHAPES`` with their mean logits, by an integral image.
+
+    Args:
+        logits: (h, w, K); a shape that is larger than the grid is cut to it.
+
+    Returns:
+        (n, 4) cells of each window, top, left, bottom, right, half-open; and (n, K).
+    """
+    height, width, classes = logits.shape
+    summed = logits.new_zeros(height + 1, width + 1, classes)
+    summed[1:, 1:] = logits.cumsum(dim=0).cumsum(dim=1)
+    cells, means = [], []
+    for down, across in sorted({(min(a, height), min(b, width)) for a, b in WINDOW_SHAPES}):
+        sums = summed[down:, across:] - summed[: height - down + 1, across:]
+        sums -= summed[down:, : width - across + 1]
+        sums += summed[: height - down + 1, : width - across + 1]
+        means.append(sums.div_(down * across).flatten(0, 1))
+        top, left = np.mgrid[0 : height - down + 1, 0 : width - across + 1].reshape(2, -1)
+        cells.append(np.stack([top, left, top + down, left + across], axis=1))
+    return np.concatenate(cells), torch.cat(means)
+
+
+def mean_in(values: torch.Tensor, corners: NDArray[np.float64]) -> torch.Tensor:
+    """The means of values of cells in boxes; of a cell counts the part that a box covers.
+
+    Args:
+        values: (h, w, k).
+        corners: (n, 4), shares of the image.
+
+    Returns:
+        (n, k) float32.
+    """
+    height, width, _ = values.shape
+    down = _covered(corners[:, 1] * height, corners[:, 3] * height, height)
+    across = _covered(corners[:, 0] * width, corners[:, 2] * width, width)
+    covered = (down[:, :, None] * across[:, None, :]).reshape(-1, height * width)
+    weights = covered / (covered.sum(axis=1, keepdims=True) + 1e-9)
+    return torch.from_numpy(weights.astype(np.float32)) @ values.flatten(0, 1)
+
+
+def log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
+    """Over the last dimension, as ``torch.logsumexp``, in half of its time over a thousand."""
+    largest = logits.amax(dim=-1, keepdim=True)
+    return (logits - largest).exp_().sum(dim=-1).log_() + largest[..., 0]
+
+
+def log_probability(logit: torch.Tensor, total: torch.Tensor | None) -> torch.Tensor:
+    """Of a group's logit, under a softmax over classes of this ``log_sum_exp``, or a sigmoid."""
+    return F.logsigmoid(logit) if total is None else logit - total
+
+
+def _covered(
+    low: NDArray[np.float64], high: NDArray[np.float64], cells: int
+) -> NDArray[np.float64]:
+    """(n, cells) how much of each cell of a line lies between low and high (n,), in cells."""
+    start = np.arange(cells)
+    inside = np.minimum(high[:, None], start + 1) - np.maximum(low[:, None], start)
+    return np.asarray(np.clip(inside, 0, 1))
+
+
+def _spread(
+    maps: torch.Tensor, layers: Sequence[torch.Tensor], size: tuple[int, int]
+) -> torch.Tensor:
+    resized = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)
+    return propagate(resized, affinity(layers, size), REFINE_STEPS)[0]
+
+
+def _thinned(layer: torch.Tensor) -> torch.Tensor:
+    return layer[:, :: -(-layer.shape[1] // COMPARED_CHANNELS)]
+
+
+def _resized(layer: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """On another grid; one that is much coarser takes the mean of the cells, none is left out."""
+    if layer.shape[2] > 2 * size[0] + 1:
+        return F.adaptive_avg_pool2d(layer, size)
+    return F.interpolate(layer, size=size, mode="bilinear", align_corners=False)
