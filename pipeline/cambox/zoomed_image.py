@@ -16,7 +16,7 @@ from cambox.boxes import Boxes
 from cambox.cams.agreement import choose, evidence, probability, traits
 from cambox.cams.boxes import FoundBoxes, NoBoxReason
 from cambox.cams.looks import Windows, candidates
-from cambox.cams.pyramid import Level, log_probability, log_sum_exp, windows
+from cambox.cams.pyramid import Level, window_chances
 from cambox.cams.score import choose_boxes
 from cambox.config import Config
 from cambox.config_cam import ZoomSettings
@@ -80,7 +80,7 @@ class ZoomedImages:
                 images = [_pixels(samples[place], size, mirrored) for place in places]
                 for place, level in zip(places, self._levels(images, side, mirrored), strict=True):
                     levels[place].append(level)
-        seen = [self._windows(some) for some in levels]
+        seen = [self._chances(some) for some in levels]
         best = torch.stack(
             [torch.stack([one.amax(dim=0) for _, one in some]).amax(dim=0) for some in seen]
         )
@@ -94,8 +94,7 @@ class ZoomedImages:
                     size=_size(sample),
                     levels=tuple(levels[number]),
                     windows=tuple(
-                        Windows(cells, chances[:, wanted].double().log().numpy())
-                        for cells, chances in seen[number]
+                        Windows(cells, _log(chances[:, wanted])) for cells, chances in seen[number]
                     ),
                 )
             )
@@ -120,21 +119,11 @@ class ZoomedImages:
             for number in range(len(images))
         ]
 
-    def _windows(self, levels: Sequence[Level]) -> list[tuple[np.ndarray, torch.Tensor]]:
+    def _chances(self, levels: Sequence[Level]) -> list[tuple[np.ndarray, torch.Tensor]]:
         """Of each level that is not mirrored, its windows and the classes' chances (n, G) there."""
-        found = []
-        for level in levels:
-            if level.mirrored:
-                continue
-            cells, logits = windows(level.logits)
-            total = None if self.independent else log_sum_exp(logits)[:, None]
-            if self.classifier.groups is not None:
-                logits = torch.stack(
-                    [log_sum_exp(logits[:, list(members)]) for members in self.members], dim=1
-                )
-            chances = log_probability(logits, total).exp_().clamp_(min=LEAST_PROBABILITY)
-            found.append((cells, chances))
-        return found
+        groups = self.classifier.groups
+        membership = None if groups is None else groups.membership(levels[0].logits.shape[2])
+        return [window_chances(level, membership) for level in levels if not level.mirrored]
 
     def candidates(self, image: ZoomedImage) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Of each wanted class the candidates' corners (n, 4) and traits (n, traits); n from 0."""
@@ -163,6 +152,10 @@ class ZoomedImages:
         large = found_boxes.boxes.area >= self.box_settings.min_area
         kept = found_boxes.only(large, NoBoxReason.too_small)
         return choose_boxes(kept, map_classes(images), self.box_settings)
+
+
+def _log(chances: torch.Tensor) -> np.ndarray:
+    return chances.double().clamp_(min=LEAST_PROBABILITY).log_().numpy()
 
 
 def _size(sample: LoadedSample) -> tuple[int, int]:

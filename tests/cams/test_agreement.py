@@ -22,9 +22,9 @@ from cambox.cams.looks import (
 from cambox.cams.pyramid import (
     MOST_CELLS,
     Level,
-    log_probability,
-    log_sum_exp,
+    integral,
     mean_in,
+    window_chances,
     windows,
 )
 from cambox.config_cam import AgreementSettings
@@ -44,10 +44,13 @@ def level_with_an_object(side: int, mirrored: bool = False) -> Level:
     return Level(side, logits, (features,), mirrored)
 
 
+def membership_of(groups: list[list[int]], count: int) -> torch.Tensor:
+    return torch.tensor([[float(k in members) for members in groups] for k in range(count)])
+
+
 def windows_of(level: Level) -> Windows:
-    cells, logits = windows(level.logits)
-    chances = [log_probability(log_sum_exp(logits[:, m]), log_sum_exp(logits)) for m in GROUPS]
-    return Windows(cells, torch.stack(chances, dim=1).double().numpy())
+    cells, chances = window_chances(level, membership_of(GROUPS, 6))
+    return Windows(cells, chances.double().log().numpy())
 
 
 def test_a_group_is_the_sum_of_its_members() -> None:
@@ -63,7 +66,7 @@ def test_a_group_is_the_sum_of_its_members() -> None:
 
 def test_a_windows_logits_are_the_plain_mean_of_its_cells() -> None:
     logits = torch.randn(6, 9, 5, generator=torch.Generator().manual_seed(1))
-    cells, means = windows(logits)
+    cells, means = windows(integral(logits))
     assert means.shape == (len(cells), 5)
     # 7 x 7 and 7 x 5 are cut to the grid's height of 6; all places of each shape are there.
     shapes = {(bottom - top, right - left) for top, left, bottom, right in cells.tolist()}
@@ -74,12 +77,33 @@ def test_a_windows_logits_are_the_plain_mean_of_its_cells() -> None:
         torch.testing.assert_close(mean, plain, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("independent", [False, True])
+def test_the_chances_of_windows_are_a_softmax_over_all_classes(independent: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(8, 9, 300, generator=generator)
+    logits[2:6, 3:7, 7] += 9
+    logits[..., 8:40] += 4
+    level = Level(288, logits, (), independent=independent)
+    groups = [[7], list(range(8, 12)), [299, 298]]
+    cells, chances = window_chances(level, membership_of(groups, 300))
+    same, means = windows(integral(logits))
+    assert (cells == same).all()
+    odds = means.double().exp()
+    for place, members in enumerate(groups):
+        summed = odds[:, members].sum(dim=1)
+        expected = summed / (1 + summed) if independent else summed / odds.sum(dim=1)
+        torch.testing.assert_close(chances[:, place].double(), expected, rtol=1e-3, atol=1e-7)
+    _, single = window_chances(level, None)
+    assert single.shape == (len(cells), 300)
+    torch.testing.assert_close(single[:, 7], chances[:, 0])
+
+
 def test_of_a_cell_counts_what_the_box_covers() -> None:
     score_map = torch.arange(12.0).view(3, 4, 1)
     corners = np.array([[0.0, 0, 1, 1], [0.25, 0, 0.75, 1 / 3], [0.125, 0, 0.5, 0.5]])
     covered = (0.5 * 0 + 1 * 1) + 0.5 * (0.5 * 4 + 1 * 5)
     expected = [[5.5], [1.5], [covered / (1.5 * 1.5)]]
-    np.testing.assert_allclose(mean_in(score_map, corners).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(mean_in(integral(score_map), corners).numpy(), expected, rtol=1e-6)
 
 
 def test_what_is_refined_follows_the_middle_layer() -> None:

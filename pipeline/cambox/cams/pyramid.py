@@ -60,22 +60,36 @@ class Level:
         return tuple(_resized(_thinned(layer), self.finer) for layer in self.middle)
 
     @cached_property
-    def _total(self) -> torch.Tensor | None:
-        return None if self.independent else log_sum_exp(self.logits)
+    def total(self) -> torch.Tensor:
+        """(h, w) the log of the sum of all classes' exponentials in each cell."""
+        return log_sum_exp(self.logits)
+
+    @cached_property
+    def _groups(self) -> dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]]:
+        return {}
 
     def group(self, members: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """A group of the network's classes as one class.
+        """A group of the network's classes as one class; remembered, as it is asked for often.
 
         Returns:
             (h, w) its logit, the log of the sum of its members' exponentials, in each cell; and
             (h, w) the log of its probability there.
         """
-        logit = log_sum_exp(self.logits[..., list(members)])
-        return logit, log_probability(logit, self._total)
+        key = tuple(members)
+        if key not in self._groups:
+            logit = log_sum_exp(self.logits[..., list(members)])
+            total = None if self.independent else self.total
+            self._groups[key] = logit, log_probability(logit, total)
+        return self._groups[key]
+
+    @cached_property
+    def summed(self) -> torch.Tensor:
+        """(h + 1, w + 1, K), see ``integral``."""
+        return integral(self.logits)
 
     def mean_in(self, corners: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The mean logits (n, K) in boxes (n, 4), and their ``log_sum_exp`` where it counts."""
-        logits = mean_in(self.logits, corners)
+        logits = mean_in(self.summed, corners)
         return logits, None if self.independent else log_sum_exp(logits)
 
     def refined(self, maps: torch.Tensor) -> torch.Tensor:
@@ -107,18 +121,17 @@ class Level:
         return _spread(score_map[None, top:bottom, left:right], layers, size)[0]
 
 
-def windows(logits: torch.Tensor) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """All windows of ``WINDOW_SHAPES`` with their mean logits, by an integral image.
+def windows(summed: torch.Tensor) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """All windows of ``WINDOW_SHAPES`` with their means.
 
     Args:
-        logits: (h, w, K); a shape that is larger than the grid is cut to it.
+        summed: (h + 1, w + 1, K), see ``integral``; a shape that is larger than the grid is cut to
+            it.
 
     Returns:
         (n, 4) cells of each window, top, left, bottom, right, half-open; and (n, K).
     """
-    height, width, classes = logits.shape
-    summed = logits.new_zeros(height + 1, width + 1, classes)
-    summed[1:, 1:] = logits.cumsum(dim=0).cumsum(dim=1)
+    height, width = summed.shape[0] - 1, summed.shape[1] - 1
     cells, means = [], []
     for down, across in sorted({(min(a, height), min(b, width)) for a, b in WINDOW_SHAPES}):
         sums = summed[down:, across:] - summed[: height - down + 1, across:]
@@ -130,22 +143,73 @@ def windows(logits: torch.Tensor) -> tuple[NDArray[np.int64], torch.Tensor]:
     return np.concatenate(cells), torch.cat(means)
 
 
-def mean_in(values: torch.Tensor, corners: NDArray[np.float64]) -> torch.Tensor:
+def window_chances(
+    level: Level, membership: torch.Tensor | None
+) -> tuple[NDArray[np.int64], torch.Tensor]:
+    """How likely each window shows each class, by the mean logits of its cells.
+
+    Args:
+        membership: (K, G) 1 where a class is of a group; None: classes are their own groups.
+
+    Returns:
+        (n, 4) cells of each window, see ``windows``; and (n, G), 0 to 1.
+    """
+    cells, means = windows(level.summed)
+    largest = means.max()
+    # In place, as there are millions of them.
+    odds = means.sub_(largest).exp_()
+    total = odds.sum(dim=1, keepdim=True)
+    chances = odds if membership is None else odds @ membership
+    if level.independent:
+        return cells, (chances.log_() + largest).sigmoid_()
+    return cells, chances.div_(total)
+
+
+def integral(values: torch.Tensor) -> torch.Tensor:
+    """The sums (h + 1, w + 1, k) of values (h, w, k) above and left of each corner of a cell."""
+    height, width, depth = values.shape
+    summed = values.new_zeros(height + 1, width + 1, depth)
+    summed[1:, 1:] = values.cumsum(dim=0).cumsum(dim=1)
+    return summed
+
+
+def mean_in(summed: torch.Tensor, corners: NDArray[np.float64]) -> torch.Tensor:
     """The means of values of cells in boxes; of a cell counts the part that a box covers.
 
     Args:
-        values: (h, w, k).
+        summed: (h + 1, w + 1, k), see ``integral``. Between the corners of a cell it is bilinear,
+            so that it is exact for boxes that end within cells.
         corners: (n, 4), shares of the image.
 
     Returns:
         (n, k) float32.
     """
-    height, width, _ = values.shape
-    down = _covered(corners[:, 1] * height, corners[:, 3] * height, height)
-    across = _covered(corners[:, 0] * width, corners[:, 2] * width, width)
-    covered = (down[:, :, None] * across[:, None, :]).reshape(-1, height * width)
-    weights = covered / (covered.sum(axis=1, keepdims=True) + 1e-9)
-    return torch.from_numpy(weights.astype(np.float32)) @ values.flatten(0, 1)
+    height, width = summed.shape[0] - 1, summed.shape[1] - 1
+    rows, down = _ends(corners[:, 1] * height, corners[:, 3] * height, height)
+    columns, across = _ends(corners[:, 0] * width, corners[:, 2] * width, width)
+    places = rows[:, :, None] * (width + 1) + columns[:, None, :]
+    weights = (down[:, :, None] * across[:, None, :]).astype(np.float32)
+    return F.embedding_bag(
+        torch.from_numpy(places.reshape(-1, 16)),
+        summed.flatten(0, 1),
+        per_sample_weights=torch.from_numpy(weights.reshape(-1, 16)),
+        mode="sum",
+    )
+
+
+def _ends(
+    low: NDArray[np.float64], high: NDArray[np.float64], cells: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of lines from low to high (n,): the cells' corners around both ends, and what each counts.
+
+    Returns:
+        (n, 4) corners, and (n, 4) weights by which their sums give the mean along the line.
+    """
+    first, last = (np.clip(np.floor(end), 0, cells - 1) for end in (low, high))
+    corners = np.stack([first, first + 1, last, last + 1], axis=1)
+    into_first, into_last = low - first, high - last
+    weights = np.stack([into_first - 1, -into_first, 1 - into_last, into_last], axis=1)
+    return corners.astype(np.int64), weights / np.maximum(high - low, 1e-6)[:, None]
 
 
 def log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
@@ -157,15 +221,6 @@ def log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
 def log_probability(logit: torch.Tensor, total: torch.Tensor | None) -> torch.Tensor:
     """Of a group's logit, under a softmax over classes of this ``log_sum_exp``, or a sigmoid."""
     return F.logsigmoid(logit) if total is None else logit - total
-
-
-def _covered(
-    low: NDArray[np.float64], high: NDArray[np.float64], cells: int
-) -> NDArray[np.float64]:
-    """(n, cells) how much of each cell of a line lies between low and high (n,), in cells."""
-    start = np.arange(cells)
-    inside = np.minimum(high[:, None], start + 1) - np.maximum(low[:, None], start)
-    return np.asarray(np.clip(inside, 0, 1))
 
 
 def _spread(
