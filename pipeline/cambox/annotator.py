@@ -14,6 +14,7 @@ import torch
 from cambox.batch import AnnotatedBatch, BatchAnnotator
 from cambox.boxes import Boxes
 from cambox.config import Config
+from cambox.maps import WholeImages
 from cambox.models.classifier import Classifier
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish
@@ -23,6 +24,7 @@ from cambox.sources.retry import with_retries
 from cambox.sources.samples import Sample, read_samples
 from cambox.sources.shards import Shard
 from cambox.threads import Stage, Stopwatch, grouped, in_order
+from cambox.zoomed_image import ZoomedImages
 
 BATCHES_AHEAD = 2
 # Images that a thread decodes, or finds the boxes of, before it asks for more.
@@ -97,8 +99,15 @@ class Annotator:
         together = max(1, min(MOST_TOGETHER, batch_size // (2 * threads)))
         self._together = together
         box_pool = None if self.alone else self.box_pool
+        zoom, store_maps = config.cam.zoom, config.output.store_maps
         self.lanes = [
-            BatchAnnotator(config, lane, box_pool, batch_size if self.alone else together)
+            BatchAnnotator(
+                WholeImages(config, lane) if zoom is None else ZoomedImages(config, zoom, lane),
+                lane,
+                store_maps,
+                box_pool,
+                batch_size if self.alone else together,
+            )
             for lane in classifier.copies(count)
         ]
         self._free_lanes = SimpleQueue[BatchAnnotator]()

@@ -13,14 +13,13 @@ import torch
 
 from cambox.boxes import Boxes
 from cambox.cams.boxes import FoundBoxes
-from cambox.config import Config
-from cambox.image_classes import ScoredImage
+from cambox.cams.score import MapClasses
+from cambox.cams.score_maps import WantedClass, wanted_classes
+from cambox.config_cam import CamSettings
 from cambox.models.classifier import Classifier
-from cambox.output.rows import Row
+from cambox.output.rows import ClassScore, Row, StoredMap
 from cambox.sources.load import LoadedSample
 from cambox.threads import Stopwatch, grouped
-from cambox.whole_image import WholeImages
-from cambox.zoomed_image import ZoomedImages
 
 NO_LIMIT = 2**31
 
@@ -54,6 +53,25 @@ class AnnotatedBatch:
         )
 
 
+@dataclass(frozen=True)
+class ScoredImage:
+    """What the network says of one image.
+
+    Attributes:
+        classes: the model's top-k.
+        wanted: the classes that get boxes.
+        class_scores: their probabilities, in the same order.
+    """
+
+    classes: tuple[ClassScore, ...]
+    wanted: list[WantedClass]
+    class_scores: list[float]
+
+    def stored_maps(self) -> tuple[StoredMap, ...]:
+        """Those that can be kept in the row."""
+        return ()
+
+
 class Looks(Protocol):
     """A way to look at images: what the network says of them, and the boxes that follow."""
 
@@ -68,6 +86,7 @@ class BatchAnnotator:
     """Turns loaded samples into rows and boxes.
 
     Args:
+        looks: at the images, with the classifier.
         pool: threads for the boxes; None: they are found in the caller's.
         together: images whose boxes one of those threads finds at once.
 
@@ -76,18 +95,18 @@ class BatchAnnotator:
     """
 
     def __init__(
-        self, config: Config, classifier: Classifier, pool: Executor | None, together: int
+        self,
+        looks: Looks,
+        classifier: Classifier,
+        store_maps: bool,
+        pool: Executor | None,
+        together: int,
     ) -> None:
+        self.looks = looks
         self.classifier = classifier
-        self.store_maps = config.output.store_maps
+        self.store_maps = store_maps
         self.pool = pool
         self.together = together
-        zoom = config.cam.zoom
-        self.looks: Looks = (
-            WholeImages(config, classifier)
-            if zoom is None
-            else ZoomedImages(config, zoom, classifier)
-        )
         self.forward_size = NO_LIMIT
 
     def annotate(
@@ -160,3 +179,45 @@ def _in_pixels(boxes: Boxes, places: np.ndarray, batch: Sequence[LoadedSample]) 
     sizes = np.array([(batch[place].width, batch[place].height) for place in places.tolist()])
     width, height = sizes[boxes.image].T
     return boxes.scaled(width, height).with_columns(image=places[boxes.image])
+
+
+def scored_images(
+    probabilities: torch.Tensor, labels: Sequence[tuple[int, ...] | None], settings: CamSettings
+) -> list[ScoredImage]:
+    """Choose the classes of images.
+
+    Args:
+        probabilities: (B, K) of the user's classes, 0 to 1.
+        labels: given with each image.
+    """
+    best = probabilities.topk(settings.top_k, dim=1)
+    images = []
+    for number, (ids, shares) in enumerate(
+        zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ):
+        wanted = wanted_classes(
+            ids,
+            shares,
+            labels[number] or (),
+            settings.classes,
+            settings.ranks,
+            settings.min_probability,
+        )
+        classes = tuple(
+            ClassScore(class_id, rank, share)
+            for rank, (class_id, share) in enumerate(zip(ids, shares, strict=True), 1)
+        )
+        of_wanted = probabilities[number, [choice.class_id for choice in wanted]].tolist()
+        images.append(ScoredImage(classes, wanted, of_wanted))
+    return images
+
+
+def map_classes(images: Sequence[ScoredImage]) -> MapClasses:
+    """Whose maps those of all wanted classes of all images are; ``image`` counts from 0."""
+    wanted = [choice for image in images for choice in image.wanted]
+    return MapClasses(
+        image=np.repeat(np.arange(len(images)), [len(image.wanted) for image in images]),
+        class_id=np.array([choice.class_id for choice in wanted], np.int64),
+        rank=np.array([choice.rank for choice in wanted], np.int64),
+        score=np.array([score for image in images for score in image.class_scores]),
+    )

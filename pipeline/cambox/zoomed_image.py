@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cambox.batch import ScoredImage, map_classes, scored_images
 from cambox.boxes import Boxes
 from cambox.cams.agreement import choose, evidence, probability, traits
 from cambox.cams.boxes import FoundBoxes, NoBoxReason
@@ -21,7 +22,6 @@ from cambox.cams.score import choose_boxes
 from cambox.config import Config
 from cambox.config_cam import ZoomSettings
 from cambox.errors import RequestError
-from cambox.image_classes import ScoredImage, map_classes, scored_images
 from cambox.models.classifier import Classifier
 from cambox.models.heads import Layout, TailHead
 from cambox.sources.load import LoadedSample, fitted, resize

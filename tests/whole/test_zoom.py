@@ -103,6 +103,14 @@ def test_boxes_are_in_the_image_and_the_best_comes_first(make_config: ConfigMake
             assert len(boxes) <= 2
 
 
+def test_an_image_without_a_likely_class_has_a_row_without_boxes(make_config: ConfigMaker) -> None:
+    summary = run(make_config(*NETWORK, "cam.min_probability=1"), QUIET)
+    assert summary.complete
+    rows = pyarrow.dataset.dataset(summary.folder).to_table().to_pylist()
+    assert [(row["status"], row["objects"]) for row in rows] == [("ok", [])] * 12
+    assert all(len(row["classes"]) == 3 for row in rows)
+
+
 def test_rows_do_not_depend_on_the_batch(make_config: ConfigMaker, tmp_path: Path) -> None:
     tables = []
     for size in (1, 4):

@@ -76,6 +76,8 @@ def candidates(
     Returns:
         c of them; one whose maps are all constant has none.
     """
+    if not groups:
+        return []
     # Of each class and look: the regions in its frame, and the frame in the image.
     seen: list[list[tuple[Array, Array]]] = [[] for _ in groups]
     whole = np.array([0.0, 0.0, 1.0, 1.0])
