@@ -10,7 +10,13 @@ from pydantic import BaseModel
 
 from cambox.cli.recipes import settings_page
 from cambox.config import Config
-from cambox.config_cam import CalibrationSettings, PoolingSettings, RefineSettings
+from cambox.config_cam import (
+    AgreementSettings,
+    CalibrationSettings,
+    PoolingSettings,
+    RefineSettings,
+    ZoomSettings,
+)
 from cambox.config_file import load_config, recipe_names, recipe_text
 from cambox.demo import CLASSIFIER, write_config
 from cambox.errors import RequestError
@@ -154,6 +160,8 @@ def test_every_setting_is_on_the_page_with_its_meaning() -> None:
         ("boxes.calibration.", CalibrationSettings),
         ("cam.pooling.", PoolingSettings),
         ("cam.refine.", RefineSettings),
+        ("cam.zoom.", ZoomSettings),
+        ("cam.zoom.agreement.", AgreementSettings),
         *((f"{name}.", field.annotation) for name, field in Config.model_fields.items()),  # type: ignore[misc]
     ]
     expected = {prefix + name for prefix, section in sections for name in section.model_fields}
