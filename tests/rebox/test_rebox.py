@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-import cambox.batch
+import cambox.maps
 import cambox.rebox.rebox
 from cambox.cams.boxes import find_boxes
 from cambox.cli import app
@@ -81,7 +81,7 @@ def test_rows_are_those_of_an_annotator_whose_maps_have_8_bits(
         stored = [StoredMap.of(0, 0, score_map).restore() for score_map in score_maps.numpy()]
         return find_boxes(np.stack(stored), *rest)
 
-    monkeypatch.setattr(cambox.batch, "find_boxes", rounded)
+    monkeypatch.setattr(cambox.maps, "find_boxes", rounded)
     anew = rows_of(annotate(*OTHER, f"output.uri={tmp_path}/anew"))
     assert reboxed == anew
     assert sum(len(row["objects"]) for row in anew) > 20
