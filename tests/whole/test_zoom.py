@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from cambox.config import Config
+from cambox.config import Config, ModelSettings
 from cambox.engines.local import LocalEngine
 from cambox.errors import RequestError
+from cambox.models.load import load_classifier
 from cambox.run import run
 from cambox.sources.decode import SampleStatus
 from cambox.sources.load import LoadedSample, fitted, resize
@@ -43,6 +44,15 @@ def test_an_image_keeps_its_shape_in_whole_cells() -> None:
     assert fitted((480, 640), 1280, 32) == (960, 1280)
     assert fitted((640, 427), 448, 32) == (448, 288)
     assert fitted((10, 1000), 224, 32) == (32, 224)
+
+
+@pytest.mark.parametrize(("size", "cells"), [(64, 2), (80, 3), (300, 10)])
+def test_a_cell_is_the_stride_of_the_network_whatever_its_own_size(size: int, cells: int) -> None:
+    classifier = load_classifier(ModelSettings(name="test_resnet", input_size=size))
+    assert (classifier.head.grid.height, classifier.cell) == (cells, 32)
+    # At whole cells the map ends where the image does.
+    images = np.zeros((1, 96, 160, 3), np.uint8)
+    assert classifier.at(96, 160).scores(images).feature_map.shape[2:] == (3, 5)
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])

@@ -86,9 +86,9 @@ def candidates(
         logits = torch.stack([logit for logit, _ in pairs])
         posteriors = torch.stack([posterior for _, posterior in pairs]).exp()
         refined = level.refined(torch.cat([logits, posteriors]))
-        plain = F.interpolate(logits[None], size=level.finer, mode="bilinear", align_corners=False)[
-            0
-        ]
+        (plain,) = F.interpolate(
+            logits[None], size=level.finer, mode="bilinear", align_corners=False
+        )
         found = [
             *regions(refined, REFINED_THRESHOLDS, REGIONS_OF_WHOLE),
             *regions(plain, PLAIN_THRESHOLDS, REGIONS_OF_WHOLE),

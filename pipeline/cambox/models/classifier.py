@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -99,8 +100,11 @@ class Classifier:
 
     @property
     def cell(self) -> int:
-        """Pixels of the input for each cell of the feature map, along its height."""
-        return self.preprocessing.height // self.head.grid.height
+        """Pixels of the input for each cell of the feature map, of a convolutional network.
+
+        A power of two; an input of another size, such as 300 for 10 cells of 32, is padded by it.
+        """
+        return int(2 ** round(math.log2(self.preprocessing.height / self.head.grid.height)))
 
     def at(self, height: int, width: int) -> Classifier:
         """The classifier, for images of another size; of a network that takes any."""
