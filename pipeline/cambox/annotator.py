@@ -14,7 +14,6 @@ import torch
 from cambox.batch import AnnotatedBatch, BatchAnnotator
 from cambox.boxes import Boxes
 from cambox.config import Config
-from cambox.maps import WholeImages
 from cambox.models.classifier import Classifier
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish
@@ -24,6 +23,7 @@ from cambox.sources.retry import with_retries
 from cambox.sources.samples import Sample, read_samples
 from cambox.sources.shards import Shard
 from cambox.threads import Stage, Stopwatch, grouped, in_order
+from cambox.whole_image import WholeImages
 from cambox.zoomed_image import ZoomedImages
 
 BATCHES_AHEAD = 2
@@ -122,6 +122,7 @@ class Annotator:
             input_width=classifier.preprocessing.width,
             class_count=classifier.class_count,
             labels_wanted=config.cam.classes != "predicted",
+            cell=None if classifier.aspect == "squashed" else classifier.cell,
             longest=None if config.cam.zoom is None else max(config.cam.zoom.sides),
         )
 

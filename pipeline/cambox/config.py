@@ -57,6 +57,10 @@ class ModelSettings(Section):
     """passed to the model's constructor"""
     input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """side, or [height, width], in pixels; null: the model's own"""
+    keep_aspect: bool = False
+    """true: an image keeps its shape, input_size being its longer side, to the nearest whole cell
+    of the feature map; a network that takes one shape only gets the rest padded with the mean.
+    false: it is squashed to input_size"""
     class_input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """the classes come from a second pass at this size, such as the one the network was trained at
     where input_size is larger; null: from the same pass"""
@@ -85,6 +89,12 @@ class ModelSettings(Section):
         if value is not None and min(value) <= 0:
             raise ValueError("must be above zero")
         return value
+
+    @model_validator(mode="after")
+    def _one_longer_side(self) -> ModelSettings:
+        if self.keep_aspect and isinstance(self.input_size, tuple):
+            raise ValueError("input_size is the longer side with keep_aspect: give one number")
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_weights(self) -> ModelSettings:
@@ -151,7 +161,7 @@ class Config(Section):
 
 # Of one look at the whole, squashed image.
 _NOT_ZOOMED = {
-    "model": ("input_size", "class_input_size"),
+    "model": ("input_size", "keep_aspect", "class_input_size"),
     "cam": ("pooling", "truncate", "refine", "centre", "shift"),
     "boxes": ("threshold", "percentile", "resolution", "interpolation", "calibration"),
     "output": ("store_maps",),

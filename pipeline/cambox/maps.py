@@ -1,30 +1,19 @@
-"""One look at each whole image: the score maps of its wanted classes, and their boxes."""
+"""The score maps of the classes that are wanted, made as the head and the settings ask for it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
-from cambox.batch import ScoredImage, map_classes, scored_images
-from cambox.cams.boxes import FoundBoxes, find_boxes, upsampled_size
 from cambox.cams.paper import thresholded_average
 from cambox.cams.refine import affinity, propagate, towards_centre
-from cambox.cams.score import choose_boxes
 from cambox.cams.score_maps import class_score_maps, class_weights, image_score_maps
-from cambox.config import Config
 from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
+from cambox.models.aspect import Frame
 from cambox.models.classifier import Classifier, Scores
-from cambox.models.groups import class_probabilities
 from cambox.models.heads import AffineHead, PooledHead, TailHead
 from cambox.models.tail import contributions
-from cambox.output.rows import StoredMap
-from cambox.sources.load import LoadedSample
 
 # Of the input, for each cell of a refined map.
 PIXELS_PER_CELL = 16
@@ -36,10 +25,7 @@ class MapMaker:
     def __init__(self, settings: CamSettings, classifier: Classifier) -> None:
         self._settings = settings
         preprocessing = classifier.preprocessing
-        height, width = preprocessing.height, preprocessing.width
-        longer = max(height, width)
-        cells = settings.refine.cells or max(1, round(longer / PIXELS_PER_CELL))
-        self._grid = max(1, round(height * cells / longer)), max(1, round(width * cells / longer))
+        self._whole = Frame.whole(preprocessing.height, preprocessing.width)
         self._head = classifier.head
         self._groups = classifier.groups
         self._weight = (
@@ -58,28 +44,38 @@ class MapMaker:
         assert not isinstance(self._head, TailHead)
         return self._head.logits(self._pooled(scores))
 
-    def maps(self, scores: Scores, class_ids: torch.Tensor) -> torch.Tensor:
+    def maps(
+        self, scores: Scores, class_ids: torch.Tensor, frame: Frame | None = None
+    ) -> torch.Tensor:
         """The maps of the wanted classes.
 
         Args:
             class_ids: (B, n) int64, on the device of the scores; of the user's classes.
+            frame: of the images in the network's input; None: they fill it.
 
         Returns:
             (B, n, H, W) float32, in the cells of the feature map, or finer where refined.
         """
         groups = self._groups
         shares = None if groups is None else groups.shares(self.logits(scores), class_ids)
-        maps = self._plain_maps(scores, class_ids if shares is None else shares)
-        wanted, grid = self._settings.refine, self._grid
+        frame = frame or self._whole
+        maps = frame.crop(self._plain_maps(scores, class_ids if shares is None else shares))
+        wanted = self._settings.refine
         if wanted.steps:
-            likeness = affinity(
-                scores.middle, grid, wanted.power, wanted.feature_power, wanted.channels
-            )
+            grid, middle = self._grid(frame), [frame.crop(layer) for layer in scores.middle]
+            likeness = affinity(middle, grid, wanted.power, wanted.feature_power, wanted.channels)
             maps = F.interpolate(maps.float(), size=grid, mode="bilinear", align_corners=False)
             maps = propagate(maps, likeness, wanted.steps)
         if self._settings.centre is not None:
             maps = towards_centre(maps, self._settings.centre)
         return maps
+
+    def _grid(self, frame: Frame) -> tuple[int, int]:
+        """Height and width of refined maps."""
+        longer = max(frame.height, frame.width)
+        cells = self._settings.refine.cells or max(1, round(longer / PIXELS_PER_CELL))
+        height, width = (round(side * cells / longer) for side in (frame.height, frame.width))
+        return max(1, height), max(1, width)
 
     def _plain_maps(self, scores: Scores, wanted: torch.Tensor) -> torch.Tensor:
         """Of classes (B, n), or of sums of classes (B, n, K)."""
@@ -107,66 +103,6 @@ class MapMaker:
         if self._settings.pooling.kind == "thresholded":
             return thresholded_average(scores.feature_map, self._settings.pooling.threshold)
         return scores.feature_map.mean(dim=(2, 3))
-
-
-@dataclass(frozen=True)
-class MappedImage(ScoredImage):
-    """An image with its maps.
-
-    Attributes:
-        maps: (n, h, w) float32 on the CPU, of the wanted classes.
-    """
-
-    maps: torch.Tensor
-
-    def stored_maps(self) -> tuple[StoredMap, ...]:
-        """All of them."""
-        return tuple(
-            StoredMap.of(choice.class_id, choice.rank, score_map.numpy())
-            for choice, score_map in zip(self.wanted, self.maps, strict=True)
-        )
-
-
-class WholeImages:
-    """Scores and boxes of images of the classifier's input size."""
-
-    def __init__(self, config: Config, classifier: Classifier) -> None:
-        self.cam = config.cam
-        self.activation = config.model.activation
-        self.classifier = classifier
-        self.map_maker = MapMaker(config.cam, classifier)
-        preprocessing = classifier.preprocessing
-        self.box_settings = config.boxes
-        self.map_size = upsampled_size(config.boxes, (preprocessing.height, preprocessing.width))
-        self._buffer = classifier.image_buffer(0)
-
-    @torch.inference_mode()
-    def score(self, samples: Sequence[LoadedSample]) -> list[MappedImage]:
-        """One forward pass, and the maps of the classes that each image wants."""
-        # The same memory each time: a large batch would else come from fresh pages, which the
-        # kernel clears.
-        if len(self._buffer) < len(samples):
-            self._buffer = self.classifier.image_buffer(len(samples))
-        images = self._buffer[: len(samples)]
-        np.stack([sample.pixels for sample in samples], out=images)  # type: ignore[misc]
-        scores = self.classifier.scores(images)
-        logits = self.map_maker.logits(scores)
-        probabilities = class_probabilities(logits, self.activation, self.classifier.groups)
-        chosen = scored_images(probabilities.cpu(), [sample.labels for sample in samples], self.cam)
-        # Images want different numbers of classes; the shorter lists are padded with class 0.
-        ids_of = [torch.tensor([one.class_id for one in image.wanted]).long() for image in chosen]
-        class_ids = pad_sequence(ids_of, batch_first=True).to(probabilities.device)
-        maps = self.map_maker.maps(scores, class_ids).cpu()
-        return [
-            MappedImage(**vars(image), maps=maps[number, : len(image.wanted)])
-            for number, image in enumerate(chosen)
-        ]
-
-    def boxes(self, images: Sequence[MappedImage]) -> FoundBoxes:
-        """The boxes of some images, ``image`` being their place among them."""
-        maps = torch.cat([image.maps for image in images])
-        found = find_boxes(maps, self.map_size, self.box_settings)
-        return choose_boxes(found, map_classes(images), self.box_settings)
 
 
 def require_fitting(settings: CamSettings, classifier: Classifier) -> None:

@@ -57,7 +57,10 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
             "name": config.model.name,
             "kwargs": config.model.kwargs,
             "weights": classifier.weights_digest,
-            "input_size": [preprocessing.height, preprocessing.width],
+            # One number, the longer side, where an image keeps its shape.
+            "input_size": [preprocessing.height, preprocessing.width]
+            if classifier.aspect == "squashed"
+            else preprocessing.height,
             "class_input_size": list(classifier.class_size) if classifier.class_size else None,
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),

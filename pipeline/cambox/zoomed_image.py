@@ -22,8 +22,8 @@ from cambox.cams.score import choose_boxes
 from cambox.config import Config
 from cambox.config_cam import ZoomSettings
 from cambox.errors import RequestError
+from cambox.models.aspect import takes_any_shape
 from cambox.models.classifier import Classifier
-from cambox.models.heads import Layout, TailHead
 from cambox.sources.load import LoadedSample, fitted, resize
 
 # Below it a probability is none: of no use, and its log would be infinite.
@@ -188,7 +188,7 @@ def require_zoomable(classifier: Classifier, name: str) -> None:
         RequestError: names the remedy.
     """
     head = classifier.head
-    if isinstance(head, TailHead) or head.grid.layout is not Layout.channels_first:
+    if not takes_any_shape(classifier):
         raise RequestError(
             f"cam.zoom: {name} has a head of kind {head.kind} over features as "
             f"{head.grid.layout}, and looks of any shape need a convolutional network that "

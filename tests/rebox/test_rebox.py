@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-import cambox.maps
 import cambox.rebox.rebox
-from cambox.cams.boxes import find_boxes
+import cambox.whole_image
+from cambox.cams.boxes import find_boxes, find_boxes_by_shape
 from cambox.cli import app
 from cambox.config import Config
 from cambox.config_cam import BoxSettings
@@ -69,20 +68,23 @@ def footer_of(path: Path) -> Footer:
     return Footer.from_metadata(pq.read_metadata(path).metadata)
 
 
+@pytest.mark.parametrize("shape", ["squashed", "kept"])
 def test_rows_are_those_of_an_annotator_whose_maps_have_8_bits(
+    shape: str,
     annotate: Callable[..., Path],
     rebox: Callable[..., ReboxSummary],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    reboxed = rows_of(rebox(annotate(), *OTHER).folder)
+    kept = (f"model.keep_aspect={str(shape == 'kept').lower()}", "model.input_size=160")
+    reboxed = rows_of(rebox(annotate(*kept), *OTHER).folder)
 
-    def rounded(score_maps: torch.Tensor, *rest: Any) -> object:
-        stored = [StoredMap.of(0, 0, score_map).restore() for score_map in score_maps.numpy()]
-        return find_boxes(np.stack(stored), *rest)
+    def rounded(score_maps: list[np.ndarray], *rest: Any) -> object:
+        stored = [StoredMap.of(0, 0, score_map).restore() for score_map in score_maps]
+        return find_boxes_by_shape(stored, *rest)
 
-    monkeypatch.setattr(cambox.maps, "find_boxes", rounded)
-    anew = rows_of(annotate(*OTHER, f"output.uri={tmp_path}/anew"))
+    monkeypatch.setattr(cambox.whole_image, "find_boxes_by_shape", rounded)
+    anew = rows_of(annotate(*kept, *OTHER, f"output.uri={tmp_path}/anew"))
     assert reboxed == anew
     assert sum(len(row["objects"]) for row in anew) > 20
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,6 +17,11 @@ from cambox.config_cam import BoxSettings
 
 # How much a bicubic interpolation overshoots; OpenCV's choice.
 SHARPNESS = np.float32(-0.75)
+# Room for the most boxes of each is taken at once, and boxes.max_boxes may be large.
+MAPS_AT_ONCE = 64
+
+InputSize = tuple[int, int] | int
+"""Of a network, in pixels: (height, width), or the longer side where images keep their shape."""
 
 
 class NoBoxReason(enum.StrEnum):
@@ -122,10 +129,42 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
     return FoundBoxes(boxes, of_map, tuple(reasons))
 
 
-def upsampled_size(settings: BoxSettings, input_size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) that maps of a network with this input, in pixels, are upsampled to."""
-    height, width = input_size
-    scale = (settings.resolution or max(height, width)) / max(height, width)
+def find_boxes_by_shape(
+    score_maps: Iterable[np.ndarray], input_size: InputSize, settings: BoxSettings
+) -> FoundBoxes:
+    """Turn maps that may differ in shape into boxes; see ``find_boxes``.
+
+    Args:
+        score_maps: (h, w) each; quickest where those of one shape follow each other.
+        input_size: of the network that they are of.
+    """
+    parts: list[FoundBoxes] = []
+    first = 0
+    of_map: list[np.ndarray] = [np.zeros(0, np.int64)]
+    reasons: list[NoBoxReason | None] = []
+    for shape, of_shape in itertools.groupby(score_maps, key=lambda one: one.shape):
+        size = upsampled_size(settings, input_size, shape)
+        while part := list(itertools.islice(of_shape, MAPS_AT_ONCE)):
+            parts.append(find_boxes(np.stack(part), size, settings))
+            of_map.append(parts[-1].of_map + first)
+            reasons += parts[-1].reasons
+            first += len(part)
+    boxes = Boxes.joined(part.boxes for part in parts)
+    return FoundBoxes(boxes, np.concatenate(of_map), tuple(reasons))
+
+
+def upsampled_size(
+    settings: BoxSettings, input_size: InputSize, shape: tuple[int, ...] = (1, 1)
+) -> tuple[int, int]:
+    """(height, width) that maps of a network are upsampled to.
+
+    Args:
+        input_size: of the network.
+        shape: (h, w) of the map, whose proportions count where images keep their shape.
+    """
+    longest = settings.resolution or int(np.max(input_size))
+    height, width = shape if isinstance(input_size, int) else input_size
+    scale = longest / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 

@@ -23,6 +23,7 @@ from cambox.config import Config
 from cambox.config_cam import ZoomSettings
 from cambox.console import one_line
 from cambox.maps import require_fitting
+from cambox.models.aspect import keeping_aspect
 from cambox.models.classifier import Classifier, Precision
 from cambox.models.groups import read_groups
 from cambox.models.heads import HeadKind
@@ -92,6 +93,8 @@ def load_model(
     classifier = load_classifier(config.model, device, precision, config.cam.nonlinear_head, kind)
     if config.cam.refine.steps:
         classifier = with_middle_layers(classifier, config.cam.refine.layers)
+    if config.model.keep_aspect:
+        classifier = keeping_aspect(classifier, config.model.name)
     # Last: the pass at another size is none that middle layers are looked for in.
     if config.model.class_input_size is not None:
         classifier = with_class_size(classifier, config.model.class_input_size, config.model.name)

@@ -18,8 +18,10 @@ from cambox.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
 from cambox.models.middle import MiddleLayer, recorded
 from cambox.models.split import Split
 from cambox.models.tail import TailPass, run_with_tail
+from cambox.sources.load import fitted
 
 Precision = Literal["float32", "bfloat16", "float16"]
+Aspect = Literal["squashed", "kept", "padded"]
 
 # More batches at once than this would wait for Python; beyond it each gets several threads.
 MOST_AT_ONCE = 8
@@ -56,6 +58,8 @@ class Classifier:
         middle: the layers whose features come with the scores.
         class_size: (height, width) that the logits come from; None: from the images as they are.
         groups: the user's classes, where they are not the network's own.
+        aspect: how images of another shape than the preprocessing's go in; ``kept``: as they are,
+            their longer side as long; ``padded``: the same, in the middle of the preprocessing's.
     """
 
     module: nn.Module
@@ -69,6 +73,7 @@ class Classifier:
     middle: tuple[MiddleLayer, ...] = ()
     class_size: tuple[int, int] | None = None
     groups: ClassGroups | None = None
+    aspect: Aspect = "squashed"
 
     def scores(self, images: np.ndarray) -> Scores:
         """Run the network once, without gradients.
@@ -107,8 +112,15 @@ class Classifier:
         return int(2 ** round(math.log2(self.preprocessing.height / self.head.grid.height)))
 
     def at(self, height: int, width: int) -> Classifier:
-        """The classifier, for images of another size; of a network that takes any."""
-        return replace(self, preprocessing=replace(self.preprocessing, height=height, width=width))
+        """The classifier, for images of another size; of a network that takes any.
+
+        What the classes are read from is of the same shape.
+        """
+        class_size = self.class_size
+        if class_size is not None:
+            class_size = fitted((height, width), max(class_size), self.cell)
+        size = replace(self.preprocessing, height=height, width=width)
+        return replace(self, preprocessing=size, class_size=class_size)
 
     def cell_logits(self, feature_map: torch.Tensor) -> torch.Tensor:
         """What the head says of an image that looks like one cell all over.

@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 # Sums of a head whose kind is known may be off so far: more than another machine's rounding makes.
 KNOWN_KIND_TOLERANCE = 10 * TOLERANCE
 # What networks raise when they cannot run at a size.
-_DOES_NOT_RUN = (RuntimeError, AssertionError, ValueError, TypeError)
+DOES_NOT_RUN = (RuntimeError, AssertionError, ValueError, TypeError)
 
 
 def load_classifier(
@@ -88,7 +88,7 @@ def load_classifier(
         try:
             with torch.inference_mode():
                 logits = module(images)
-        except _DOES_NOT_RUN as error:
+        except DOES_NOT_RUN as error:
             raise RequestError(
                 f"model.input_size: {name} does not run at {preprocessing.height} x "
                 f"{preprocessing.width}: {one_line(error, 200)}; leave input_size null, or tell "
@@ -173,7 +173,7 @@ def with_class_size(classifier: Classifier, size: int | tuple[int, int], name: s
     own = classifier.preprocessing
     try:
         sized.try_out()
-    except _DOES_NOT_RUN as error:
+    except DOES_NOT_RUN as error:
         raise RequestError(
             f"model.class_input_size: {name}, built for {own.height} x {own.width}, does not run "
             f"at {height} x {width}: {one_line(error, 200)}; leave it null"

@@ -60,6 +60,19 @@ class PublishedRecipe:
             raise self.other_make() from error
         return settings
 
+    @property
+    def input_size(self) -> tuple[int, int] | int:
+        """Of the network, in pixels: (height, width), or the longer side of images as they are.
+
+        Raises:
+            RequestError: the recipe does not say it.
+        """
+        try:
+            size = self.settings["model"]["input_size"]
+            return size if isinstance(size, int) else (int(size[0]), int(size[1]))
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise self.other_make() from error
+
     def other_make(self) -> RequestError:
         """That the recipe's settings are of a cambox that knew other ones."""
         return RequestError(

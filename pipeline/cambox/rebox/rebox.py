@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from cambox.cams.boxes import upsampled_size
+from cambox.cams.boxes import InputSize
 from cambox.config import OutputSettings
 from cambox.config_cam import BoxSettings
 from cambox.config_file import override_boxes
@@ -107,9 +107,7 @@ def rebox_output(
     start = time.monotonic()
     failures: dict[str, str] = {}
     reports: list[Reboxed] = []
-    height, width = json.loads(recipe.settings)["model"]["input_size"]
-    size = upsampled_size(boxes, (height, width))
-    rebox_file = functools.partial(_rebox, recipe, boxes, size, target)
+    rebox_file = functools.partial(_rebox, recipe, boxes, source.input_size, target)
     for file, outcome in zip(to_do, _outcomes(to_do, rebox_file), strict=True):
         if isinstance(outcome, Reboxed):
             reports.append(outcome)
@@ -188,7 +186,7 @@ def _outcomes(
 def _rebox(
     recipe: Recipe,
     boxes: BoxSettings,
-    size: tuple[int, int],
+    input_size: InputSize,
     target: OutputSettings,
     file: PublishedFile,
 ) -> Reboxed | str:
@@ -198,7 +196,7 @@ def _rebox(
         source = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         if not is_intact(data, source.metadata.metadata or {}):
             return "the bytes before the footer are not those that were written"
-        rows, report = rebox_rows(source.read(), boxes, size, recipe.class_names)
+        rows, report = rebox_rows(source.read(), boxes, input_size, recipe.class_names)
         publish(rows, file.shard, recipe, target, {SOURCE_KEY: _came_from(file).encode()})
     except (OSError, pa.ArrowException, RequestError) as error:
         return one_line(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,14 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from cambox.boxes import Boxes
-from cambox.cams.boxes import FoundBoxes, NoBoxReason, find_boxes
+from cambox.cams.boxes import InputSize, find_boxes_by_shape
 from cambox.cams.score import MapClasses, choose_boxes
 from cambox.config_cam import BoxSettings
 from cambox.output.rows import Entries, StoredMap, as_numpy, boxes_to_arrow, schema
-
-# Room for the most boxes of each is taken at once, and boxes.max_boxes may be large.
-MAPS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -44,18 +39,21 @@ class Reboxed:
 
 
 def rebox_rows(
-    table: pa.Table, settings: BoxSettings, size: tuple[int, int], class_names: Sequence[str]
+    table: pa.Table, settings: BoxSettings, input_size: InputSize, class_names: Sequence[str]
 ) -> tuple[pa.Table, Reboxed]:
     """Make the boxes of every stored map anew; the rows, and what there is in them.
 
     Args:
         table: rows with ``maps``.
-        size: (height, width) that maps are upsampled to.
+        input_size: of the network that made the maps.
     """
     maps = Entries.of(table.column("maps"), "maps")
     scores, known = _class_scores(table, maps)
     classes = MapClasses(maps.row, maps["class_id"], maps["rank"], scores)
-    found = choose_boxes(_boxes(maps, settings, size), classes, settings)
+    names = ("class_id", "rank", "height", "width", "low", "high", "values")
+    columns = [maps.fields[name].to_pylist() for name in names]
+    stored = (StoredMap(*values).restore() for values in zip(*columns, strict=True))
+    found = choose_boxes(find_boxes_by_shape(stored, input_size, settings), classes, settings)
     # As float64, as the annotating run computes them, and rounded once.
     width, height = (
         as_numpy(table.column(side).combine_chunks()).astype(np.float64)[found.boxes.image]
@@ -67,25 +65,6 @@ def rebox_rows(
     unknown = int((~known[found.of_map]).sum())
     report = Reboxed(table.num_rows, len(found.boxes), no_box, unknown)
     return made.cast(schema(with_maps=True)), report
-
-
-def _boxes(maps: Entries, settings: BoxSettings, size: tuple[int, int]) -> FoundBoxes:
-    names = ("class_id", "rank", "height", "width", "low", "high", "values")
-    columns = [maps.fields[name].to_pylist() for name in names]
-    stored = (StoredMap(*values).restore() for values in zip(*columns, strict=True))
-    parts: list[FoundBoxes] = []
-    first = 0
-    of_map: list[np.ndarray] = [np.zeros(0, np.int64)]
-    reasons: list[NoBoxReason | None] = []
-    # One file's maps are of one shape, unless it is from elsewhere.
-    for _, of_shape in itertools.groupby(stored, key=lambda one: one.shape):
-        while part := list(itertools.islice(of_shape, MAPS_AT_ONCE)):
-            parts.append(find_boxes(np.stack(part), size, settings))
-            of_map.append(parts[-1].of_map + first)
-            reasons += parts[-1].reasons
-            first += len(part)
-    boxes = Boxes.joined(part.boxes for part in parts)
-    return FoundBoxes(boxes, np.concatenate(of_map), tuple(reasons))
 
 
 def _class_scores(table: pa.Table, maps: Entries) -> tuple[np.ndarray, np.ndarray]:

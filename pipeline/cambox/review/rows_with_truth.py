@@ -67,14 +67,15 @@ class MappedImages:
 
     Attributes:
         rows: in the order of the output.
-        input_size: (height, width) of the input of the network that made them.
+        input_size: of the network that made them: (height, width) in pixels, or the longer side
+            where images keep their shape.
         total: rows of the output.
         without_row: images of the truth that the output has no row for.
         first_key: of the output; None where it has no row.
     """
 
     rows: tuple[RowWithTruth, ...]
-    input_size: tuple[int, int]
+    input_size: tuple[int, int] | int
     total: int = 0
     without_row: tuple[str, ...] = ()
     first_key: str | None = None
@@ -145,7 +146,7 @@ class MappedImages:
         self, images: Sequence[int], settings: Sequence[BoxSettings], ranks: Ranks
     ) -> list[Boxes]:
         # They need a compiler, which whoever stores no maps need not wait for.
-        from cambox.cams.boxes import find_boxes, upsampled_size
+        from cambox.cams.boxes import find_boxes_by_shape
         from cambox.cams.score import MapClasses, choose_boxes
 
         rows = [self.rows[place] for place in images]
@@ -163,10 +164,10 @@ class MappedImages:
             rank=rank[used],
             score=np.array([score for row in rows for score in row.class_scores])[used],
         )
-        maps = np.stack([stored[place].restore() for place in used])
+        maps = [stored[place].restore() for place in used]
         result = []
         for one in settings:
-            found = find_boxes(maps, upsampled_size(one, self.input_size), one)
+            found = find_boxes_by_shape(maps, self.input_size, one)
             chosen = choose_boxes(found, classes, one)
             result.append(chosen.boxes[looked_at[used][chosen.of_map]])
         return result
@@ -180,10 +181,7 @@ def read_rows(
     Raises:
         RequestError: a file is damaged or of another make, or an image has two rows.
     """
-    try:
-        height, width = recipe.settings["model"]["input_size"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise recipe.other_make() from error
+    input_size = recipe.input_size
     rows: list[RowWithTruth] = []
     shard_of: dict[str, str] = {}
     total, first_key = 0, None
@@ -206,7 +204,7 @@ def read_rows(
             start, end = np.searchsorted(every.image, [place, place + 1])
             rows.append(_row(row, every[start:end], truth.images[name]))
     without_row = tuple(name for name in truth.images if name not in shard_of)
-    return MappedImages(tuple(rows), (height, width), total, without_row, first_key)
+    return MappedImages(tuple(rows), input_size, total, without_row, first_key)
 
 
 def _row(row: dict[str, Any], boxes: Boxes, true_boxes: Boxes) -> RowWithTruth:

@@ -47,7 +47,9 @@ class LoadRule:
 
     Attributes:
         input_height, input_width: of the network, in pixels; the whole image is squashed to it.
-        longest: None; or an image keeps its shape, and is made smaller where its longer side is
+        cell: None; or an image keeps its shape, to the nearest cell of so many pixels, and its
+            longer side becomes the input's.
+        longest: None; or an image stays as it is, and is made smaller where its longer side is
             longer than this, in pixels.
     """
 
@@ -56,10 +58,14 @@ class LoadRule:
     input_width: int
     class_count: int
     labels_wanted: bool
+    cell: int | None = None
     longest: int | None = None
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """An image (h, w, 3) as it waits for the network."""
+        if self.cell is not None:
+            longer = max(self.input_height, self.input_width)
+            return squash(image, *fitted(image.shape[:2], longer, self.cell))
         if self.longest is None:
             return squash(image, self.input_height, self.input_width)
         longer = max(image.shape[:2])

@@ -1,0 +1,112 @@
+"""One look at each whole image, squashed or in its shape: its classes, their maps and boxes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from cambox.batch import ScoredImage, map_classes, scored_images
+from cambox.cams.boxes import FoundBoxes, InputSize, find_boxes_by_shape
+from cambox.cams.score import choose_boxes
+from cambox.config import Config
+from cambox.maps import MapMaker
+from cambox.models.aspect import Frame
+from cambox.models.classifier import Classifier
+from cambox.models.groups import class_probabilities
+from cambox.output.rows import StoredMap
+from cambox.sources.load import LoadedSample
+
+
+@dataclass(frozen=True)
+class MappedImage(ScoredImage):
+    """An image with its maps.
+
+    Attributes:
+        maps: (n, h, w) float32 on the CPU, of the wanted classes.
+    """
+
+    maps: torch.Tensor
+
+    def stored_maps(self) -> tuple[StoredMap, ...]:
+        """All of them."""
+        return tuple(
+            StoredMap.of(choice.class_id, choice.rank, score_map.numpy())
+            for choice, score_map in zip(self.wanted, self.maps, strict=True)
+        )
+
+
+class WholeImages:
+    """Scores and boxes of images of the classifier's input size, or of its longer side."""
+
+    def __init__(self, config: Config, classifier: Classifier) -> None:
+        self.cam = config.cam
+        self.activation = config.model.activation
+        self.classifier = classifier
+        self.map_maker = MapMaker(config.cam, classifier)
+        size = classifier.preprocessing
+        squashed = classifier.aspect == "squashed"
+        self.input_size: InputSize = (size.height, size.width) if squashed else size.height
+        self.padding = np.round(255 * np.array(size.mean)).astype(np.uint8)
+        self.box_settings = config.boxes
+        self._buffer = classifier.image_buffer(0)
+
+    @torch.inference_mode()
+    def score(self, samples: Sequence[LoadedSample]) -> list[MappedImage]:
+        """One forward pass for each shape, and the maps of the classes that each image wants."""
+        together: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for place, sample in enumerate(samples):
+            assert sample.pixels is not None
+            together[sample.pixels.shape].append(place)
+        scored: dict[int, MappedImage] = {}
+        for (height, width, _), places in together.items():
+            same = self._score([samples[place] for place in places], height, width)
+            scored.update(zip(places, same, strict=True))
+        return [scored[place] for place in range(len(samples))]
+
+    def _score(self, samples: Sequence[LoadedSample], height: int, width: int) -> list[MappedImage]:
+        """Of images of one shape."""
+        images, classifier = self._together(samples), self.classifier
+        size = classifier.preprocessing
+        frame = Frame.whole(height, width)
+        if classifier.aspect == "kept":
+            classifier = classifier.at(height, width)
+        elif classifier.aspect == "padded":
+            whole = size.height, size.width
+            frame = Frame.in_the_middle(height, width, whole, classifier.cell)
+            images = frame.pad(images, self.padding)
+        scores = classifier.scores(images)
+        logits = self.map_maker.logits(scores)
+        probabilities = class_probabilities(logits, self.activation, self.classifier.groups)
+        chosen = scored_images(probabilities.cpu(), [sample.labels for sample in samples], self.cam)
+        # Images want different numbers of classes; the shorter lists are padded with class 0.
+        ids_of = [torch.tensor([one.class_id for one in image.wanted]).long() for image in chosen]
+        class_ids = pad_sequence(ids_of, batch_first=True).to(probabilities.device)
+        maps = self.map_maker.maps(scores, class_ids, frame).cpu()
+        return [
+            MappedImage(**vars(image), maps=maps[number, : len(image.wanted)])
+            for number, image in enumerate(chosen)
+        ]
+
+    def _together(self, samples: Sequence[LoadedSample]) -> np.ndarray:
+        """(B, height, width, 3) of images of one shape."""
+        pixels = [sample.pixels for sample in samples]
+        if self.classifier.aspect != "squashed":
+            return np.stack(pixels)  # type: ignore[arg-type]
+        # The same memory each time: a large batch would else come from fresh pages, which the
+        # kernel clears.
+        if len(self._buffer) < len(samples):
+            self._buffer = self.classifier.image_buffer(len(samples))
+        images = self._buffer[: len(samples)]
+        np.stack(pixels, out=images)  # type: ignore[arg-type]
+        return images
+
+    def boxes(self, images: Sequence[MappedImage]) -> FoundBoxes:
+        """The boxes of some images, ``image`` being their place among them."""
+        maps = [one for image in images for one in image.maps.numpy()]
+        found = find_boxes_by_shape(maps, self.input_size, self.box_settings)
+        return choose_boxes(found, map_classes(images), self.box_settings)
