@@ -86,7 +86,12 @@ class WholeImages:
         # Images want different numbers of classes; the shorter lists are padded with class 0.
         ids_of = [torch.tensor([one.class_id for one in image.wanted]).long() for image in chosen]
         class_ids = pad_sequence(ids_of, batch_first=True).to(probabilities.device)
-        maps = self.map_maker.maps(scores, class_ids, frame).cpu()
+        # Where no image wants any there is nothing to make, and torch resizes no empty tensors.
+        maps = (
+            self.map_maker.maps(scores, class_ids, frame).cpu()
+            if class_ids.shape[1]
+            else torch.empty(len(samples), 0, 1, 1)
+        )
         return [
             MappedImage(**vars(image), maps=maps[number, : len(image.wanted)])
             for number, image in enumerate(chosen)

@@ -151,6 +151,16 @@ def test_the_figures_are_those_of_all_rows(hostile: Callable[..., Path]) -> None
     # Areas lie on the edge of a step often enough: 0.25 of the image, for one.
     near = np.abs(np.cumsum(counts.areas) - np.cumsum(np.histogram(areas, edges)[0]))
     assert near.max() <= sum(min(abs(area - edge) for edge in edges) < 1e-6 for area in areas)
+    # Of each box its size, and how many of its class the image has.
+    sizes = Counter(sum(area >= border for border in (0.01, 0.05, 0.15, 0.5)) for area in areas)
+    assert counts.by_size[:, 0].tolist() == [sizes[size] for size in range(5)]
+    numbers: dict[int, list[float]] = {1: [], 2: [], 3: [], 4: []}
+    for row in rows:
+        of_class = Counter(box["class_id"] for box in row["objects"])
+        for box in row["objects"]:
+            numbers[min(of_class[box["class_id"]], 4)].append(box["box_score"])
+    assert counts.by_number[:, 0].tolist() == [len(some) for some in numbers.values()]
+    assert counts.by_number[:, 1] == pytest.approx([sum(some) for some in numbers.values()])
     reasons = {(reason.status, reason.rows) for reason in counts.reasons}
     assert {("unreadable", 1), ("no_image", 1)} <= reasons
 
@@ -380,6 +390,9 @@ ANY = {
         ({"class": 2, "boxes": "with"}, [0, 4]),
         ({"class": 2, "boxes": "without"}, [2]),
         ({"boxes": "without"}, [2, 3]),
+        ({"boxes": "one"}, [1, 4]),
+        ({"boxes": "several"}, [0]),
+        ({"boxes": "one", "class": 2}, [0, 4]),
         ({"score": [0.6, 1]}, [0, 4]),
         ({"class": 1, "score": [0.6, 1]}, [0]),
         ({"area": [0, 0.02]}, [0]),

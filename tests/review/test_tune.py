@@ -62,11 +62,22 @@ def extent(distance: np.ndarray, radius: int) -> list[int]:
 
 
 class Pass:
-    """An output with stored maps, made here, in place of one that a network made."""
+    """An output with stored maps, made here, in place of one that a network made.
 
-    def __init__(self, folder: Path, radius_of: Callable[[int], int]) -> None:
+    Args:
+        radius_of: each image's true square.
+        boxes_of: of those that are written: each image's square; None: the whole image.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        radius_of: Callable[[int], int],
+        boxes_of: Callable[[int], int] | None = None,
+    ) -> None:
         generator = np.random.default_rng(0)
         rows, lines = [], []
+        corners = np.tile([0, 0, SIDE, SIDE], (IMAGES, 1))
         for number in range(IMAGES):
             score_map, distance = cone(generator)
             stored = StoredMap.of(number % 3, 0, score_map)
@@ -77,14 +88,16 @@ class Pass:
                 )
             )  # fmt: skip
             lines.append([f"image-{number:03d}.jpg", *extent(distance, radius_of(number))])
+            if boxes_of is not None:
+                corners[number] = extent(distance, boxes_of(number))
         sections = {name: {} for name in ("input", "cam", "boxes")}
         settings = {"model": {"input_size": [SIDE, SIDE]}, "output": {"store_maps": True}}
+        sections["cam"] = {"zoom": boxes_of is not None}
         text = json.dumps(settings | sections)
         recipe = Recipe(text, ("a", "b", "c"), recipe_digest(text, ("a", "b", "c")))
         output = OutputSettings(uri=str(folder), store_maps=True)
         # One box of each map, as the passes of tune have them.
         places = np.arange(IMAGES)
-        corners = np.tile([0, 0, 1, 1], (IMAGES, 1))
         boxes = Boxes.of(corners, image=places, class_id=places % 3, class_score=0.5, score=0.5)
         rows_of_shard = table(rows, boxes, recipe.class_names, with_maps=True)
         publish(rows_of_shard, Shard("a.tar", 1, "x"), recipe, output)
@@ -130,6 +143,81 @@ def test_the_best_threshold_is_found_where_it_is_known(
     # All boxes are right with it, so there is nothing that a score could tell.
     assert isinstance(tuning.calibration, Unmeasured)
     assert "80 of 80 boxes are right" in tuning.calibration.reason
+
+
+ZOOMING = """
+input: {shards: elsewhere}
+model: {name: vgg11}
+cam: {classes: predicted, top_k: 2, zoom: {sides: [64], mirrored: []}}
+boxes: {max_boxes: 4, min_score: 0.2}
+output: {uri: elsewhere}
+"""
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_another_recipe_is_taken_where_its_boxes_are_right_more_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: bool
+) -> None:
+    """Maps and thresholds find half of the squares; what zooms wrote all of them, or none."""
+    half = [number % 2 for number in range(IMAGES)]
+    given = Pass(tmp_path / "given", lambda number: 1 + 2 * half[number])
+    zoomed = Pass(
+        tmp_path / "zoomed",
+        lambda number: 1,
+        lambda number: 1 + 2 * half[number] if right else 8,
+    )
+    asked: list[dict] = []
+
+    def annotate(_: TuneRequest, choice: dict, __: Console) -> str:
+        asked.append(choice)
+        return zoomed.folder if choice else given.folder
+
+    monkeypatch.setattr(tune_run, "_annotate", annotate)
+    other = tmp_path / "zooming.yaml"
+    other.write_text(ZOOMING)
+    document = {
+        "input": {"shards": "a.tar"},
+        "model": {"name": "resnet18", "input_size": 64},
+        "cam": {"classes": "label", "top_k": 3},
+        "boxes": {"threshold": GIVEN, "percentile": 100, "interpolation": "bilinear"},
+        "output": {"uri": "out"},
+    }
+    request = TuneRequest(
+        config=Config.model_validate(document),
+        truth=str(given.truth),
+        work=str(tmp_path),
+        beside=(str(other),),
+    )
+    config, tuning = tune(request, QUIET)
+    assert asked == [{}, {"recipe": str(other)}]
+    assert [one.settings for one in tuning.passes] == asked
+    assert tuning.passes[0].figure == pytest.approx(0.5, abs=0.1)
+    assert tuning.passes[1].figure == (1.0 if right else 0.0)
+    # Images, classifier and wanted classes stay; its input, maps and boxes are the recipe's.
+    assert (config.model.name, config.cam.top_k, config.input.shards) == ("resnet18", 3, ["a.tar"])
+    assert config.cam.classes == "label"
+    if right:
+        assert tuning.chosen == {"recipe": str(other)}
+        assert tuning.tuned.value == 1
+        assert config.cam.zoom is not None
+        assert config.model.input_size is None
+        assert (config.boxes.max_boxes, config.boxes.min_score) == (4, 0.2)
+        assert isinstance(tuning.calibration, Unmeasured)
+        assert "cam.zoom.agreement" in tuning.calibration.reason
+    else:
+        assert "recipe" not in tuning.chosen
+        assert config.cam.zoom is None
+    # What is written is a configuration, and the same one.
+    path = tmp_path / "tuned.yaml"
+    path.write_text(recipe_text(config, tuning))
+    assert load_config(path) == config
+
+
+def test_a_recipe_that_is_none_is_said_at_once(
+    tuned: Callable[..., tuple[Config, Tuning]],
+) -> None:
+    with pytest.raises(RequestError, match="name a configuration file, or one of"):
+        tuned(lambda number: 1, beside=("scene",))
 
 
 def test_where_the_given_settings_are_best_nothing_is_changed(
@@ -244,7 +332,7 @@ def test_what_may_be_tried(tmp_path: Path) -> None:
         {"input": {"shards": "a"}, "model": {"name": "m"}, "output": {"uri": "o"}}
     )
     of_boxes, of_passes = space(
-        config, ["cam.refine.steps=[0, 2]", "boxes.resolution=[28]"], every_box=False
+        config, ["cam.refine.steps=[0, 2]", "boxes.resolution=[28]"], [], every_box=False
     )
     assert of_passes == ({}, {"cam.refine.steps": 0}, {"cam.refine.steps": 2})
     assert of_boxes[0] == {}
@@ -257,7 +345,7 @@ def test_what_may_be_tried(tmp_path: Path) -> None:
         ("boxes.min_score=[0.5]", "see cambox evaluate"),
     ):
         with pytest.raises(RequestError, match=message):
-            space(config, [wrong], every_box=False)
+            space(config, [wrong], [], every_box=False)
 
 
 def test_the_command_annotates_once_and_asks_for_enough_boxes(

@@ -141,6 +141,14 @@ def tune(
             "Repeatable",
         ),
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        Option(
+            metavar="RECIPE",
+            help="A recipe that competes, by name or file: its maps and boxes, with CONFIG's "
+            "classifier and classes: cambox tune precise --beside scenes. Takes a pass. Repeatable",
+        ),
+    ] = None,
     shards: Annotated[
         list[str] | None,
         Option(
@@ -170,9 +178,9 @@ def tune(
     """Choose settings by true boxes; make box_score a probability.
 
     A few hundred images with true boxes are enough. Stores the maps of the images once, tries a
-    grid of box settings over them by cross-validation, and writes a configuration for cambox
-    annotate. Settings change only where the gain on held-out images is above noise. Exit code: 0
-    the configuration is written, 2 the request is wrong.
+    grid of box settings over them by cross-validation, beside other recipes if you name any, and
+    writes a configuration for cambox annotate. Settings change only where the gain on held-out
+    images is above noise. Exit code: 0 the configuration is written, 2 the request is wrong.
     """
     settings = configured(config, overrides)
     from cambox.review.tune.report import print_tuning, require_writable, write_recipe
@@ -187,6 +195,7 @@ def tune(
         work=work,
         shards=tuple(shards) if shards else None,
         tried=tuple(tried or ()),
+        beside=tuple(beside or ()),
         objective=objective,
         folds=folds,
         seed=seed,

@@ -97,6 +97,13 @@ class MappedImages:
         return numbered(row.true_boxes for row in self.rows)
 
     @cached_property
+    def written_boxes(self) -> Boxes:
+        """Those of the rows, with corners as shares; ``outside`` is NaN, as no map is known."""
+        boxes = numbered(row.boxes for row in self.rows)
+        height, width = self._sizes[boxes.image].T
+        return boxes.scaled(1 / width, 1 / height).with_columns(outside=np.full(len(boxes), np.nan))
+
+    @cached_property
     def _sizes(self) -> np.ndarray:
         return np.array([row.size or (0, 0) for row in self.rows]).reshape(-1, 2)
 

@@ -13,6 +13,11 @@ import pyarrow.compute as pc
 from cambox.output.rows import SIDES, as_numpy, boxes_from_arrow
 
 SHARE_BINS = 20
+SIZES = ("below 1 %", "1 to 5 %", "5 to 15 %", "15 to 50 %", "above 50 %")
+"""Of boxes, as shares of the image; the borders of ``cambox evaluate``."""
+_BORDERS = (0.01, 0.05, 0.15, 0.5)
+NUMBERS = ("the only one", "one of 2", "one of 3", "one of 4 or more")
+"""Boxes of a class in an image."""
 MOST_BOXES = 20
 """Images with more boxes are counted together with those of so many."""
 _MOST_REASONS = 1000
@@ -45,6 +50,8 @@ class Distributions:
             box_score and by class_score, in equal steps from 0 to 1.
         class_boxes: (K,) boxes by class.
         at_edge: boxes that touch the image's border.
+        by_size, by_number: (5, 2) and (4, 2) for each of ``SIZES`` and ``NUMBERS``, how many boxes
+            and the sum of their box_score.
     """
 
     def __init__(self, class_count: int) -> None:
@@ -55,6 +62,8 @@ class Distributions:
         self.class_scores = np.zeros(SHARE_BINS, np.int64)
         self.class_boxes = np.zeros(class_count, np.int64)
         self.at_edge = 0
+        self.by_size = np.zeros((len(SIZES), 2))
+        self.by_number = np.zeros((len(NUMBERS), 2))
         self._reasons: dict[tuple[str, str], Reason] = {}
 
     @property
@@ -85,7 +94,13 @@ class Distributions:
             np.minimum(per_image, MOST_BOXES), minlength=MOST_BOXES + 1
         )
         frame = as_numpy(batch["width"]).astype(float) * as_numpy(batch["height"]).astype(float)
-        self.areas += share_counts(boxes.area / frame[boxes.image])
+        area = boxes.area / frame[boxes.image]
+        self.areas += share_counts(area)
+        self.by_size += _counts_and_sums(np.digitize(area, _BORDERS), boxes.score, len(SIZES))
+        pairs = np.stack([boxes.image, boxes.class_id], axis=1)
+        _, pair, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
+        number = np.minimum(counts[pair.reshape(-1)], len(NUMBERS)) - 1
+        self.by_number += _counts_and_sums(number, boxes.score, len(NUMBERS))
         self.box_scores += share_counts(boxes.score)
         self.class_scores += share_counts(boxes.class_score)
         self.class_boxes += np.bincount(boxes.class_id, minlength=len(self.class_boxes))
@@ -97,6 +112,12 @@ class Distributions:
         if key not in self._reasons and len(self._reasons) >= _MOST_REASONS:
             key = (status, "other reasons")
         self._reasons.setdefault(key, Reason(status, error)).rows += 1
+
+
+def _counts_and_sums(group: np.ndarray, values: np.ndarray, groups: int) -> np.ndarray:
+    """(groups, 2) of values (n,) in groups (n,): how many, and their sum."""
+    counts = np.bincount(group, minlength=groups)
+    return np.stack([counts, np.bincount(group, values, minlength=groups)], axis=1)
 
 
 def share_counts(values: np.ndarray) -> np.ndarray:

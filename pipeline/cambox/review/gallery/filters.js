@@ -1,6 +1,6 @@
 "use strict";
 // Which items and boxes a query concerns, and in which order: no page, only data.
-//   query: {text, class: id or null, status, boxes: "" | "with" | "without", score: [from, to],
+//   query: {text, class: id or null, status, boxes: "" | "with" | "one" | "several" | "without", score: [from, to],
 //           area: [from, to] (shares), sort}
 const Filters = (() => {
   const area = (box) => (box.corners[2] - box.corners[0]) * (box.corners[3] - box.corners[1]);
@@ -14,6 +14,8 @@ const Filters = (() => {
     const boxes = item.boxes.filter((box) => fits(box, query));
     const everyScore = query.score[0] <= 0 && query.score[1] >= 1 && query.area[0] <= 0 && query.area[1] >= 1;
     if (query.boxes === "with") return boxes.length > 0;
+    if (query.boxes === "one") return boxes.length === 1;
+    if (query.boxes === "several") return boxes.length > 1;
     const ofClass = query.class === null || item.labels.includes(query.class) || item.maps.some((map) => map.class_id === query.class);
     if (query.boxes === "without") return boxes.length === 0 && ofClass;
     // A class that was looked for and has no box is part of the picture of that class.

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from cambox.console import page_template, write_files
 from cambox.output.rows import SIDES, StoredMap
 from cambox.review.gallery.collect import Gallery, Item
-from cambox.review.gallery.distributions import MOST_BOXES, SHARE_BINS
+from cambox.review.gallery.distributions import MOST_BOXES, NUMBERS, SHARE_BINS, SIZES
 from cambox.review.sheet import draw_sheet, png
 
 MOST_CLASSES = 30
@@ -75,6 +75,10 @@ def render_page(gallery: Gallery) -> str:
         box_scores=bars(counts.box_scores, shares),
         class_scores=bars(counts.class_scores, shares),
         classes=class_bars(counts.class_boxes, gallery.recipe.footer.classes),
+        groups={
+            "size of the box": zip(SIZES, counts.by_size.tolist(), strict=True),
+            "boxes of its class in the image": zip(NUMBERS, counts.by_number.tolist(), strict=True),
+        },
         classes_without=int((counts.class_boxes == 0).sum()),
         reasons=counts.reasons[:MOST_REASONS],
         more_reasons=max(0, len(counts.reasons) - MOST_REASONS),

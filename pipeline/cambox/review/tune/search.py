@@ -36,7 +36,7 @@ from cambox.review.tune.calibrate import (
     score_quality,
 )
 from cambox.review.tune.report import CalibrationResult, PassResult, Score, Tuning
-from cambox.review.tune.settings import Choice, changed
+from cambox.review.tune.settings import RECIPE, Choice, changed
 
 if TYPE_CHECKING:
     from cambox.review.tune.tune import Pass, TuneRequest
@@ -44,6 +44,11 @@ if TYPE_CHECKING:
 # The grid is searched on maps of this longer side, which moves a box by less than a hundredth of
 # the image; what is reported is measured at the recipe's own resolution.
 SEARCH_RESOLUTION = 112
+
+ZOOMED = Unmeasured(
+    reason="the boxes are of looks at several sizes, whose box_score is a probability by itself "
+    "(cam.zoom.agreement)"
+)
 
 Figure = Callable[[np.ndarray], np.ndarray]
 """From weights (d, images), how often each image counts, to (d, 1), 0 to 1."""
@@ -53,8 +58,8 @@ Figure = Callable[[np.ndarray], np.ndarray]
 class Search:
     """The steps of one tuning over what the passes left.
 
-    A candidate is a pass with box settings over its maps; they go by their number, and 0 is what
-    was given.
+    A candidate is a pass with box settings over its maps, or as it is where it has none; they go
+    by their number, and 0 is what was given.
 
     Attributes:
         choices: of box settings; the first changes nothing.
@@ -73,6 +78,15 @@ class Search:
         return self.passes[0].images
 
     @cached_property
+    def candidates(self) -> list[tuple[int, Choice]]:
+        """The place of the pass of each, and its box settings."""
+        return [
+            (place, choice)
+            for place, one in enumerate(self.passes)
+            for choice in (self.choices if one.has_maps else ({},))
+        ]
+
+    @cached_property
     def fold(self) -> np.ndarray:
         """(images,) the fold of each."""
         return fold_of_images(len(self.images), self.request.folds, self.request.seed)
@@ -88,12 +102,12 @@ class Search:
         chosen = int(_best(everywhere))
         in_folds = _best(outside).tolist()
         passes = []
-        per_pass = len(self.choices)
-        for number, (settings, folder, _) in enumerate(self.passes):
-            mine = slice(number * per_pass, (number + 1) * per_pass)
+        of_pass = np.array([place for place, _ in self.candidates])
+        for number, one in enumerate(self.passes):
+            mine = of_pass == number
             best_outside = inside[mine][_best(outside[mine]), np.arange(request.folds)]
             figure = float(np.nanmean(best_outside))
-            passes.append(PassResult(settings=settings, folder=folder, figure=figure))
+            passes.append(PassResult(settings=one.settings, folder=one.folder, figure=figure))
         bootstrap = Bootstrap(len(images), seed=request.seed)
         given, tuned = (
             bootstrap.draw(self._measured(boxes[self._judged(boxes.rank)]))[:, 0]
@@ -111,7 +125,7 @@ class Search:
             pairs=len(pair_starts(images.true_boxes)),
             folds=request.folds,
             seed=request.seed,
-            box_settings=per_pass,
+            box_settings=len(self.choices),
             passes=tuple(passes),
             given=estimate(given),
             tuned=estimate(tuned),
@@ -137,14 +151,17 @@ class Search:
         """
         others = (self.fold != np.arange(self.request.folds)[:, None]).astype(np.float64)
         weights = np.concatenate([np.ones((1, len(self.images))), others, 1 - others])
-        settings = [self._coarse(choice) for choice in self.choices]
         figures: list[Figure] = []
         with Steps(self.console) as steps:
             advance = steps.step("images searched")
-            for _, _, images in self.passes:
-                found = images.boxes(
-                    settings, self._judged, lambda total: advance(total * len(self.passes))
-                )
+            total = sum(len(one.images) for one in self.passes if one.has_maps)
+            for one in self.passes:
+                if one.has_maps:
+                    settings = [self._coarse(one.settings | choice) for choice in self.choices]
+                    found = one.images.boxes(settings, self._judged, lambda _: advance(total))
+                else:
+                    written = one.images.written_boxes
+                    found = [written[self._judged(written.rank)]]
                 figures += map(self._measured, found)
         values = np.array([[figure(one[None])[0, 0] for one in weights] for figure in figures])
         everywhere, outside, inside = np.split(values, [1, 1 + self.request.folds], axis=1)
@@ -164,18 +181,24 @@ class Search:
 
     def _changes(self, candidate: int) -> Choice:
         """What a candidate changes."""
-        given = self.request.config
-        place, boxes = divmod(candidate, len(self.choices))
-        wanted = {**self.passes[place].settings, **self.choices[boxes]}
-        return {
-            key: value for key, value in wanted.items() if changed(given, {key: value}) != given
+        place, choice = self.candidates[candidate]
+        wanted = self.passes[place].settings | choice
+        recipe = {key: name for key, name in wanted.items() if key == RECIPE}
+        given = changed(self.request.config, recipe)
+        return recipe | {
+            key: value
+            for key, value in wanted.items()
+            if key != RECIPE and changed(given, {key: value}) != given
         }
 
     def _exact(self, candidate: int) -> Boxes:
         """The boxes of a candidate as annotating would make them, up to 8 bits; of every rank."""
-        place, choice = divmod(candidate, len(self.choices))
-        settings = changed(self.request.config, self.choices[choice]).boxes
-        (boxes,) = self.passes[place].images.boxes([settings])
+        place, choice = self.candidates[candidate]
+        one = self.passes[place]
+        if not one.has_maps:
+            return one.images.written_boxes
+        settings = changed(self.request.config, one.settings | choice).boxes
+        (boxes,) = one.images.boxes([settings])
         return boxes
 
     def _held_out(self, in_folds: Sequence[int]) -> Boxes:
@@ -189,6 +212,8 @@ class Search:
     def _calibration(self, chosen: int, in_folds: Sequence[int]) -> CalibrationResult | Unmeasured:
         """Of all boxes that the recipe writes, because each has a score."""
         request, images = self.request, self.images
+        if not all(self.passes[self.candidates[one][0]].has_maps for one in (chosen, *in_folds)):
+            return ZOOMED
         boxes = self._held_out(in_folds)
         result = held_out_calibration(images, boxes, request.folds, request.seed)
         if isinstance(result, Unmeasured):
@@ -218,7 +243,9 @@ class Search:
     def _average_precision(self, found: Boxes) -> Figure:
         calibration = self.request.config.boxes.calibration
         if calibration is not None:
-            found = found.with_columns(score=probability(calibration, traits(found)))
+            of_maps = ~np.isnan(found.outside)
+            calibrated = probability(calibration, traits(found))
+            found = found.with_columns(score=np.where(of_maps, calibrated, found.score))
         matches = match(self.images.in_pixels(found), self.images.true_boxes)
         classes = [entry for entry in matches if len(entry.true_image)]
 

@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 
 from cambox.config import Config
-from cambox.config_file import override
+from cambox.config_file import load_config, override
 from cambox.errors import RequestError
 
+RECIPE = "recipe"
 Choice = dict[str, Any]
-"""Settings by their dotted keys, such as boxes.threshold."""
+"""Settings by their dotted keys, such as boxes.threshold; ``RECIPE`` is those of a whole recipe."""
 
 GRID: dict[str, Sequence[Any]] = {
     "boxes.threshold": [round(0.04 * step, 2) for step in range(1, 25)],
@@ -66,12 +67,13 @@ def objective_of(name: str | None, labels: bool) -> str:
 
 
 def space(
-    config: Config, tried: Sequence[str], every_box: bool
+    config: Config, tried: Sequence[str], beside: Sequence[str], every_box: bool
 ) -> tuple[tuple[Choice, ...], tuple[Choice, ...]]:
-    """The default grid, with what ``--try`` adds or replaces.
+    """The default grid, with what ``--try`` adds or replaces, and other recipes.
 
     Args:
         tried: ``section.key=[value, ...]``, values in YAML.
+        beside: names of recipes, or files.
         every_box: the objective counts all boxes and not one of each class.
 
     Returns:
@@ -91,21 +93,46 @@ def space(
         except RequestError as error:
             raise RequestError(f"--try {error}") from error
         (of_boxes if key.startswith("boxes.") else of_passes)[key] = values
-    return _product(of_boxes), _product(of_passes)
+    recipes = tuple({RECIPE: name} for name in beside)
+    for choice in recipes:
+        changed(config, choice)
+    return _product(of_boxes), (*_product(of_passes), *recipes)
 
 
 def changed(config: Config, choice: Mapping[str, Any]) -> Config:
     """The configuration with other settings.
 
     Raises:
-        RequestError: a setting is unknown or its value wrong.
+        RequestError: a setting is unknown or its value wrong, or there is no such recipe.
     """
+    if RECIPE in choice:
+        config = _as_recipe(config, load_config(choice[RECIPE]))
+        choice = {key: value for key, value in choice.items() if key != RECIPE}
 
     def as_yaml(value: Any) -> str:
         # A plain value ends with the mark of a document's end.
         return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
     return override(config, [f"{key}={as_yaml(value)}" for key, value in choice.items()])
+
+
+def _as_recipe(config: Config, recipe: Config) -> Config:
+    """A configuration whose input to the network, maps and boxes are made as a recipe has it.
+
+    Its images, classifier and wanted classes stay.
+    """
+    model = ("input_size", "class_input_size", "keep_aspect")
+    cam = ("classes", "top_k", "ranks", "min_probability")
+    kept = {name: getattr(config.cam, name) for name in cam}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(
+                update={name: getattr(recipe.model, name) for name in model}
+            ),
+            "cam": recipe.cam.model_copy(update=kept),
+            "boxes": recipe.boxes,
+        }
+    )
 
 
 def settings_text(choice: Choice, none: str = "as given") -> str:

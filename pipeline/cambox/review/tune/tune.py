@@ -31,6 +31,7 @@ class TuneRequest:
         shards: of the images with true boxes; None: the configuration's own input.
         work: URI of a folder for the passes.
         tried: ``--try`` options.
+        beside: ``--beside`` options: recipes that compete with the configuration.
         objective: see ``objective_of``.
         force: take the chosen settings even where their gain is not above noise.
     """
@@ -40,6 +41,7 @@ class TuneRequest:
     work: str
     shards: tuple[str, ...] | None = None
     tried: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
     objective: str | None = None
     folds: int = 5
     seed: int = 0
@@ -47,11 +49,16 @@ class TuneRequest:
 
 
 class Pass(NamedTuple):
-    """Settings that took a pass over the images, the folder of its rows, and what it stored."""
+    """Settings that took a pass over the images, the folder of its rows, and what it stored.
+
+    Attributes:
+        has_maps: other boxes can be made of it; a pass that zooms has none but those it wrote.
+    """
 
     settings: Choice
     folder: str
     images: MappedImages
+    has_maps: bool
 
 
 def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
@@ -65,11 +72,16 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
     """
     config = request.config
     objective = objective_of(request.objective, labels=config.cam.classes != "predicted")
-    choices, of_passes = space(config, request.tried, every_box=objective == "ap")
+    every_box = objective == "ap"
+    choices, of_passes = space(config, request.tried, request.beside, every_box)
+    has_maps = [changed(config, choice).cam.zoom is None for choice in of_passes]
     folders = [_annotate(request, choice, console) for choice in of_passes]
     with Steps(console) as steps:
         advance = steps.step("files read")
-        read = [_read(folder, request.truth, advance) for folder in folders]
+        read = [
+            _read(folder, request.truth, maps, advance)
+            for folder, maps in zip(folders, has_maps, strict=True)
+        ]
     pairs = len(pair_starts(read[0].true_boxes))
     if pairs < LEAST_PAIRS:
         raise RequestError(
@@ -81,7 +93,7 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
     # It needs a compiler and scikit-learn, which a wrong request need not wait for.
     from cambox.review.tune.search import Search
 
-    passes = [Pass(*one) for one in zip(of_passes, folders, read, strict=True)]
+    passes = [Pass(*one) for one in zip(of_passes, folders, read, has_maps, strict=True)]
     return Search(request, objective, choices, passes, console).result()
 
 
@@ -90,11 +102,16 @@ def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
     config = changed(request.config, choice)
     say(console, f"pass: {settings_text(choice, 'the given settings')}")
     shards = config.input.shards if request.shards is None else list(request.shards)
-    changes = {
+    if config.cam.zoom is None:
         # One box of each map, whatever its size, so that the row says the probability of its class;
         # and the same box settings always, so that a pass is found again whatever the recipe's are.
-        "boxes": BoxSettings(max_boxes=1, min_area=0.0),
-        "output": config.output.model_copy(update={"uri": request.work, "store_maps": True}),
+        boxes, stored = BoxSettings(max_boxes=1, min_area=0.0), True
+    else:
+        # A least score trades found objects for sureness, as the user likes; it has no part here.
+        boxes, stored = config.boxes.model_copy(update={"min_score": 0.0}), False
+    changes = {
+        "boxes": boxes,
+        "output": config.output.model_copy(update={"uri": request.work, "store_maps": stored}),
         "input": config.input.model_copy(update={"shards": shards}),
     }
     summary = run(config.model_copy(update=changes), console)
@@ -106,11 +123,11 @@ def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
     return summary.folder
 
 
-def _read(folder: str, truth_uri: str, on_file: Advance) -> MappedImages:
+def _read(folder: str, truth_uri: str, with_maps: bool, on_file: Advance) -> MappedImages:
     """What a pass stored of the images with true boxes."""
     recipe = open_recipe(folder)
     truth = read_truth(truth_uri, recipe.footer.classes)
-    images = read_rows(recipe, truth, with_maps=True, on_file=on_file)
+    images = read_rows(recipe, truth, with_maps, on_file)
     if not images.rows:
         raise RequestError(
             f"--truth: none of the {len(truth.images)} images of {truth_uri} is among the "
