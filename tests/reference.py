@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -62,6 +63,8 @@ def reference_boxes(score_map: np.ndarray, size: tuple[int, int], settings: BoxS
     values = normalise(upsample(score_map, size, settings.interpolation))
     cut = np.float32(settings.threshold) * np.percentile(values, settings.percentile)
     mask = (values > cut).astype(np.uint8)
+    if settings.split is not None:
+        divide(values, float(cut), settings.split, mask)
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     large = [row for row in stats[1:count].tolist() if row[4] >= settings.min_area * values.size]
     large.sort(key=lambda row: -row[4])
@@ -82,6 +85,43 @@ def reference_boxes(score_map: np.ndarray, size: tuple[int, int], settings: BoxS
         outside=means_outside,
         touches_edge=reached,
     )
+
+
+def divide(values: np.ndarray, cut: float, share: float, mask: np.ndarray) -> None:
+    """Clear the borders between the parts that the regions of a mask have above a higher cut."""
+    count, regions = cv2.connectedComponents(mask, connectivity=8)
+    owner = np.zeros(mask.shape, int)
+    for region in range(1, count):
+        inside = regions == region
+        for step in range(1, 5):
+            higher = np.float32(cut) + (np.float32(1) - np.float32(cut)) * np.float32(step / 5)
+            found, parts = cv2.connectedComponents(
+                (inside & (values > higher)).astype(np.uint8), connectivity=8
+            )
+            large = [
+                part
+                for part in range(1, found)
+                if np.count_nonzero(parts == part) >= share * np.count_nonzero(inside)
+            ]
+            if len(large) > 1:
+                for part in large:
+                    owner[parts == part] = owner.max() + 1
+                break
+    queue = deque(map(tuple, np.argwhere(owner).tolist()))
+    neighbours = [(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    while queue:
+        row, column = queue.popleft()
+        for down, across in neighbours:
+            at = row + down, column + across
+            within = 0 <= at[0] < mask.shape[0] and 0 <= at[1] < mask.shape[1]
+            if within and mask[at] and not owner[at]:
+                owner[at] = owner[row, column]
+                queue.append(at)
+    padded = np.pad(owner, 1)
+    height, width = mask.shape
+    for down, across in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        other = padded[1 + down : 1 + down + height, 1 + across : 1 + across + width]
+        mask[(owner > 0) & (other > 0) & (owner != other)] = 0
 
 
 def some_maps(count: int, seed: int, shape: tuple[int, int] | None = None) -> list[np.ndarray]:
@@ -111,8 +151,14 @@ def same_boxes(first: Boxes, second: Boxes) -> bool:
     )
 
 
-def compare(maps: Iterable[np.ndarray], seed: int) -> Comparison:
-    """Compare both ways on each map, under settings of its own."""
+def compare(
+    maps: Iterable[np.ndarray], seed: int, share: tuple[float, float] | None = None
+) -> Comparison:
+    """Compare both ways on each map, under settings of its own.
+
+    Args:
+        share: bounds of ``boxes.split``; None: components stay whole.
+    """
     generator = np.random.default_rng(seed)
     count = boxes = different = 0
     worst = 0.0
@@ -123,6 +169,7 @@ def compare(maps: Iterable[np.ndarray], seed: int) -> Comparison:
             percentile=float(generator.choice([90, 90, 100, generator.uniform(50, 100)])),
             max_boxes=int(generator.choice([1, 3, 100])),
             min_area=float(generator.choice([0, 0.01])),
+            split=None if share is None else float(generator.uniform(*share)),
         )
         expected = reference_boxes(score_map, size, settings)
         found = find_boxes(score_map[None], size, settings).boxes

@@ -163,6 +163,6 @@ class Config(Section):
 _NOT_ZOOMED = {
     "model": ("input_size", "keep_aspect", "class_input_size"),
     "cam": ("pooling", "truncate", "refine", "centre", "shift"),
-    "boxes": ("threshold", "percentile", "resolution", "interpolation", "calibration"),
+    "boxes": ("threshold", "percentile", "split", "resolution", "interpolation", "calibration"),
     "output": ("store_maps",),
 }

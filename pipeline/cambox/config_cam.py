@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -17,6 +25,17 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+    # Settings that came later, and their defaults: left out of recipes that do not use them, so
+    # that those stay what they were.
+    came_later: ClassVar[Mapping[str, Any]] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in dump(self).items()
+            if name not in self.came_later or value != self.came_later[name]
+        }
 
 
 class PoolingSettings(Section):
@@ -92,6 +111,8 @@ class ZoomSettings(Section):
 class CamSettings(Section):
     """Which classes get a map, and how the map is scored."""
 
+    came_later = {"zoom": None}
+
     classes: Literal["predicted", "label", "both"] = "predicted"
     """the model's top-k | the sample's own classes | both"""
     top_k: PositiveInt = 5
@@ -158,6 +179,8 @@ class CalibrationSettings(Section):
 class BoxSettings(Section):
     """How a map becomes boxes."""
 
+    came_later = {"split": None}
+
     threshold: Fraction = 0.35
     """tau: share of the percentile's value"""
     percentile: Annotated[float, Field(ge=0, le=100)] = 90.0
@@ -166,6 +189,10 @@ class BoxSettings(Section):
     """per class and image, the largest first"""
     min_area: Fraction = 0.01
     """of the image; smaller components are dropped"""
+    split: Annotated[float, Field(gt=0, le=0.5)] | None = None
+    """for objects of a class side by side: a component that falls into parts above a higher
+    threshold, each with this share of its cells at least, is divided between them; null: it stays
+    whole. 0.15 loses next to nothing where it was whole"""
     resolution: PositiveInt | None = None
     """longer side of the upsampled map; null: the input size"""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -67,9 +67,7 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
             "precision": classifier.precision,
             "activation": config.model.activation,
         },
-        # Zooming and groups only where they are asked for: other recipes stay what they were.
-        "cam": config.cam.model_dump(exclude={"zoom"} if config.cam.zoom is None else None)
-        | {"nonlinear_head": str(classifier.head.kind)},
+        "cam": config.cam.model_dump() | {"nonlinear_head": str(classifier.head.kind)},
         "boxes": config.boxes.model_dump(),
         "output": {"store_maps": config.output.store_maps},
     }
@@ -78,6 +76,7 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         names = class_names(config.model.class_names, classifier.class_count)
     else:
         names = groups.names
+        # Only where they are asked for: other recipes stay what they were.
         settings["model"]["class_groups"] = dict(zip(names, groups.members, strict=True))
     text = json.dumps(settings, sort_keys=True)
     return Recipe(text, names, recipe_digest(text, names))

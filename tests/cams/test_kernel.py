@@ -112,6 +112,40 @@ def test_boxes_are_those_of_opencv_and_numpy() -> None:
     assert result.largest_score_difference < 1e-5
 
 
+def test_divided_components_are_those_of_plain_steps() -> None:
+    """Labels and breadth-first search over cells, one after the other, in Python."""
+    maps = some_maps(120, seed=7)
+    result = compare(maps, seed=7, share=(0.02, 0.5))
+    assert result.boxes > 200
+    assert result.different == 0
+    assert result.largest_score_difference < 1e-5
+
+
+def test_two_objects_side_by_side_are_two_boxes() -> None:
+    """Two bumps of one height with a shallow valley between them, and a bump with a small spike."""
+    down, across = np.mgrid[:28, :56]
+    left = np.exp(-((down - 14) ** 2 + (across - 17) ** 2) / 72)
+    right = np.exp(-((down - 14) ** 2 + (across - 34) ** 2) / 72)
+    size = (112, 224)
+
+    def boxes(score_map: np.ndarray, split: float | None) -> list[list[float]]:
+        settings = BoxSettings(threshold=0.3, percentile=100, split=split)
+        found = find_boxes(score_map[None].astype(np.float32), size, settings).boxes
+        corners: list[list[float]] = (found.corners * [56, 28, 56, 28]).tolist()
+        return corners
+
+    two = np.maximum(left, right)
+    [whole] = boxes(two, None)
+    first, second = sorted(boxes(two, 0.15))
+    assert whole[0] == first[0]
+    assert whole[2] == second[2]
+    # The valley lies in the middle of 17.5 and 34.5; parts end there, to the cell of the border.
+    assert first[2] == pytest.approx(26, abs=0.5)
+    assert second[0] == pytest.approx(26, abs=0.5)
+    spike = left + 0.4 * np.exp(-((down - 14) ** 2 + (across - 28) ** 2) / 2)
+    assert boxes(spike, 0.15) == boxes(spike, None)
+
+
 def test_the_comparison_sees_a_difference() -> None:
     (score_map,) = some_maps(1, seed=3)
     settings = BoxSettings(threshold=0.35)

@@ -89,7 +89,7 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
     Args:
         score_maps: (m, h, w), any range: an array, or a tensor on the CPU.
         size: (height, width) to upsample to; more is finer and slower. See ``upsampled_size``.
-        settings: threshold, percentile, max_boxes, min_area and interpolation are read.
+        settings: threshold, percentile, split, max_boxes, min_area and interpolation are read.
 
     Raises:
         ValueError: the maps are not (m, h, w).
@@ -108,6 +108,7 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
         float(settings.percentile),
         settings.min_area * (height * width),
         most,
+        settings.split,
     )
     of_map, component = np.nonzero(np.arange(most) < counts[:, None])
     left, top, right, bottom = extents[of_map, component].T

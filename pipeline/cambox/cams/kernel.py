@@ -25,6 +25,8 @@ CONSTANT_TOLERANCE = 1e-5
 # sides, as a share of the sample; the values of a map are smooth, so it rarely misses.
 SAMPLE_SIZE, MARGIN = 1024, 1 / 64
 HALVINGS = 14
+# Cuts above the first one, evenly apart up to the maximum, that may tell parts of a region apart.
+HIGHER_CUTS = 4
 # Eight cells of a mask that are all set.
 _ALL_SET = np.uint64(0x0101010101010101)
 
@@ -52,6 +54,7 @@ def find_components(
     rank: float,
     smallest: float,
     most: int,
+    split: float | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Upsample, normalise, cut and label each map; the components of most cells are told.
 
@@ -62,6 +65,7 @@ def find_components(
         rank: of the percentile, 0 to 100.
         smallest: cells of a component, may be a fraction.
         most: components of a map.
+        split: see ``boxes.split``; None, for which dividing is not even compiled: they stay whole.
 
     Returns:
         of each map what became of it, (n,); its number of components, (n,); their left, top, right
@@ -90,6 +94,8 @@ def find_components(
         _normalise(values, low, high)
         cut = threshold * _percentile(values.reshape(-1), rank)
         _mark(values, cut, mask)
+        if split is not None:
+            _divide(values, cut, split, mask)
         found[number] = _components(mask, width, smallest, extents[number])
         total[number] = _sum(values, 0, 0, width, height)
         for place in range(found[number]):
@@ -162,6 +168,93 @@ def _mark(values: np.ndarray, cut: np.float32, mask: np.ndarray) -> None:
         source, target = values[row], mask[row]
         for column in range(source.size):
             target[column] = source[column] > cut
+
+
+@compiled
+def _divide(values: np.ndarray, cut: np.float32, share: float, mask: np.ndarray) -> None:
+    """Clear the borders between the parts of regions that fall into several above a higher cut.
+
+    Of the first higher cut that leaves two parts or more with this share of a region's cells, those
+    parts are its seeds. Each other cell of it is of the seed that is fewest steps away.
+
+    Args:
+        mask: (h, w or more) of 0 and 1.
+    """
+    height, width = values.shape
+    starts, stops, first = _runs(mask, width)
+    parent = _joined(starts, stops, first)
+    regions, sizes = np.zeros((height, width), np.int32), np.zeros(starts.size, np.int64)
+    for row in range(height):
+        for run in range(first[row], first[row + 1]):
+            region = _root(parent, run)
+            regions[row, starts[run] : stops[run]] = region
+            sizes[region] += stops[run] - starts[run]
+    seeds, seed_count = np.zeros((height, width), np.int32), 1
+    divided = np.zeros(sizes.size, np.bool_)
+    higher = np.zeros_like(mask)
+    for step in range(1, HIGHER_CUTS + 1):
+        _mark(values, cut + (np.float32(1) - cut) * np.float32(step / (HIGHER_CUTS + 1)), higher)
+        starts, stops, first = _runs(higher, width)
+        parent = _joined(starts, stops, first)
+        cells, region_of = np.zeros(starts.size, np.int64), np.zeros(starts.size, np.int64)
+        for row in range(height):
+            for run in range(first[row], first[row + 1]):
+                part = _root(parent, run)
+                cells[part] += stops[run] - starts[run]
+                region_of[part] = regions[row, starts[run]]
+        large = cells >= np.maximum(share * sizes[region_of], 1)
+        several = np.zeros(sizes.size, np.int64)
+        for part in range(large.size):
+            several[region_of[part]] += large[part]
+        for row in range(height):
+            for run in range(first[row], first[row + 1]):
+                part = _root(parent, run)
+                region = region_of[part]
+                if large[part] and several[region] > 1 and not divided[region]:
+                    seeds[row, starts[run] : stops[run]] = seed_count + part
+        seed_count += starts.size
+        divided |= several > 1
+    if divided.any():
+        _grow(seeds, mask)
+        _clear_borders(seeds, mask)
+
+
+@compiled
+def _clear_borders(labels: np.ndarray, mask: np.ndarray) -> None:
+    """Clear each cell of a mask that touches a later one of another label."""
+    height, width = labels.shape
+    for row in range(height):
+        for column in range(width):
+            label = labels[row, column]
+            if not label:
+                continue
+            for below in range(row, min(row + 2, height)):
+                for beside in range(max(column - 1, 0), min(column + 2, width)):
+                    later = below > row or beside > column
+                    if later and labels[below, beside] and labels[below, beside] != label:
+                        mask[row, column] = 0
+
+
+@compiled
+def _grow(labels: np.ndarray, mask: np.ndarray) -> None:
+    """Give cells without a label that of the one fewest steps away, through cells of the mask."""
+    height, width = labels.shape
+    reached = np.empty((labels.size, 2), np.int32)
+    count, done = 0, 0
+    for row in range(height):
+        for column in range(width):
+            if labels[row, column]:
+                reached[count] = row, column
+                count += 1
+    while done < count:
+        row, column = reached[done]
+        done += 1
+        for below in range(max(row - 1, 0), min(row + 2, height)):
+            for beside in range(max(column - 1, 0), min(column + 2, width)):
+                if mask[below, beside] and not labels[below, beside]:
+                    labels[below, beside] = labels[row, column]
+                    reached[count] = below, beside
+                    count += 1
 
 
 # Its sums may be added up in another order, and values are no NaN.
@@ -259,16 +352,7 @@ def _components(mask: np.ndarray, width: int, smallest: float, extents: np.ndarr
     """
     starts, stops, first = _runs(mask, width)
     runs = starts.size
-    parent = np.arange(runs)
-    for row in range(1, mask.shape[0]):
-        above, here = first[row - 1], first[row]
-        while above < first[row] and here < first[row + 1]:
-            if starts[above] <= stops[here] and starts[here] <= stops[above]:
-                _join(parent, above, here)
-            if stops[above] < stops[here]:
-                above += 1
-            else:
-                here += 1
+    parent = _joined(starts, stops, first)
     cells, block = np.zeros(runs, np.int64), np.zeros(runs, np.int64)
     reach = np.zeros((runs, 4), np.int64)
     blocks = -(-width // 2)
@@ -326,6 +410,22 @@ def _runs(mask: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndar
             count += 1
     first[height] = count
     return starts[:count], stops[:count], first
+
+
+@compiled
+def _joined(starts: np.ndarray, stops: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Of each run one that it touches, or itself; ``_root`` of it is its component."""
+    parent = np.arange(starts.size)
+    for row in range(1, first.size - 1):
+        above, here = first[row - 1], first[row]
+        while above < first[row] and here < first[row + 1]:
+            if starts[above] <= stops[here] and starts[here] <= stops[above]:
+                _join(parent, above, here)
+            if stops[above] < stops[here]:
+                above += 1
+            else:
+                here += 1
+    return parent
 
 
 @compiled
