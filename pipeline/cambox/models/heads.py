@@ -181,7 +181,12 @@ class PooledHead:
             leaf = pooled.clone().requires_grad_()
             with nullcontext() if self.kind is HeadKind.derivative else Frozen():
                 logits = self.logits(leaf)
-            return torch.stack(gradients(logits, leaf, wanted), dim=1)
+            weights = gradients(logits, leaf, wanted)
+        # Nothing to stack where no image of the batch wants a class.
+        found = pooled.new_empty(len(pooled), len(weights), pooled.shape[1])
+        for place, weight in enumerate(weights):
+            found[:, place] = weight
+        return found
 
     def frozen_constant(self, pooled: torch.Tensor) -> torch.Tensor:
         """(B, K): what the logits hold beside the mean of the frozen maps.

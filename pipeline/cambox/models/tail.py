@@ -99,9 +99,12 @@ def contributions(run: TailPass, grid: FeatureGrid, wanted: torch.Tensor) -> tor
     """
     with torch.inference_mode(False), torch.enable_grad():
         weights = gradients(run.logits, run.features, wanted)
-        features = run.features.detach()
-        maps = [grid.feature_map(weight * features).sum(dim=1) for weight in weights]
-    return torch.stack(maps, dim=1) * (grid.height * grid.width)
+    features = run.features.detach()
+    # Nothing to stack where no image of the batch wants a class.
+    maps = features.new_empty(len(features), len(weights), grid.height, grid.width)
+    for place, weight in enumerate(weights):
+        maps[:, place] = grid.feature_map(weight * features).sum(dim=1)
+    return maps * (grid.height * grid.width)
 
 
 def tail_constant(
