@@ -13,6 +13,13 @@ from pydantic import Field, field_validator, model_validator
 from cambox.config_cam import BoxSettings, CamSettings, PositiveInt, Section
 
 Triple = tuple[float, float, float]
+HF_HUB, LOCAL_DIR = "hf-hub", "local-dir"
+
+
+def source_of(name: str) -> str | None:
+    """Where timm finds a model of such a name, in a repository or a folder; None: in its list."""
+    source = name.partition(":")[0].lower().replace("_", "-")
+    return source if ":" in name and source in (HF_HUB, LOCAL_DIR) else None
 
 
 class InputSettings(Section):
@@ -48,13 +55,18 @@ class ModelSettings(Section):
     """The classifier."""
 
     name: str
-    """a timm model, or torchvision/<name>"""
+    """a timm model, or torchvision/<name>; also hf-hub:<owner>/<name> and local-dir:<folder> of
+    timm, with the weights that are there unless a checkpoint is given"""
     checkpoint: str | None = None
-    """safetensors, or a weights-only .pth"""
+    """safetensors, or a .pth of tensors and plain data, as it is or as a training script keeps it;
+    on the command line it takes the place of pretrained: true"""
+    averaged: bool = False
+    """true: of a checkpoint that holds both, the moving average (EMA) of the weights"""
     pretrained: bool = False
     """true: the library's own weights, from its hub"""
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    """passed to the model's constructor"""
+    """passed to the model's constructor; num_classes and in_chans (3, or 1 for grey images) are
+    read off a checkpoint where they are not given"""
     input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """side, or [height, width], in pixels; null: the model's own"""
     keep_aspect: bool = False
@@ -81,7 +93,23 @@ class ModelSettings(Section):
     @property
     def has_weights(self) -> bool:
         """Whether any weights are loaded; without them they are random."""
-        return self.pretrained or self.checkpoint is not None
+        return self.from_library or self.checkpoint is not None
+
+    @property
+    def source(self) -> str | None:
+        """See ``source_of``."""
+        return source_of(self.name)
+
+    @property
+    def from_library(self) -> bool:
+        """Whether the library loads the weights."""
+        return self.pretrained or (self.checkpoint is None and self.source is not None)
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether timm asks its hub, for weights or for what a repository says of them."""
+        of_timm = not self.name.startswith("torchvision/")
+        return self.source == HF_HUB or (self.pretrained and of_timm and self.source is None)
 
     @field_validator("std")
     @classmethod

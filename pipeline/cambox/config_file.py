@@ -105,10 +105,24 @@ def _with_overrides(
     """The settings of a document; an error of theirs begins with ``where``."""
     for override in overrides:
         _apply(document, override)
+    _let_the_command_line_win(document, {one.partition("=")[0].strip() for one in overrides})
     try:
         return kind.model_validate(document)
     except ValidationError as error:
         raise RequestError(f"{where}{_explain(error)}") from error
+
+
+def _let_the_command_line_win(document: dict[str, Any], overridden: set[str]) -> None:
+    """Weights that are given there take the place of the file's, which exclude them."""
+    model = document.get("model")
+    if not isinstance(model, dict):
+        return
+    for key, other, none in (
+        ("checkpoint", "pretrained", False),
+        ("pretrained", "checkpoint", None),
+    ):
+        if f"model.{key}" in overridden and f"model.{other}" not in overridden and model.get(key):
+            model[other] = none
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

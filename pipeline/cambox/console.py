@@ -6,8 +6,10 @@ none of it for markup.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from cambox.errors import RequestError
 
@@ -40,13 +43,40 @@ def say(console: Console, *lines: str) -> None:
         console.print(escape(line), highlight=False, soft_wrap=True)
 
 
+class _Saying(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self._console, record.getMessage())
+
+
+@contextmanager
+def saying_notes(console: Console) -> Iterator[None]:
+    """Print what cambox logs meanwhile; what is logged as information is silent elsewhere."""
+    log, handler = logging.getLogger("cambox"), _Saying(console)
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
+
+
 def one_line(error: BaseException, most: int | None = None) -> str:
-    """What an error says, in one line; its kind where it says nothing.
+    """What an error says, in one line without colours; its kind where it says nothing.
 
     Args:
-        most: characters; None: all.
+        most: characters, in whole sentences, or words if the first is longer; None: all.
     """
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    text = " ".join(Text.from_ansi(str(error)).plain.split())
+    if most is not None and len(text) > most:
+        sentence = text.rfind(". ", 0, most)
+        text = text[:sentence] if sentence > 0 else text[:most].rpartition(" ")[0] + " ..."
+    return text or type(error).__name__
 
 
 class Steps(Progress):

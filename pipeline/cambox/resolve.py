@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from cambox.config import Config
+from cambox.config import LOCAL_DIR, Config, ModelSettings
 from cambox.errors import RequestError
 from cambox.output.footer import SCHEMA_VERSION, Recipe, library_versions, recipe_digest
 from cambox.output.publish import publish_bytes
@@ -54,7 +54,7 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         "schema_version": SCHEMA_VERSION,
         "input": {"labels": config.input.labels, "max_pixels": config.input.max_pixels},
         "model": {
-            "name": config.model.name,
+            "name": _without_its_place(config.model),
             "kwargs": config.model.kwargs,
             "weights": classifier.weights_digest,
             # One number, the longer side, where an image keeps its shape.
@@ -80,6 +80,11 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         settings["model"]["class_groups"] = dict(zip(names, groups.members, strict=True))
     text = json.dumps(settings, sort_keys=True)
     return Recipe(text, names, recipe_digest(text, names))
+
+
+def _without_its_place(model: ModelSettings) -> str:
+    """The model's name; of one in a folder what is the same on every machine."""
+    return f"{LOCAL_DIR}:{Path(model.name).name}" if model.source == LOCAL_DIR else model.name
 
 
 def class_names(path: str | None, class_count: int) -> tuple[str, ...]:
@@ -118,12 +123,15 @@ def recipe_key(config: Config) -> str | None:
     Weights of a hub count as those that the libraries' versions name.
 
     Returns:
-        None where the checkpoint's storage does not say whether it has changed.
+        None where it cannot be told whether the checkpoint, the repository or the folder of the
+        model has changed.
 
     Raises:
         RequestError: the checkpoint, or a file of class names or groups, is not there.
     """
     model = config.model
+    if model.source is not None:
+        return None
     files = {"class_names": model.class_names, "class_groups": model.class_groups}
     texts = {
         name: None if path is None else _read(f"model.{name}", path) for name, path in files.items()

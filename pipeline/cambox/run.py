@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cambox.config import Config
 from cambox.config_file import load_config
-from cambox.console import say
+from cambox.console import say, saying_notes
 from cambox.errors import RequestError
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, plan
@@ -118,7 +118,8 @@ def _checked(config: Config) -> tuple[list[Shard], str | None]:
 
 def _loaded(config: Config, key: str | None, console: Console) -> Engine:
     say(console, f"loading model {config.model.name}")
-    engine = make_engine(config)
+    with saying_notes(console):
+        engine = make_engine(config)
     remember(key, engine.recipe)
     return engine
 

@@ -48,6 +48,23 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     assert (config.engine.name, config.engine.max_attempts) == ("local", 3)
 
 
+def test_weights_on_the_command_line_take_the_place_of_the_files(tmp_path: Path) -> None:
+    library = MINIMAL.replace("resnet18}", "resnet18, pretrained: true}")
+    own = MINIMAL.replace("resnet18}", "resnet18, checkpoint: a.pth}")
+
+    def weights(text: str, *overrides: str) -> tuple[bool, str | None]:
+        model = load(tmp_path, *overrides, text=text).model
+        return model.pretrained, model.checkpoint
+
+    assert weights(library, "model.checkpoint=b.pth") == (False, "b.pth")
+    assert weights(own, "model.pretrained=true") == (True, None)
+    assert weights(library, "model.checkpoint=null") == (True, None)
+    assert weights(own, "model.pretrained=false") == (False, "a.pth")
+    both = ("model.checkpoint=b.pth", "model.pretrained=true")
+    with pytest.raises(RequestError, match="exclude each other"):
+        weights(MINIMAL, *both)
+
+
 def test_overrides_are_yaml(tmp_path: Path) -> None:
     config = load(
         tmp_path,

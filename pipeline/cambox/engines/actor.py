@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import cambox
 from cambox.annotator import ShardReport
-from cambox.config import Config
+from cambox.config import LOCAL_DIR, Config
 from cambox.engines.local import Prefetch, WorkerProgress
 from cambox.engines.worker import load_model, local_device, make_annotator, resolve_precision
 from cambox.errors import RequestError
@@ -178,6 +178,8 @@ def absolute(config: Config) -> Config:
         for name in ("checkpoint", "class_names")
         if (path := getattr(model, name)) is not None
     }
+    if model.source == LOCAL_DIR:
+        paths["name"] = f"{LOCAL_DIR}:{canonical_uri(model.name.partition(':')[2])}"
     return config.model_copy(
         update={
             "output": config.output.model_copy(update={"uri": output}),

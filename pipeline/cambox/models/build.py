@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import io
+import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import safetensors.torch
 import timm
 import timm.data
 import torch
@@ -15,14 +17,17 @@ import torchvision
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from cambox.config import ModelSettings
+from cambox.config import LOCAL_DIR, ModelSettings, source_of
 from cambox.console import one_line
 from cambox.errors import RequestError
-from cambox.sources.retry import from_storage
-from cambox.sources.storage import locate
+from cambox.models.checkpoint import Tensors, read_weights
+from cambox.models.hub import TORCHVISION_HUB, answers, offline_unless_it_answers
+
+LOG = logging.getLogger(__name__)
 
 TORCHVISION = "torchvision/"
 SEED_OF_RANDOM_WEIGHTS = 0
+COUNT_OF_BATCHES = "num_batches_tracked"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -30,35 +35,32 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 def build_network(settings: ModelSettings) -> nn.Module:
     """Build a network of timm or torchvision in eval mode and load its weights.
 
-    Without a checkpoint or ``pretrained`` the weights are random, the same in every process.
+    The number of its classes and of its input's channels are those of the checkpoint, unless
+    ``kwargs`` say otherwise. Without weights they are random, the same in every process. What was
+    read off the checkpoint is logged as information.
 
     Raises:
         RequestError: unknown name, wrong kwargs, or weights that do not fit or cannot be had.
     """
-    name = settings.name
-    _require_known(name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED_OF_RANDOM_WEIGHTS)
-        try:
-            module = _construct(settings)
-        except (TypeError, ValueError, AssertionError) as error:
-            raise RequestError(
-                f"model.kwargs: {name} does not take them: {one_line(error, 200)}"
-            ) from error
-        except (OSError, RuntimeError) as error:
-            if not settings.pretrained:
-                raise
-            raise RequestError(
-                f"model.pretrained: the weights of {name} cannot be had from the hub "
-                f"({one_line(error, 200)}); download them once and set model.checkpoint"
-            ) from error
-    if isinstance(module, torch.jit.ScriptModule):
-        raise RequestError(
-            f"model.name: {name} is a scripted module, which can be neither cut nor held; "
-            f"register the module that was scripted"
-        )
+    _require_known(settings.name)
+    module = _construct(settings, settings.kwargs)
     if settings.checkpoint is not None:
-        _load(module, settings.checkpoint)
+        expected = module.state_dict()
+        weights = read_weights(settings.checkpoint, expected, settings.averaged)
+        read_off = _read_off(weights.tensors, expected, settings)
+        if "in_chans" in read_off and settings.name.startswith(TORCHVISION):
+            raise RequestError(
+                f"model.checkpoint: {settings.checkpoint} takes {read_off['in_chans']} channels, "
+                f"and the networks of torchvision take 3; repeat its first layer's weights over "
+                f"3 channels, each divided by 3, and save that"
+            )
+        if read_off:
+            module = _construct(settings, settings.kwargs | read_off)
+        _load(module, weights.tensors, settings)
+        for remark in weights.remarks:
+            LOG.info(remark)
+        for name, value in read_off.items():
+            LOG.info(f"model.kwargs: {name} is {value}, as in {settings.checkpoint}")
     return module.eval().requires_grad_(False)
 
 
@@ -68,11 +70,55 @@ def torchvision_models() -> list[str]:
     return [TORCHVISION + name for name in names if not name.startswith("quantized_")]
 
 
-def _construct(settings: ModelSettings) -> nn.Module:
-    name, pretrained, kwargs = settings.name, settings.pretrained, settings.kwargs
+def _construct(settings: ModelSettings, kwargs: Mapping[str, Any]) -> nn.Module:
+    name, silent = settings.name, None
+    with ExitStack() as meanwhile:
+        meanwhile.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(SEED_OF_RANDOM_WEIGHTS)
+        if settings.from_hub:
+            silent = meanwhile.enter_context(offline_unless_it_answers())
+        try:
+            module = _of_library(settings, kwargs)
+        except (OSError, RuntimeError) as error:
+            if not settings.from_library and settings.source is None:
+                raise
+            raise RequestError(_not_had(settings, silent, one_line(error, 200))) from error
+        except (TypeError, ValueError, AssertionError) as error:
+            raise RequestError(
+                f"model.kwargs: {name} does not take them: {one_line(error, 200)}"
+            ) from error
+    if isinstance(module, torch.jit.ScriptModule):
+        raise RequestError(
+            f"model.name: {name} is a scripted module, which can be neither cut nor held; "
+            f"register the module that was scripted"
+        )
+    return module
+
+
+def _not_had(settings: ModelSettings, silent: str | None, why: str) -> str:
+    if settings.source == LOCAL_DIR:
+        return (
+            f"model.name: {settings.name} cannot be read ({why}); name a folder with the "
+            f"config.json and the weights that timm saves"
+        )
+    key = "pretrained" if settings.source is None else "name"
+    why = f"{silent} does not answer" if silent else why
+    return (
+        f"model.{key}: {settings.name} cannot be had from the hub ({why}); download its weights "
+        f"once where there is a network, and set model.checkpoint"
+    )
+
+
+def _of_library(settings: ModelSettings, kwargs: Mapping[str, Any]) -> nn.Module:
+    name, pretrained = settings.name, settings.from_library
     module: nn.Module
     if name.startswith(TORCHVISION):
         name, weights = name.removeprefix(TORCHVISION), "DEFAULT" if pretrained else None
+        if pretrained:
+            file = torchvision.models.get_model_weights(name).DEFAULT.url.rpartition("/")[2]
+            cached = Path(torch.hub.get_dir(), "checkpoints", file).is_file()
+            if not cached and not answers(TORCHVISION_HUB):
+                raise OSError(f"{TORCHVISION_HUB} does not answer")
         module = torchvision.models.get_model(name, weights=weights, **kwargs)
     else:
         module = timm.create_model(name, pretrained=pretrained, **kwargs)
@@ -80,7 +126,7 @@ def _construct(settings: ModelSettings) -> nn.Module:
 
 
 def _require_known(name: str) -> None:
-    if timm.is_model(name):
+    if timm.is_model(name) or source_of(name) is not None:
         return
     of_torchvision = name.startswith(TORCHVISION)
     known = torchvision_models() if of_torchvision else timm.list_models()
@@ -92,11 +138,36 @@ def _require_known(name: str) -> None:
     raise RequestError(f"model.name: {library} has no classifier {name!r}; {hint}")
 
 
-def _load(module: nn.Module, uri: str) -> None:
-    state, expected = _unwrap(_read(uri), uri), module.state_dict()
+def _read_off(tensors: Tensors, expected: Tensors, settings: ModelSettings) -> dict[str, int]:
+    """The constructor's arguments that make up for all shapes that differ, where there are such."""
+    given = {name: list(tensors[name].shape) for name in expected if name in tensors}
+    shapes = {name: list(expected[name].shape) for name in given}
+    differ = [name for name in given if given[name] != shapes[name]]
+    # The last layer has a row for each class, the first a slice for each channel.
+    of_classes = {
+        given[name][0] for name in differ if given[name][1:] == shapes[name][1:] and given[name]
+    }
+    of_channels = {
+        given[name][1]
+        for name in differ
+        if len(given[name]) == len(shapes[name]) == 4
+        and [given[name][0], *given[name][2:]] == [shapes[name][0], *shapes[name][2:]]
+    }
+    found = {"num_classes": of_classes, "in_chans": of_channels}
+    return {
+        argument: values.pop()
+        for argument, values in found.items()
+        if len(values) == 1 and argument not in settings.kwargs
+    }
+
+
+def _load(module: nn.Module, tensors: Tensors, settings: ModelSettings) -> None:
+    state, expected, uri = dict(tensors), module.state_dict(), settings.checkpoint
     advice = "check model.name and model.kwargs"
     for name, tensor in expected.items():
         shape = list(tensor.shape)
+        if name not in state and name.endswith(COUNT_OF_BATCHES):
+            state[name] = tensor  # only training needs it
         if name not in state:
             raise RequestError(
                 f"model.checkpoint: {uri} has no tensor {name} {shape}; it is of another network, "
@@ -115,39 +186,6 @@ def _load(module: nn.Module, uri: str) -> None:
     module.load_state_dict(state, strict=True)
 
 
-def _read(uri: str) -> object:
-    filesystem, path = locate(uri)
-    try:
-        data: bytes = from_storage(uri, lambda: filesystem.cat_file(path))
-    except OSError as error:
-        raise RequestError(f"model.checkpoint: {uri} cannot be read: {error}") from error
-    try:
-        if uri.endswith(".safetensors"):
-            return safetensors.torch.load(data)
-        # weights_only: a checkpoint is data; one that would run code is refused.
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has many kinds of its own for a bad file
-        raise RequestError(
-            f"model.checkpoint: {uri} is not a safetensors or weights-only .pth file: "
-            f"{one_line(error, 200)}"
-        ) from error
-
-
-def _unwrap(state: object, uri: str) -> Mapping[str, torch.Tensor]:
-    """The tensors of a checkpoint, out of the wrappings that training scripts put them in."""
-    for wrapping in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapping), Mapping):
-            state = state[wrapping]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        raise RequestError(f"model.checkpoint: {uri} holds no mapping of names to tensors")
-    prefix = "module."
-    if state and all(name.startswith(prefix) for name in state):
-        return {name.removeprefix(prefix): value for name, value in state.items()}
-    return dict(state)
-
-
 @dataclass(frozen=True)
 class Preprocessing:
     """The whole image, squashed to the input size, then ``(value / 255 - mean) / std``.
@@ -156,17 +194,26 @@ class Preprocessing:
 
     Attributes:
         height, width: of the network's input, in pixels.
-        mean, std: per RGB channel, for values in 0..1.
+        mean, std: per RGB channel, for values in 0..1; or one number each: of the grey image.
     """
 
     height: int
     width: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return len(self.mean)
 
 
 def resolve_preprocessing(settings: ModelSettings, module: nn.Module) -> Preprocessing:
-    """The model's own preprocessing, overridden by what the configuration gives."""
+    """The model's own preprocessing, overridden by what the configuration gives.
+
+    Raises:
+        RequestError: the network takes neither 3 channels nor 1.
+    """
     height, width, mean, std = 224, 224, IMAGENET_MEAN, IMAGENET_STD
     if not settings.name.startswith(TORCHVISION):
         own = timm.data.resolve_model_data_config(module)
@@ -182,7 +229,28 @@ def resolve_preprocessing(settings: ModelSettings, module: nn.Module) -> Preproc
         height = width = settings.input_size
     elif settings.input_size is not None:
         height, width = settings.input_size
-    return Preprocessing(height, width, settings.mean or mean, settings.std or std)
+    mean, std = settings.mean or mean, settings.std or std
+    channels = _channels(module)
+    if channels == 3:
+        return Preprocessing(height, width, mean, std)
+    if channels != 1:
+        raise RequestError(
+            f"model.name: {settings.name} takes {channels} channels, and pictures are read as RGB; "
+            f"take a network of 3 channels, or of 1, which is given them as grey"
+        )
+    of_grey, spread = sum(mean) / len(mean), sum(std) / len(std)
+    LOG.info(
+        f"model.name: {settings.name} is given grey images, of mean {of_grey:.3g} and std "
+        f"{spread:.3g}"
+    )
+    return Preprocessing(height, width, (of_grey,), (spread,))
+
+
+def _channels(module: nn.Module) -> int:
+    """Of the input: what the first convolution takes; RGB where there is none."""
+    convolutions = (layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    first = next(convolutions, None)
+    return 3 if first is None else first.in_channels
 
 
 def fit_to_input_size(module: nn.Module, height: int, width: int, name: str) -> None:

@@ -23,6 +23,8 @@ from cambox.sources.load import fitted
 Precision = Literal["float32", "bfloat16", "float16"]
 Aspect = Literal["squashed", "kept", "padded"]
 
+# Of red, green and blue, in 65536ths.
+GREY_SHARES = (19595, 38470, 7471)
 # More batches at once than this would wait for Python; beyond it each gets several threads.
 MOST_AT_ONCE = 8
 
@@ -178,11 +180,19 @@ class Classifier:
         return buffer
 
     def normalised(self, images: np.ndarray) -> torch.Tensor:
-        """Images (B, height, width, 3) uint8 as the network takes them, on its device."""
+        """Images (B, height, width, 3) uint8 as the network takes them, on its device.
+
+        Returns:
+            (B, channels of the preprocessing, height, width) float32.
+        """
         pixels = torch.from_numpy(images)
         if self.device.type == "cuda":
             # Nobody waits for the copy; of a buffer's images nothing is to pin.
             pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        if self.preprocessing.channels == 1:
+            # As Pillow turns RGB to grey (ITU-R 601), to the same integer.
+            shares = pixels.new_tensor(GREY_SHARES, dtype=torch.int32)
+            pixels = (pixels.int().mul_(shares).sum(dim=3, keepdim=True) + (1 << 15)) >> 16
         # Of a whole line at once: along three channels alone each pixel would be a loop of its own.
         mean, std = (
             (pixels.new_tensor(values, dtype=torch.float32) * 255).repeat(pixels.shape[2])

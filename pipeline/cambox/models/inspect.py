@@ -98,7 +98,7 @@ def inspect_model(
     scores = classifier.scores(images)
     class_ids = scores.logits.topk(min(CLASSES, classifier.class_count), dim=1).indices
     maps = maker.maps(scores, class_ids)
-    inputs = torch.randn(BATCH, 3, size.height, size.width)
+    inputs = torch.randn(BATCH, size.channels, size.height, size.width)
     with torch.inference_mode():
         forward = timeit.repeat(lambda: module(inputs), number=1, repeat=1 + REPEATS)
     mapping = timeit.repeat(lambda: maker.maps(scores, class_ids), number=1, repeat=1 + REPEATS)

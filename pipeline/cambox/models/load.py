@@ -201,9 +201,10 @@ def exact_float32() -> Iterator[None]:
 def probe_images(preprocessing: Preprocessing, device: torch.device) -> torch.Tensor:
     """Two noise images of different grain, so that the features differ between cells."""
     generator = torch.Generator().manual_seed(0)
-    fine = torch.randn(1, 3, preprocessing.height, preprocessing.width, generator=generator)
+    channels, height, width = preprocessing.channels, preprocessing.height, preprocessing.width
+    fine = torch.randn(1, channels, height, width, generator=generator)
     coarse = F.interpolate(
-        torch.randn(1, 3, 7, 7, generator=generator), size=fine.shape[2:], mode="bilinear"
+        torch.randn(1, channels, 7, 7, generator=generator), size=fine.shape[2:], mode="bilinear"
     )
     return torch.cat([fine, coarse]).to(device)
 

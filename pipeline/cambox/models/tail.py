@@ -161,7 +161,7 @@ def _held_pass(
         if features is None or not features.requires_grad:
             return
         # Pixels are no features: what each adds is exact, and noise.
-        is_image = features.shape[1:] == (3, *size)
+        is_image = features.shape[1:] == images.shape[1:]
         if possible_grids(tuple(features.shape), size) and not is_image:
             inputs.append((name, features))
 
