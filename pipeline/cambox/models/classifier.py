@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cambox.models.build import Preprocessing
 from cambox.models.groups import ClassGroups
 from cambox.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
 from cambox.models.middle import MiddleLayer, recorded
+from cambox.models.preprocessing import Preprocessing
 from cambox.models.split import Split
 from cambox.models.tail import TailPass, run_with_tail
 from cambox.sources.load import fitted

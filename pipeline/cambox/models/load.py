@@ -15,16 +15,16 @@ from torch import nn
 from cambox.config import ModelSettings
 from cambox.console import one_line
 from cambox.errors import RequestError
-from cambox.models.build import (
-    Preprocessing,
-    build_network,
-    fit_to_input_size,
-    resolve_preprocessing,
-)
+from cambox.models.build import build_network
 from cambox.models.classifier import Classifier, Precision
 from cambox.models.fold import fold_norms
 from cambox.models.heads import TOLERANCE, ClassifierHead, HeadKind, score_error
 from cambox.models.onednn import pack_convolutions
+from cambox.models.preprocessing import (
+    Preprocessing,
+    fit_to_input_size,
+    resolve_preprocessing,
+)
 from cambox.models.probe import POOLED_KINDS, probe, require_useful
 from cambox.models.split import NotPooledError, Split, split_network
 from cambox.models.tail import find_tail
