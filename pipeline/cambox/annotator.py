@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import torch
@@ -18,6 +18,7 @@ from cambox.models.classifier import Classifier
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish
 from cambox.output.rows import table
+from cambox.signs import Signs
 from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from cambox.sources.retry import with_retries
 from cambox.sources.samples import Sample, read_samples
@@ -46,6 +47,7 @@ class ShardReport:
         seconds: from opening the shard to the published file.
         stage_seconds: by stage; stages overlap, and threads add up.
         halved_to: images per forward pass after memory ran out in this shard; None if it did not.
+        signs: whether its rows look as if they were meant.
     """
 
     shard: Shard
@@ -56,6 +58,7 @@ class ShardReport:
     seconds: float
     stage_seconds: Mapping[Stage, float]
     halved_to: int | None
+    signs: Signs = field(default_factory=Signs)
 
     @property
     def samples(self) -> int:
@@ -172,6 +175,7 @@ class Annotator:
             seconds=time.monotonic() - start,
             stage_seconds=watch.seconds,
             halved_to=whole.halved_to,
+            signs=Signs.of(whole.rows, boxes, len(names), labels_used=self.load_rule.labels_wanted),
         )
 
     def _annotated(

@@ -67,6 +67,14 @@ class RunSummary:
         return sum((report.no_box for report in self.reports), Counter())
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs that the rows are not what was meant, each with the remedy."""
+        # Late: a plan that finds nothing to do needs no arrays.
+        from cambox.signs import Signs
+
+        return sum((report.signs for report in self.reports), Signs()).warnings
+
+    @property
     def images_per_second(self) -> float:
         """Rows over the time of annotating; 0 where there was nothing to do."""
         return self.samples / self.seconds if self.seconds else 0.0
@@ -103,6 +111,7 @@ class RunSummary:
             "rows_by_status": dict(self.statuses),
             "boxes": self.boxes,
             "maps_without_box": dict(self.no_box),
+            "warnings": list(self.warnings),
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
             "stage_milliseconds_per_image": self.stage_milliseconds,
@@ -125,6 +134,7 @@ def print_summary(summary: RunSummary, console: Console) -> None:
         lines.append(f"milliseconds per image, stages overlap: {stages}")
     if summary.no_box:
         lines.append(f"maps without a box: {_listed(summary.no_box)}")
+    lines += summary.warnings
     lines += [f"given up: {failure.shard.uri}: {failure.reason}" for failure in summary.failures]
     folder = canonical_uri(summary.folder)
     lines.append(f"output: {folder}")
