@@ -29,6 +29,9 @@ class InputSettings(Section):
     """paths, globs, braces, or URLs (s3://, gs://, http://)"""
     labels: str = "cls"
     """member that holds the sample's classes: cls, or json:<field>"""
+    class_names: str | None = None
+    """a file with the names of the classes that labels count, one a line; null: class_names.txt in
+    the shards' folder, where pack leaves it"""
     fingerprint: Literal["store", "content"] = "store"
     """what tells a changed shard: the store's ETag or time, or (slow) its bytes"""
     max_pixels: PositiveInt = 100_000_000
@@ -85,7 +88,8 @@ class ModelSettings(Section):
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """sigmoid for a multi-label classifier"""
     class_names: str | None = None
-    """a file with one name a line; null: ImageNet's where there are 1000"""
+    """a file with one name a line; null: those of the shards (input.class_names) where there are
+    as many, or ImageNet's where there are 1000"""
     class_groups: str | None = None
     """a YAML file of your classes as groups of the model's, such as dog: [151-268]; labels, rows
     and exports count the groups in the file's order; null: the model's own classes"""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
+import re
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,7 @@ from cambox.config import LOCAL_DIR, Config, ModelSettings
 from cambox.errors import RequestError
 from cambox.output.footer import SCHEMA_VERSION, Recipe, library_versions, recipe_digest
 from cambox.output.publish import publish_bytes
+from cambox.sources.class_list import difference, read_class_list
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import canonical_uri, fingerprint, locate
 from cambox.threads import usable_cpus
@@ -27,11 +31,15 @@ from cambox.threads import usable_cpus
 if TYPE_CHECKING:
     from cambox.models.classifier import Classifier
 
+LOG = logging.getLogger(__name__)
+
 IMAGENET_CLASS_COUNT = 1000
+# What ImageNet's folders are called, whose sorted names its classes follow.
+SYNSET = re.compile(r"n\d{8}")
 RECIPES_KEPT = 200
-# All but these settings, and two files whose contents count.
+# All but these settings, and files whose contents count.
 _SHAPE_NO_ROW: dict[str, set[str]] = {
-    "input": {"shards", "fingerprint", "max_sample_bytes", "storage_options"},
+    "input": {"shards", "class_names", "fingerprint", "max_sample_bytes", "storage_options"},
     "model": {"checkpoint", "class_names", "class_groups"},
     "output": {"uri", "storage_options"},
     "engine": {"batch_size", "max_attempts", "stall_seconds"},
@@ -42,7 +50,8 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
     """Resolve every ``null`` and ``auto`` that shapes rows, with the weights' digest.
 
     Raises:
-        RequestError: the class names do not fit the model, or ``top_k`` exceeds its classes.
+        RequestError: the class names do not fit the model, the labels count other classes than
+            it has, or ``top_k`` exceeds them.
     """
     if config.cam.top_k > classifier.class_count:
         raise RequestError(
@@ -71,13 +80,14 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         "boxes": config.boxes.model_dump(),
         "output": {"store_maps": config.output.store_maps},
     }
-    groups = classifier.groups
+    groups, listed = classifier.groups, _listed_classes(config)
     if groups is None:
-        names = class_names(config.model.class_names, classifier.class_count)
+        names = class_names(config.model.class_names, classifier.class_count, listed)
     else:
         names = groups.names
         # Only where they are asked for: other recipes stay what they were.
         settings["model"]["class_groups"] = dict(zip(names, groups.members, strict=True))
+    _require_same_classes(config, listed, names)
     text = json.dumps(settings, sort_keys=True)
     return Recipe(text, names, recipe_digest(text, names))
 
@@ -87,27 +97,56 @@ def _without_its_place(model: ModelSettings) -> str:
     return f"{LOCAL_DIR}:{Path(model.name).name}" if model.source == LOCAL_DIR else model.name
 
 
-def class_names(path: str | None, class_count: int) -> tuple[str, ...]:
-    """The names of a model's classes, from a file, ImageNet's, or their numbers.
+def class_names(path: str | None, class_count: int, listed: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of a model's classes: from a file, the shards', ImageNet's, or their numbers.
+
+    Args:
+        listed: the classes that the shards' labels count, if that is known.
 
     Raises:
         RequestError: the file cannot be read, or has another number of names.
     """
-    if path is None:
-        if class_count == IMAGENET_CLASS_COUNT:
-            # Late: only a run that has loaded a model comes here.
-            import torchvision
+    if path is not None:
+        names = read_class_list("model.class_names", path)
+        if len(names) != class_count:
+            raise RequestError(
+                f"model.class_names: {path} has {len(names)} names, one a line; the model has "
+                f"{class_count} classes"
+            )
+        return names
+    codes = all(SYNSET.fullmatch(name) for name in listed)
+    if len(listed) == class_count and not (codes and class_count == IMAGENET_CLASS_COUNT):
+        return tuple(listed)
+    if class_count == IMAGENET_CLASS_COUNT:
+        # Late: only a run that has loaded a model comes here.
+        import torchvision
 
-            weights = torchvision.models.ResNet18_Weights.DEFAULT
-            return tuple(weights.meta["categories"])
-        return tuple(str(index) for index in range(class_count))
-    names = _read("model.class_names", path).splitlines()
-    if len(names) != class_count:
+        weights = torchvision.models.ResNet18_Weights.DEFAULT
+        return tuple(weights.meta["categories"])
+    return tuple(str(index) for index in range(class_count))
+
+
+def _listed_classes(config: Config) -> tuple[str, ...]:
+    """The classes that labels count; none where that is not known."""
+    settings = config.input
+    if settings.class_names is None:
+        return ()
+    return read_class_list("input.class_names", settings.class_names, settings.storage_options)
+
+
+def _require_same_classes(config: Config, listed: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse labels that count other classes than the model has, where they get the boxes."""
+    if not listed or config.cam.classes == "predicted":
+        return
+    differs = difference(listed, names)
+    if differs is not None:
         raise RequestError(
-            f"model.class_names: {path} has {len(names)} names, one a line; the model has "
-            f"{class_count} classes"
+            f"input.class_names: {config.input.class_names} lists {differs}, so that labels would "
+            f"get boxes of other classes; set model.checkpoint to a classifier of the listed "
+            f"classes, or model.class_groups to a file that says which of the model's each of them "
+            f"is, or pack with --class-names of the model's list, or set cam.classes=predicted"
         )
-    return tuple(names)
+    LOG.info("the labels' %d classes are those of %s", len(listed), config.input.class_names)
 
 
 def _read(setting: str, path: str) -> str:
@@ -147,6 +186,7 @@ def recipe_key(config: Config) -> str | None:
         "settings": config.model_dump(mode="json", exclude=_SHAPE_NO_ROW),
         "checkpoint": checkpoint,
         **texts,
+        "listed_classes": _listed_classes(config),
         "versions": {**library_versions(), "schema": SCHEMA_VERSION},
         "machine": [platform.node(), platform.machine(), usable_cpus(), *gpus],
         "environment": [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")],

@@ -16,6 +16,7 @@ from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, plan
 from cambox.output.publish import recipe_uri, remove_leftovers
 from cambox.resolve import recipe_key, remember, remembered
+from cambox.sources.class_list import find_class_list
 from cambox.sources.shards import Shard, find_shards
 from cambox.sources.storage import locate
 from cambox.sources.stream import with_content_fingerprints
@@ -85,7 +86,7 @@ def prepare(
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    shards, key = _checked(config)
+    config, shards, key = _checked(config)
     engine = _loaded(config, key, console)
     return engine, _planned(config, shards, engine.recipe, console, redo_older_than)
 
@@ -98,22 +99,30 @@ def plan_only(
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    shards, key = _checked(config)
+    config, shards, key = _checked(config)
     recipe = remembered(key) or _loaded(config, key, console).recipe
     return recipe, _planned(config, shards, recipe, console, redo_older_than)
 
 
-def _checked(config: Config) -> tuple[list[Shard], str | None]:
-    """All that can be wrong with a request before a model is loaded; the shards, and the key."""
+def _checked(config: Config) -> tuple[Config, list[Shard], str | None]:
+    """All that can be wrong with a request before a model is loaded.
+
+    Returns:
+        The configuration with the list of classes that lies beside the shards, the shards, and the
+        recipe's key.
+    """
     options = config.input.storage_options
     try:
         shards = find_shards(config.input.shards, options)
         if config.input.fingerprint == "content":
             shards = with_content_fingerprints(shards, options)
+        if config.input.class_names is None:
+            found = {"class_names": find_class_list(shards, options)}
+            config = config.model_copy(update={"input": config.input.model_copy(update=found)})
     except OSError as error:
         raise RequestError(f"input.shards: the input cannot be read: {error}") from error
     locate(config.output.uri, config.output.storage_options)
-    return shards, recipe_key(config)
+    return config, shards, recipe_key(config)
 
 
 def _loaded(config: Config, key: str | None, console: Console) -> Engine:

@@ -115,9 +115,61 @@ def test_csv_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "labels", "names"),
+    [
+        # By name: sorted, and several of one image.
+        (
+            "image,class_name\na,dog\nb, cat \na,bee\n",
+            {"a": (2, 0), "b": (1,), "c": None},
+            ["bee", "cat", "dog"],
+        ),
+        # By index, with names beside them; those of a class without images are not known.
+        (
+            "image,class_index,class_name\na,1,dog\nb,0,cat\n",
+            {"a": (1,), "b": (0,)},
+            ["cat", "dog"],
+        ),
+        ("image,class_index,class_name\na,2,dog\nb,0,cat\n", {"a": (2,), "b": (0,)}, None),
+        ("image,class_index,class_name\na,0,dog\nb,0,cat\n", {"a": (0,), "b": (0,)}, None),
+    ],
+)
+def test_a_csv_may_name_the_classes(
+    tmp_path: Path,
+    text: str,
+    labels: dict[str, tuple[int, ...] | None],
+    names: list[str] | None,
+) -> None:
+    images = folder_of(tmp_path / "in", *(f"{key}.png" for key in labels))
+    (tmp_path / "labels.csv").write_text(text)
+    pack(images, tmp_path / "out", tmp_path / "labels.csv")
+    read = {s.key: read_labels(s.members, "cls") for s in read_back(tmp_path / "out")}
+    assert read == labels
+    written = tmp_path / "out" / "class_names.txt"
+    assert (written.read_text().splitlines() if written.exists() else None) == names
+
+
+def test_classes_are_numbered_by_the_list_of_a_classifier(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", "dog/1.png", "bee/2.png")
+    known = tmp_path / "names.txt"
+    known.write_text("ant\nbee\ncat\ndog\n")
+    pack(images, tmp_path / "out", class_names=known)
+    read = {s.key: s.members["cls"] for s in read_back(tmp_path / "out")}
+    assert read == {"dog/1": b"3", "bee/2": b"1"}
+    assert (tmp_path / "out" / "class_names.txt").read_text() == known.read_text()
+    known.write_text("ant\nbees\ndog\n")
+    with pytest.raises(RequestError, match=r"--class-names: the file has no class 'bee'; .* bees"):
+        pack(images, tmp_path / "out2", class_names=known)
+    (tmp_path / "labels.csv").write_text("image,class_index\ndog/1,3\n")
+    with pytest.raises(RequestError, match="--class-names: the file has 3 classes, and a label is"):
+        pack(images, tmp_path / "out2", tmp_path / "labels.csv", class_names=known)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,label\na,1\n", "line 1: no column 'class_index'"),
+        ("image,label\na,1\n", "line 1: no column 'class_index'; it needs image,class_index or"),
+        ("image,class_name\na,dog\na, \n", "line 3: the class has no name"),
+        ("class_name\ndog\n", "line 1: no column 'image'"),
         ("", "line 1: no column 'image'"),
         ("image,class_index\na,1\nz.png,1\n", "line 3: there is no image 'z.png'"),
         ("image,class_index\na.png,cat\n", "line 2: 'cat' is no class index"),

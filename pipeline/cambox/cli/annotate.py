@@ -35,8 +35,16 @@ def pack(
         Path | None,
         Option(
             metavar="CSV",
-            help="Columns image,class_index; several rows where an image has several classes. "
-            "Without it, sub-folders are the classes",
+            help="Columns image,class_index or image,class_name; several rows where an image has "
+            "several classes. Without it, sub-folders are the classes",
+        ),
+    ] = None,
+    class_names: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Number the classes by the lines of this file, such as those of the classifier; "
+            "without it they are sorted",
         ),
     ] = None,
     samples_per_shard: Annotated[
@@ -56,7 +64,9 @@ def pack(
         TextColumn("pack {task.completed} images"), console=console, transient=True
     ) as bar:
         task = bar.add_task("pack", total=None)
-        report = write_shards(images_dir, to, labels, samples_per_shard, lambda: bar.advance(task))
+        report = write_shards(
+            images_dir, to, labels, samples_per_shard, lambda: bar.advance(task), class_names
+        )
     say(
         console,
         f"{report.samples} images in {report.shards} shards, {report.unlabelled} without a label, "

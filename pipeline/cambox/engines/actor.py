@@ -180,8 +180,11 @@ def absolute(config: Config) -> Config:
     }
     if model.source == LOCAL_DIR:
         paths["name"] = f"{LOCAL_DIR}:{canonical_uri(model.name.partition(':')[2])}"
+    listed = config.input.class_names
+    named = {} if listed is None else {"class_names": canonical_uri(listed)}
     return config.model_copy(
         update={
+            "input": config.input.model_copy(update=named),
             "output": config.output.model_copy(update={"uri": output}),
             "model": model.model_copy(update=paths),
         }

@@ -126,7 +126,8 @@ def read_labels_csv(path: Path, images: Sequence[str]) -> dict[str, tuple[int, .
     """The classes of each image that the file names, in its order, each once.
 
     Args:
-        path: CSV with the columns ``image,class_index``; others are ignored.
+        path: CSV with the columns ``image,class_index`` or ``image,class_name``; others are
+            ignored.
         images: paths below the folder of images, with ``/``; the CSV may leave out extensions.
 
     Raises:
@@ -154,13 +155,40 @@ def read_labels_csv(path: Path, images: Sequence[str]) -> dict[str, tuple[int, .
     return {image: tuple(classes) for image, classes in labels.items()}
 
 
+def named_classes(path: Path) -> list[str]:
+    """The names of the classes of a CSV that has a column ``class_name``.
+
+    They count as they are sorted, or by ``class_index`` where that is a column too; then the list
+    is empty unless each index from 0 on has one name.
+    """
+    by_index: dict[str, set[str]] = {}
+    for _, row in _rows(path):
+        name = str(row.get("class_name") or "").strip()
+        by_index.setdefault(str(row["class_index"] or "").strip(), set()).add(name)
+    found = [by_index.get(str(index), set()) for index in range(len(by_index))]
+    whole = all(len(names) == 1 and "" not in names for names in found)
+    return [name for names in found for name in names] if whole else []
+
+
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:
+    """The rows, with where they are; a class that is named has its place among the sorted names."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        for column in _COLUMNS:
-            if column not in (reader.fieldnames or ()):
+        columns = reader.fieldnames or ()
+        by_name = "class_index" not in columns and "class_name" in columns
+        for column in ("image",) if by_name else _COLUMNS:
+            if column not in columns:
                 raise RequestError(
-                    f"--labels: {path}, line 1: no column {column!r}; it needs image,class_index"
+                    f"--labels: {path}, line 1: no column {column!r}; it needs image,class_index "
+                    f"or image,class_name"
                 )
-        for row in reader:
-            yield f"--labels: {path}, line {reader.line_num}", row
+        rows = ((f"--labels: {path}, line {reader.line_num}", row) for row in reader)
+        if not by_name:
+            yield from rows
+            return
+        named = [(where, row, str(row["class_name"] or "").strip()) for where, row in rows]
+        ranks = {name: rank for rank, name in enumerate(sorted({name for *_, name in named}))}
+        for where, row, name in named:
+            if not name:
+                raise RequestError(f"{where}: the class has no name; add it or remove the line")
+            yield where, row | {"class_index": str(ranks[name])}

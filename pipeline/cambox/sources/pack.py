@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cambox.errors import RequestError
-from cambox.sources.labels import class_folders, read_labels_csv
+from cambox.sources.class_list import FILE_NAME, Labels, read_class_list, renumbered
+from cambox.sources.labels import class_folders, named_classes, read_labels_csv
 from cambox.sources.samples import IMAGE_SUFFIXES, META_NAME
 from cambox.sources.webdataset_io import TarWriter, base_plus_ext
 from cambox.threads import grouped
@@ -42,6 +43,7 @@ def pack(
     labels_csv: Path | None = None,
     samples_per_shard: int = 1000,
     on_sample: Callable[[], None] | None = None,
+    class_names: Path | None = None,
 ) -> PackReport:
     """Write the images of a folder as ``shard-000000.tar``, ``shard-000001.tar``, ...
 
@@ -52,11 +54,14 @@ def pack(
         images_dir: flat, or with folders. A sample's key is the path below it without the
             extension, dots turned into underscores.
         destination: a folder without shards; it is made if it is missing.
-        labels_csv: columns ``image,class_index``; an image with several classes has several rows.
-            Without it, where every image is in a folder directly below ``images_dir``, those
-            folders are the classes, by their sorted names, and ``class_names.txt`` lists them.
+        labels_csv: columns ``image,class_index`` or ``image,class_name``; an image with several
+            classes has several rows. Without it, where every image is in a folder directly below
+            ``images_dir``, those folders are the classes, by their sorted names. Where classes
+            have names, ``class_names.txt`` lists them.
         samples_per_shard: the last shard may hold fewer.
         on_sample: called after each sample.
+        class_names: a file with a name a line, whose lines the labels are to count, such as those
+            of a classifier that knows more classes than there are images of.
 
     Raises:
         RequestError: nothing to pack, the destination holds shards, two images with one key, a
@@ -67,14 +72,19 @@ def pack(
     if not images_dir.is_dir():
         raise RequestError(f"{images_dir}: not a folder; name the folder that holds the images")
     images, skipped = _find_images(images_dir, destination)
-    names: Sequence[str] = ()
+    labels: Labels
+    names: Sequence[str]
     if labels_csv is None:
         labels, names = class_folders(images_dir, destination, [i.relative for i in images])
     else:
         labels = read_labels_csv(labels_csv, [image.relative for image in images])
+        names = named_classes(labels_csv)
+    if class_names is not None:
+        known = read_class_list("--class-names", str(class_names))
+        labels, names = renumbered(labels, names, known), known
     _prepare(destination)
     if names:
-        (destination / "class_names.txt").write_text("".join(f"{n}\n" for n in names), "utf-8")
+        (destination / FILE_NAME).write_text("".join(f"{n}\n" for n in names), "utf-8")
     shards = _write_shards(destination, grouped(images, samples_per_shard), labels, on_sample)
     unlabelled = sum(image.relative not in labels for image in images)
     return PackReport(shards, len(images), unlabelled, skipped)
