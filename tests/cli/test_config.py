@@ -133,6 +133,24 @@ def test_a_shipped_recipe_is_valid_and_says_in_one_line_what_it_is_for(name: str
     assert second.startswith("#")
 
 
+def test_labels_start_from_the_maps_and_boxes_of_precise() -> None:
+    labels, precise = (load_config(name) for name in ("labels", "precise"))
+    assert labels.cam.classes == "label"
+    assert labels.model == precise.model
+    for name in ("refine", "centre", "pooling", "truncate", "shift", "zoom"):
+        assert getattr(labels.cam, name) == getattr(precise.cam, name)
+    # Only predicted classes compete for one object.
+    assert labels.boxes == precise.boxes.model_copy(update={"suppress_overlap": None})
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_of_plain_maps_says_that_it_is_quick_and_what_it_costs(name: str) -> None:
+    cam, head = load_config(name).cam, recipe_text(name).partition("input:")[0]
+    if not cam.refine.steps and cam.zoom is None and name != "demo":
+        assert "quick" in head
+        assert "coarse" in head or "a box in the middle" in head
+
+
 def test_the_recipes_are_the_files_of_configs() -> None:
     files = {path.stem: path.read_text() for path in (ROOT / "configs").glob("*.yaml")}
     assert {name: recipe_text(name) for name in recipe_names()} == files
