@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 import cambox.resolve
 import cambox.run
 from cambox.config import Config
+from cambox.errors import RequestError
 from cambox.output.footer import Recipe
 from cambox.resolve import RECIPES_KEPT, recipe_key, remember, remembered
 from cambox.run import plan_only, run
@@ -177,6 +179,45 @@ def test_a_checkpoint_whose_store_tells_only_its_size_is_not_remembered(
     assert recipe_key(make()) is None
     remember(None, RECIPE)
     assert remembered(None) is None
+
+
+@pytest.mark.parametrize("name", ["local-dir:mine", "hf-hub:timm/resnet18.a1_in1k"])
+def test_a_model_that_can_change_under_its_name_is_not_remembered(
+    make: ConfigMaker, name: str
+) -> None:
+    assert recipe_key(make(f"model.name={name}")) is None
+
+
+def test_a_folder_of_a_model_is_the_same_recipe_wherever_it_lies(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    network = timm.create_model("test_resnet", num_classes=10)
+    config = {"architecture": "test_resnet", "num_classes": 10}
+    recipes = set()
+    for place in ("here", "there"):
+        folder = tmp_path / place / "mine"
+        folder.mkdir(parents=True)
+        save_file(network.state_dict(), folder / "model.safetensors")
+        (folder / "config.json").write_text(
+            json.dumps(config | {"pretrained_cfg": network.pretrained_cfg})
+        )
+        recipes.add(plan_only(make_config(f"model.name=local-dir:{folder}"), QUIET)[0])
+    assert len(recipes) == 1
+
+
+def test_a_list_of_the_shards_classes_counts_by_what_is_in_it(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    listed = tmp_path / "names.txt"
+    config = make_config(f"input.class_names={listed}", f"input.shards={tmp_path}/*.tar")
+    keys = set()
+    for text in ("a\nb\n", "a\nc\n"):
+        listed.write_text(text)
+        keys.add(recipe_key(config))
+    assert len(keys) == 2
+    listed.unlink()
+    with pytest.raises(RequestError, match=r"input\.class_names: .* cannot be read"):
+        recipe_key(config)
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"settings": "{}"}', '{"class_names": 3}'])

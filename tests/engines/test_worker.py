@@ -212,6 +212,15 @@ def test_a_job_refuses_an_output_that_would_be_deleted_with_it(
     assert absolute(make_config("output.uri=boxes")).output.uri == str(tmp_path / "boxes")
 
 
+def test_folders_and_lists_mean_the_same_to_a_worker_in_another_folder(
+    make_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = absolute(make_config("model.name=local-dir:mine", "input.class_names=names.txt"))
+    assert here.model.name == f"local-dir:{tmp_path}/mine"
+    assert here.input.class_names == f"{tmp_path}/names.txt"
+
+
 def test_actors_find_cambox_where_the_driver_has_it(
     job_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

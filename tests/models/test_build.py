@@ -6,8 +6,10 @@ import argparse
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from PIL import Image
 import cambox.models.build
 from cambox.config import ModelSettings
 from cambox.errors import RequestError
+from cambox.models import hub
 from cambox.models.build import build_network
 from cambox.models.load import load_classifier
 
@@ -204,6 +207,21 @@ def test_a_folder_that_timm_saved_is_a_model(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], value) for name, value in saved.state_dict().items())
     with pytest.raises(RequestError, match=r"model\.name: local-dir:.* name a folder with"):
         build_network(ModelSettings(name=f"local-dir:{tmp_path / 'none'}"))
+
+
+def test_a_server_answers_with_whatever_it_says_and_not_with_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub, "SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:  # which refuses HEAD
+        address = f"http://127.0.0.1:{server.server_port}"
+        start = time.monotonic()
+        assert not hub.answers(address)  # it listens, and nobody serves
+        assert time.monotonic() - start < 5
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert hub.answers(address)
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
