@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from cambox.batch import AnnotatedBatch, BatchAnnotator
 from cambox.config import Config, ModelSettings
-from cambox.maps import WholeImages
 from cambox.models.build import build_network
 from cambox.models.classifier import Classifier
 from cambox.models.groups import ClassGroups
@@ -21,6 +20,7 @@ from cambox.models.load import NonlinearHead, load_classifier
 from cambox.sources.decode import SampleStatus
 from cambox.sources.load import LoadedSample
 from cambox.threads import Stopwatch
+from cambox.whole_image import WholeImages
 
 IMAGES = 6
 CLASSES = 10
