@@ -22,6 +22,12 @@ class InputSettings(Section):
     """paths, globs, braces, or URLs (s3://, gs://, http://)"""
     labels: str = "cls"
     """member that holds the sample's classes: cls, or json:<field>"""
+    image: str | None = None
+    """the member that is the image, such as rgb.png where depth.png is beside it; null: the one
+    image of the sample"""
+    several_images: Literal["refuse", "first", "name"] = "first"
+    """of several images under one key (22.00.png and 22.05.png): refuse the shard; first: take one,
+    warn, and say in the row what is left out; name: all, each a sample named as its file"""
     fingerprint: Literal["store", "content"] = "store"
     """what tells a changed shard: the store's ETag or time, or (slow) its bytes"""
     max_pixels: PositiveInt = 100_000_000
@@ -35,6 +41,11 @@ class InputSettings(Section):
     @classmethod
     def _one_pattern_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("image")
+    @classmethod
+    def _as_suffixes_are(cls, value: str | None) -> str | None:
+        return value and value.removeprefix(".").lower()
 
     @field_validator("labels")
     @classmethod

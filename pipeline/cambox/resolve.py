@@ -52,7 +52,8 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
     preprocessing = classifier.preprocessing
     settings: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "input": {"labels": config.input.labels, "max_pixels": config.input.max_pixels},
+        "input": {"labels": config.input.labels, "max_pixels": config.input.max_pixels}
+        | config.input.model_dump(include={"image", "several_images"}, exclude_defaults=True),
         "model": {
             "name": config.model.name,
             "kwargs": config.model.kwargs,

@@ -67,6 +67,11 @@ class RunSummary:
         return sum((report.no_box for report in self.reports), Counter())
 
     @property
+    def several_images(self) -> int:
+        """Rows whose sample has images that no row is of."""
+        return sum(report.several_images for report in self.reports)
+
+    @property
     def images_per_second(self) -> float:
         """Rows over the time of annotating; 0 where there was nothing to do."""
         return self.samples / self.seconds if self.seconds else 0.0
@@ -103,6 +108,7 @@ class RunSummary:
             "rows_by_status": dict(self.statuses),
             "boxes": self.boxes,
             "maps_without_box": dict(self.no_box),
+            "rows_with_several_images": self.several_images,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
             "stage_milliseconds_per_image": self.stage_milliseconds,
@@ -125,6 +131,12 @@ def print_summary(summary: RunSummary, console: Console) -> None:
         lines.append(f"milliseconds per image, stages overlap: {stages}")
     if summary.no_box:
         lines.append(f"maps without a box: {_listed(summary.no_box)}")
+    if summary.several_images:
+        first = next(report for report in summary.reports if report.several_images)
+        lines.append(
+            f"warning: {summary.several_images} rows are of samples with several images, of which "
+            f"only one is annotated: in {first.shard.uri} {first.example}"
+        )
     lines += [f"given up: {failure.shard.uri}: {failure.reason}" for failure in summary.failures]
     folder = canonical_uri(summary.folder)
     lines.append(f"output: {folder}")

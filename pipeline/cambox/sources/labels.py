@@ -17,11 +17,15 @@ class LabelError(ValueError):
     """A sample's label is there, but does not say which classes."""
 
 
-def read_labels(members: Mapping[str, bytes], source: str) -> tuple[int, ...] | None:
+def read_labels(
+    members: Mapping[str, bytes], source: str, image: str | None = None
+) -> tuple[int, ...] | None:
     """The class indices given with a sample, in their order, each once.
 
     Args:
         members: the sample's files, bytes by suffix.
+        image: the suffix of its image; beside ``rgb.png`` the label is ``rgb.cls``, and ``cls``
+            where there is none.
         source: ``cls``, a member with one integer or several separated by white space; or
             ``json:<field>``, a field of the member ``json`` with an integer or a list of them.
 
@@ -33,12 +37,14 @@ def read_labels(members: Mapping[str, bytes], source: str) -> tuple[int, ...] | 
         LabelError: the label is there, but malformed.
         RequestError: the source is of neither kind.
     """
-    if source == "cls":
-        return _from_text(members["cls"]) if "cls" in members else None
     kind, _, field = source.partition(":")
-    if kind != "json" or not field:
+    if source != "cls" and not (kind == "json" and field):
         raise RequestError(f"input.labels: {source!r} is unknown; use cls or json:<field>")
-    return _from_json(members["json"], field) if "json" in members else None
+    beside = f"{(image or '').rpartition('.')[0]}.{kind}"
+    data = members.get(beside, members.get(kind))
+    if data is None:
+        return None
+    return _from_text(data) if kind == "cls" else _from_json(data, field)
 
 
 def _from_text(data: bytes) -> tuple[int, ...]:

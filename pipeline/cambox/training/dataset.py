@@ -128,7 +128,7 @@ class _Part:
 def _parts(
     training_set: TrainingSet, index: int, shard: str, shard_options: Mapping[str, Any] | None
 ) -> Iterator[_Part]:
-    places = index_images(shard, shard_options)
+    places = index_images(shard, shard_options, training_set.recipe.image_rule)
     rows = training_set.recipe.files[index].rows
     if len(places) != rows:
         raise changed(shard, f"it has {len(places)} samples and had {rows}")

@@ -14,8 +14,10 @@ from cambox.errors import RequestError, ShardError
 from cambox.output.published_file import PublishedFile
 from cambox.sources.retry import can_pass, from_storage
 from cambox.sources.samples import (
+    ANY_IMAGE,
+    ImageRule,
     Sample,
-    image_suffix,
+    images_of,
     key_and_suffix,
     most_in_a_sample,
     read_samples,
@@ -92,15 +94,15 @@ def encoded_images(
     """
     images = {image.key: image for images in training_set.read(index) for image in images}
     samples = 0
-    for sample in _samples(shard, storage_options):
+    rule = training_set.recipe.image_rule
+    for sample in _samples(shard, storage_options, rule):
         samples += 1
         image = images.pop(sample.key, None)
         if image is None:
             continue
-        suffix = image_suffix(sample.members)
-        if suffix is None:
+        if sample.image is None:
             raise changed(shard.uri, f"the sample {sample.key!r} has no image any more")
-        yield image, suffix, sample.members[suffix]
+        yield image, sample.image, sample.members[sample.image]
     if images:
         raise changed(shard.uri, f"the sample {next(iter(images))!r} is gone")
     rows = training_set.recipe.files[index].rows
@@ -108,11 +110,13 @@ def encoded_images(
         raise changed(shard.uri, f"it has {samples} samples and had {rows}")
 
 
-def _samples(shard: Shard, storage_options: Mapping[str, Any] | None) -> Iterator[Sample]:
+def _samples(
+    shard: Shard, storage_options: Mapping[str, Any] | None, rule: ImageRule
+) -> Iterator[Sample]:
     """The samples of a shard; a stream that is cut is read once more, up to where it was cut."""
     given = 0
     for reading in range(READINGS):
-        samples = read_samples(shard, storage_options, max_sample_bytes=most_in_a_sample(shard))
+        samples = read_samples(shard, storage_options, None, most_in_a_sample(shard), rule)
         try:
             for sample in islice(samples, given, None):
                 given += 1
@@ -134,7 +138,9 @@ Extent = tuple[int, int]
 
 
 def index_images(
-    uri: str, storage_options: Mapping[str, Any] | None = None
+    uri: str,
+    storage_options: Mapping[str, Any] | None = None,
+    rule: ImageRule = ANY_IMAGE,
 ) -> dict[str, Extent | None]:
     """The place of each sample's image, by key, in the order of the archive.
 
@@ -168,6 +174,7 @@ def index_images(
 
     from_storage(uri, scan)
     return {
-        key: None if (suffix := image_suffix(members)) is None else members[suffix]
-        for key, members in samples.items()
+        key: None if suffix is None else members[suffix]
+        for common_key, members in samples.items()
+        for key, suffix, _ in images_of(common_key, members, rule)
     }
