@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from cambox.errors import RequestError
+from cambox.errors import RequestError, some_of
 
 _COLUMNS = ("image", "class_index")
 _MAX_CLASS = 2**31 - 1
@@ -98,14 +98,15 @@ def class_folders(
         images: paths below ``images_dir``, with ``/``.
 
     Returns:
-        (classes by image, names by class); both empty unless every image is in a folder directly
-        below ``images_dir``.
+        (classes by image, names by class); images that are not directly in a class folder have no
+        class, and both are empty where most are not.
 
     Raises:
         RequestError: a folder without images, because with or without it all later classes have
             another index.
     """
-    if any(image.count("/") != 1 for image in images):
+    inside = [image for image in images if image.count("/") == 1]
+    if 2 * len(inside) <= len(images):
         return {}, []
     names = sorted(
         folder.name
@@ -116,7 +117,7 @@ def class_folders(
     )
     ranks = {name: rank for rank, name in enumerate(names)}
     labels: dict[str, tuple[int, ...]] = {
-        image: (ranks[image.partition("/")[0]],) for image in images
+        image: (ranks[image.partition("/")[0]],) for image in inside
     }
     used = {rank for (rank,) in labels.values()}
     for name, rank in ranks.items():
@@ -128,36 +129,50 @@ def class_folders(
     return labels, names
 
 
-def read_labels_csv(path: Path, images: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def read_labels_csv(
+    path: Path, images: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """The classes of each image that the file names, in its order, each once.
 
     Args:
         path: CSV with the columns ``image,class_index``; others are ignored.
         images: paths below the folder of images, with ``/``; the CSV may leave out extensions.
 
+    Returns:
+        (classes by image, names in the file that are of no image).
+
     Raises:
-        RequestError: the file is missing or no such CSV, or a row names an unknown image or
-            something else than a class; the message has the file and the line.
+        RequestError: the file is missing or no such CSV, it names none of the images, or a row
+            names something else than a class; the message has the file and the line.
     """
     known = {str(PurePosixPath(image).with_suffix("")): image for image in images}
     known.update({image: image for image in images})
     labels: dict[str, dict[int, None]] = {}
+    absent: dict[str, None] = {}
     try:
         for where, row in _rows(path):
             name, index = (str(row[column] or "").strip() for column in _COLUMNS)
+            if not name:
+                raise RequestError(f"{where}: no image is named")
             image = known.get(str(PurePosixPath(name)))
-            if image is None:
-                raise RequestError(f"{where}: there is no image {name!r}; correct or remove it")
             if not (index.isascii() and index.isdigit() and len(index) < 20):
                 raise RequestError(f"{where}: {index!r} is no class index; use 0, 1, 2, ...")
             if int(index) > _MAX_CLASS:
                 raise RequestError(f"{where}: class {index} is too large; use at most {_MAX_CLASS}")
-            labels.setdefault(image, {})[int(index)] = None
+            if image is None:
+                absent[name] = None
+            else:
+                labels.setdefault(image, {})[int(index)] = None
     except FileNotFoundError as error:
         raise RequestError(f"--labels: {path} does not exist; correct the path") from error
     except (IsADirectoryError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"--labels: {path} is no UTF-8 CSV file ({error})") from error
-    return {image: tuple(classes) for image, classes in labels.items()}
+    if absent and not labels:
+        raise RequestError(
+            f"--labels: {path} names none of the images, but {some_of(list(absent))}; name them by "
+            f"their paths below the folder, such as {images[0]}"
+        )
+    return {image: tuple(classes) for image, classes in labels.items()}, list(absent)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, str | None]]]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cambox.errors import ShardError
+from cambox.errors import ShardError, some_of
 from cambox.sources.archive import (
     BLOCKSIZE,
     DEFAULT_MAX_SAMPLE_BYTES,
@@ -32,7 +32,6 @@ _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
 # So many bytes at most come out of one of gzip data.
 _MOST_EXPANSION = 1032
 SEVERAL_IMAGES = "several images under one key"
-_OTHERS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,9 @@ class Sample:
         """What a row says of the images that it is not of; None where there are none."""
         if not self.others:
             return None
-        named = ", ".join(self.others[:_OTHERS_NAMED])
-        more = len(self.others) - _OTHERS_NAMED
-        left_out = f"{named} and {more} more" if more > 0 else named
         return (
-            f"{SEVERAL_IMAGES}: {self.image} is taken, {left_out} left out; choose with "
-            "input.image, or set input.several_images to name"
+            f"{SEVERAL_IMAGES}: {self.image} is taken, {some_of(self.others)} left out; choose "
+            "with input.image, or set input.several_images to name"
         )
 
 
