@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,17 @@ def test_csv_mistakes_name_the_line(tmp_path: Path, text: str, message: str) -> 
         pack(images, tmp_path / "out", csv)
     assert f"--labels: {csv}, {message}" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_csv_may_spell_names_in_the_other_unicode_form(tmp_path: Path) -> None:
+    composed, two_characters = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    images = folder_of(tmp_path / "in", f"{composed}1.png", f"{two_characters}2.png")
+    csv = tmp_path / "labels.csv"
+    csv.write_text(f"image,class_index\n./{two_characters}1,4\n{composed}2.png,5\n", "utf-8")
+    report = pack(images, tmp_path / "out", csv)
+    assert (report.unlabelled, report.notes, report.faults) == (0, {}, {})
+    labels = {sample.key: sample.members["cls"] for sample in read_back(tmp_path / "out")}
+    assert labels == {f"{composed}1": b"4", f"{two_characters}2": b"5"}
 
 
 def test_a_csv_may_name_more_than_the_folder_has(tmp_path: Path) -> None:

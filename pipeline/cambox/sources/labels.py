@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from cambox.errors import RequestError, some_of
+from cambox.sources.samples import one_spelling
 
 _COLUMNS = ("image", "class_index")
 _MAX_CLASS = 2**31 - 1
@@ -146,7 +147,9 @@ def read_labels_csv(
             names something else than a class; the message has the file and the line.
     """
     known = {str(PurePosixPath(image).with_suffix("")): image for image in images}
-    known.update({image: image for image in images})
+    known |= {image: image for image in images}
+    # Names as they are come before those that are only spelled otherwise.
+    known = {one_spelling(name): image for name, image in known.items()} | known
     labels: dict[str, dict[int, None]] = {}
     absent: dict[str, None] = {}
     try:
@@ -154,7 +157,8 @@ def read_labels_csv(
             name, index = (str(row[column] or "").strip() for column in _COLUMNS)
             if not name:
                 raise RequestError(f"{where}: no image is named")
-            image = known.get(str(PurePosixPath(name)))
+            plain = str(PurePosixPath(name))
+            image = known.get(plain) or known.get(one_spelling(plain))
             if not (index.isascii() and index.isdigit() and len(index) < 20):
                 raise RequestError(f"{where}: {index!r} is no class index; use 0, 1, 2, ...")
             if int(index) > _MAX_CLASS:

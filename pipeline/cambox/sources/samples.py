@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ META_NAME = re.compile(r"__[^/]*__($|/)")
 _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
 # So many bytes at most come out of one of gzip data.
 _MOST_EXPANSION = 1032
+_HERE = re.compile(r"^(\./+)+")
 SEVERAL_IMAGES = "several images under one key"
 
 
@@ -167,6 +169,14 @@ def key_and_suffix(name: str) -> tuple[str, str] | None:
         return None
     key, suffix = base_plus_ext(name)
     return None if key is None else (key, suffix.lower())
+
+
+def one_spelling(name: str) -> str:
+    """What a key or a file's name is compared by: without ``./`` before it, in Unicode's NFC.
+
+    ``tar -C photos .`` writes ``./a.jpg``, and a Mac's disk has é as two characters (NFD).
+    """
+    return unicodedata.normalize("NFC", _HERE.sub("", name))
 
 
 def _readable(name: str) -> str:

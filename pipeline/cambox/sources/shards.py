@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import braceexpand
@@ -22,6 +23,8 @@ from cambox.sources.storage import (
 )
 
 _MAX_EXPANSION = 1_000_000
+# Compressions that are not read, and what unpacks them.
+_UNPACKED_BY = {".zst": "zstd", ".tzst": "zstd", ".bz2": "bzip2", ".tbz2": "bzip2", ".xz": "xz"}
 _RANGE = re.compile(r"\{(-?\d{1,20})\.\.(-?\d{1,20})")
 
 
@@ -52,7 +55,8 @@ def find_shards(
         patterns: paths or URLs, with ``{000..123}`` or ``{a,b}`` and with ``*``, ``?``, ``[...]``.
 
     Raises:
-        RequestError: a pattern is not allowed, matches nothing, or names a missing file.
+        RequestError: a pattern is not allowed, matches nothing, or names a missing file or one
+            whose compression is not read.
         OSError: the storage failed.
     """
     if not patterns:
@@ -69,6 +73,12 @@ def find_shards(
                 f"input.shards: {pattern!r} may not be read ({error}); check the credentials"
             ) from error
         for shard in shards:
+            program = _UNPACKED_BY.get(PurePosixPath(shard.uri).suffix.lower())
+            if program is not None:
+                raise RequestError(
+                    f"input.shards: {shard.uri} is compressed in a way that is not read; make it a "
+                    f".tar, or with {program} -dc FILE | gzip a .tar.gz"
+                )
             found.setdefault(shard.uri, shard)
     return list(found.values())
 
