@@ -35,7 +35,8 @@ def read_labels(
         says that the image has no class.
 
     Raises:
-        LabelError: the label is there, but malformed.
+        LabelError: the label is there, but malformed, or zeros and ones of which some repeat: a
+            flag for each class, not indices.
         RequestError: the source is of neither kind.
     """
     kind, _, field = source.partition(":")
@@ -85,6 +86,9 @@ def _checked(classes: list[int], where: str) -> tuple[int, ...]:
         if not 0 <= index <= _MAX_CLASS:
             reason = "negative" if index < 0 else "too large"
             raise LabelError(f"{where}: class {index} is {reason}")
+    if len(set(classes)) < len(classes) and set(classes) <= {0, 1}:
+        shown = some_of(list(map(str, classes)), 10)
+        raise LabelError(f"{where}: {shown} are one-hot flags; list the classes' indices")
     return tuple(dict.fromkeys(classes))
 
 
