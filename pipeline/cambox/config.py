@@ -18,8 +18,13 @@ Triple = tuple[float, float, float]
 class InputSettings(Section):
     """Where the shards are and what a sample holds."""
 
-    shards: Annotated[list[str], Field(min_length=1)]
-    """paths, globs, braces, or URLs (s3://, gs://, http://)"""
+    shards: list[str] = Field(default=[])
+    """paths, globs, braces, or URLs (s3://, gs://, http://); must be given, or images"""
+    images: list[str] = Field(default=[])
+    """instead of shards: folders of pictures (sub-folders are classes), globs, or CSV or Parquet
+    tables with the columns image and, where classes are given, class_index"""
+    chunks: PositiveInt = 32
+    """so many parts, at most, of what each entry of images names play the part of shards"""
     labels: str = "cls"
     """member that holds the sample's classes: cls, or json:<field>"""
     image: str | None = None
@@ -37,7 +42,7 @@ class InputSettings(Section):
     storage_options: dict[str, Any] = Field(default_factory=dict)
     """passed to fsspec, such as {endpoint_url: ...}"""
 
-    @field_validator("shards", mode="before")
+    @field_validator("shards", "images", mode="before")
     @classmethod
     def _one_pattern_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
@@ -53,6 +58,17 @@ class InputSettings(Section):
         if value != "cls" and not (value.startswith("json:") and len(value) > len("json:")):
             raise ValueError(f"must be cls or json:<field>, got {value!r}")
         return value
+
+    @model_validator(mode="after")
+    def _one_input(self) -> InputSettings:
+        if bool(self.shards) == bool(self.images):
+            raise ValueError(
+                "shards and images exclude each other; remove one"
+                if self.shards
+                else "shards is missing, or images for pictures in a folder; set it in the file "
+                "or with --set input.shards=..."
+            )
+        return self
 
 
 class ModelSettings(Section):

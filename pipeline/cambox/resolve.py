@@ -31,7 +31,7 @@ IMAGENET_CLASS_COUNT = 1000
 RECIPES_KEPT = 200
 # All but these settings, and two files whose contents count.
 _SHAPE_NO_ROW: dict[str, set[str]] = {
-    "input": {"shards", "fingerprint", "max_sample_bytes", "storage_options"},
+    "input": {"shards", "images", "fingerprint", "max_sample_bytes", "storage_options"},
     "model": {"checkpoint", "class_names", "class_groups"},
     "output": {"uri", "storage_options"},
     "engine": {"batch_size", "max_attempts", "stall_seconds"},
@@ -52,8 +52,11 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
     preprocessing = classifier.preprocessing
     settings: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
+        # What came later only where it is not the default: other recipes stay what they were.
         "input": {"labels": config.input.labels, "max_pixels": config.input.max_pixels}
-        | config.input.model_dump(include={"image", "several_images"}, exclude_defaults=True),
+        | config.input.model_dump(
+            include={"image", "several_images", "chunks"}, exclude_defaults=True
+        ),
         "model": {
             "name": config.model.name,
             "kwargs": config.model.kwargs,

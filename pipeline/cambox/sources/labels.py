@@ -93,45 +93,38 @@ def _checked(classes: list[int], where: str) -> tuple[int, ...]:
 
 
 def class_folders(
-    images_dir: Path, destination: Path, images: Sequence[str]
+    images: Sequence[str],
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """The class of each image by the folder it is in, and the classes' names.
+    """The class of each image by the folder it is in, and the classes' names, sorted.
 
     Args:
-        images_dir: the folder of images.
-        destination: not a class, where it is inside ``images_dir``.
-        images: paths below ``images_dir``, with ``/``.
+        images: paths below the folder of images, with ``/``.
 
     Returns:
         (classes by image, names by class); images that are not directly in a class folder have no
         class, and both are empty where most are not.
-
-    Raises:
-        RequestError: a folder without images, because with or without it all later classes have
-            another index.
     """
     inside = [image for image in images if image.count("/") == 1]
     if 2 * len(inside) <= len(images):
         return {}, []
-    names = sorted(
-        folder.name
-        for folder in images_dir.iterdir()
-        if folder.is_dir()
-        and not folder.name.startswith(".")
-        and folder.resolve() != destination.resolve()
-    )
+    names = sorted({image.partition("/")[0] for image in inside})
     ranks = {name: rank for rank, name in enumerate(names)}
-    labels: dict[str, tuple[int, ...]] = {
-        image: (ranks[image.partition("/")[0]],) for image in inside
-    }
-    used = {rank for (rank,) in labels.values()}
-    for name, rank in ranks.items():
-        if rank not in used:
+    return {image: (ranks[image.partition("/")[0]],) for image in inside}, names
+
+
+def require_no_other_folders(images_dir: Path, destination: Path, names: Sequence[str]) -> None:
+    """See that all folders directly in a folder are classes, but for hidden ones and the output.
+
+    Raises:
+        RequestError: one holds no image; with or without it all later classes have another index.
+    """
+    for folder in sorted(images_dir.iterdir()):
+        other = folder.name not in names and not folder.name.startswith(".")
+        if other and folder.is_dir() and folder.resolve() != destination.resolve():
             raise RequestError(
-                f"{images_dir / name}: a class folder without images would shift the classes "
-                "after it; remove it, or give the classes with --labels"
+                f"{folder}: a class folder without images would shift the classes after it; remove "
+                "it, or give the classes with --labels"
             )
-    return labels, names
 
 
 def read_labels_csv(

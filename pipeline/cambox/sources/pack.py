@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cambox.errors import RequestError, some_of
-from cambox.sources.labels import class_folders, read_labels_csv
+from cambox.sources.labels import class_folders, read_labels_csv, require_no_other_folders
 from cambox.sources.samples import IMAGE_SUFFIXES, META_NAME
 from cambox.sources.webdataset_io import TarWriter, base_plus_ext
 from cambox.threads import grouped
@@ -110,7 +110,9 @@ def _labels(
         if without := [path for path in paths if path not in labels]:
             faults[f"have no line in {labels_csv} and so no label; add one"] += without
         return labels, ()
-    labels, names = class_folders(images_dir, destination, paths)
+    labels, names = class_folders(paths)
+    if names:
+        require_no_other_folders(images_dir, destination, names)
     if without := [path for path in paths if path not in labels]:
         if names:
             faults["are not directly in a class folder and have no label; move them"] += without

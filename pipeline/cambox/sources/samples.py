@@ -8,6 +8,8 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from cambox.errors import ShardError, some_of
@@ -19,7 +21,7 @@ from cambox.sources.archive import (
     read_members,
 )
 from cambox.sources.shards import Shard
-from cambox.sources.stream import is_compressed, open_shard
+from cambox.sources.stream import is_compressed, open_shard, read_files
 from cambox.sources.webdataset_io import base_plus_ext, group_by_keys, reraise_exception
 
 IMAGE_SUFFIXES = (
@@ -116,27 +118,46 @@ def read_samples(
     """
     seen: set[str] = set()
     index = 0
+    for common_key, members in _groups(shard, storage_options, on_bytes, max_sample_bytes):
+        for key, image, others in images_of(common_key, members, rule):
+            sample = Sample(key, index, members, image, others)
+            if key in seen:
+                raise ShardError(
+                    f"{shard.uri}: the key {key!r} comes again after other keys; re-pack it with "
+                    "unique keys and all files of a sample next to each other"
+                )
+            if others and rule.several == "refuse":
+                raise ShardError(f"{shard.uri}: {key!r} has {sample.remark}")
+            seen.add(key)
+            index += 1
+            yield sample
+
+
+def _groups(
+    shard: Shard,
+    storage_options: Mapping[str, Any] | None,
+    on_bytes: Callable[[bytes], object] | None,
+    max_sample_bytes: int,
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The files of each key, by suffix."""
+    if shard.files:
+        files = read_files(shard, storage_options, on_bytes, max_sample_bytes)
+        for key, group in groupby(files, key=lambda read: file_key(read[0].path)):
+            members: dict[str, bytes] = {}
+            for file, data in group:
+                if file.classes is not None:
+                    members["cls"] = file.classes.encode()
+                members[PurePosixPath(file.path).suffix[1:].lower()] = data
+            yield _readable(key), members
+        return
     try:
         with open_shard(shard, storage_options, on_bytes) as stream:
-            members = _within_samples(
-                read_members(stream, max_sample_bytes), max_sample_bytes, shard.uri
-            )
-            files = _as_webdataset(members, shard.uri)
-            for members in group_by_keys(files, handler=reraise_exception):
-                common_key = members.pop("__key__")
-                del members["__url__"]
-                for key, image, others in images_of(common_key, members, rule):
-                    sample = Sample(key, index, members, image, others)
-                    if key in seen:
-                        raise ShardError(
-                            f"{shard.uri}: the key {key!r} comes again after other keys; re-pack "
-                            "it with unique keys and all files of a sample next to each other"
-                        )
-                    if others and rule.several == "refuse":
-                        raise ShardError(f"{shard.uri}: {key!r} has {sample.remark}")
-                    seen.add(key)
-                    index += 1
-                    yield sample
+            whole = read_members(stream, max_sample_bytes)
+            within = _within_samples(whole, max_sample_bytes, shard.uri)
+            archived = _as_webdataset(within, shard.uri)
+            for group in group_by_keys(archived, handler=reraise_exception):
+                del group["__url__"]
+                yield group.pop("__key__"), group
     except ArchiveError as error:
         raise ShardError(f"{shard.uri}: {error}") from error
     except ValueError as error:
@@ -169,6 +190,12 @@ def key_and_suffix(name: str) -> tuple[str, str] | None:
         return None
     key, suffix = base_plus_ext(name)
     return None if key is None else (key, suffix.lower())
+
+
+def file_key(path: str) -> str:
+    """The key of a picture that lies in a folder: its path without the extension."""
+    plain = path.partition("://")[2] or path
+    return PurePosixPath(plain.lstrip("/")).with_suffix("").as_posix()
 
 
 def one_spelling(name: str) -> str:

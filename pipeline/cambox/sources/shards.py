@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -29,18 +32,65 @@ _RANGE = re.compile(r"\{(-?\d{1,20})\.\.(-?\d{1,20})")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One tar archive of the input.
+class ImageFile:
+    """One picture of a chunk.
 
     Attributes:
-        uri: absolute path, or full URL; its identity.
+        path: below the chunk's folder; or an absolute path, or a full URL.
+        classes: given with it, as a ``.cls`` member has them; None where none are.
+    """
+
+    path: str
+    classes: str | None = None
+
+    def uri_below(self, folder: str) -> str:
+        """Where it is; the folder has a slash at its end."""
+        return self.path if self.path.startswith("/") or "://" in self.path else folder + self.path
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar archive of the input, or a chunk of the pictures of a folder (``chunks``).
+
+    Attributes:
+        uri: absolute path, or full URL; its identity. A chunk's is a name in its folder.
         size: bytes as stored (compressed, if it is); 0 where the server does not tell.
         fingerprint: differs when the content differs, see ``storage.fingerprint``.
+        files: of a chunk, the pictures in order; those with one key are neighbours.
     """
 
     uri: str
     size: int
     fingerprint: str
+    files: tuple[ImageFile, ...] = ()
+
+    @property
+    def file_uris(self) -> list[str]:
+        """Where a chunk's pictures are."""
+        folder = self.uri[: self.uri.rfind("/") + 1]
+        return [file.uri_below(folder) for file in self.files]
+
+    @property
+    def stored(self) -> list[str]:
+        """What lies in the storage: the tar, or the pictures."""
+        return self.file_uris if self.files else [self.uri]
+
+    def to_entry(self) -> dict[str, Any]:
+        """The shard in plain types; a tar has no files."""
+        entry: dict[str, Any] = {name: getattr(self, name) for name in _OF_A_TAR}
+        if self.files:
+            entry["files"] = [[file.path, file.classes] for file in self.files]
+        return entry
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> Shard:
+        """The shard that ``to_entry`` gave."""
+        given = {**entry}
+        files = tuple(ImageFile(*file) for file in given.pop("files", ()))
+        return cls(**given, files=files)
+
+
+_OF_A_TAR = ("uri", "size", "fingerprint")
 
 
 ShardState = Literal["same", "changed", "gone"]
@@ -63,30 +113,41 @@ def find_shards(
         raise RequestError("input.shards: the list is empty; name at least one shard")
     found: dict[str, Shard] = {}
     for pattern in patterns:
-        try:
-            with storage_failures(pattern):
-                shards = sorted(_matches(pattern, storage_options), key=lambda shard: shard.uri)
-        except RequestError as error:
-            raise RequestError(f"input.shards: {error}") from error
-        except PermissionError as error:
-            raise RequestError(
-                f"input.shards: {pattern!r} may not be read ({error}); check the credentials"
-            ) from error
-        for shard in shards:
-            program = _UNPACKED_BY.get(PurePosixPath(shard.uri).suffix.lower())
-            if program is not None:
-                raise RequestError(
-                    f"input.shards: {shard.uri} is compressed in a way that is not read; make it a "
-                    f".tar, or with {program} -dc FILE | gzip a .tar.gz"
-                )
-            found.setdefault(shard.uri, shard)
+        with name_failures("input.shards", pattern):
+            for uri, info in sorted(matches(pattern, storage_options), key=itemgetter(0)):
+                if info["type"] == "file":
+                    found.setdefault(uri, _shard(uri, info))
     return list(found.values())
 
 
-def _matches(pattern: str, storage_options: Mapping[str, Any] | None) -> Iterator[Shard]:
-    protocol = protocol_of(pattern)
+@contextmanager
+def name_failures(setting: str, pattern: str) -> Iterator[None]:
+    """Put the setting before what is wrong with one of its patterns."""
+    try:
+        with storage_failures(pattern):
+            yield
+    except RequestError as error:
+        raise RequestError(f"{setting}: {error}") from error
+    except PermissionError as error:
+        raise RequestError(
+            f"{setting}: {pattern!r} may not be read ({error}); check the credentials"
+        ) from error
+
+
+def wildcard_of(pattern: str) -> re.Pattern[str]:
+    """What makes a part of a pattern a wildcard."""
     # In an http URL a question mark starts the query.
-    wildcard = re.compile(r"[*\[]" if protocol in HTTP else r"[*?\[]")
+    return re.compile(r"[*\[]" if protocol_of(pattern) in HTTP else r"[*?\[]")
+
+
+def matches(pattern: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[str, Info]]:
+    """The URI of all that a pattern names, and what the store says of it.
+
+    Raises:
+        RequestError: it is not allowed, matches no file, or names something else than a file.
+        OSError: the storage failed.
+    """
+    wildcard = wildcard_of(pattern)
     plain = []
     for uri in _expand_braces(pattern):
         if wildcard.search(uri):
@@ -116,7 +177,7 @@ def _glob(
     uri: str,
     wildcard: re.Pattern[str],
     storage_options: Mapping[str, Any] | None,
-) -> Iterator[Shard]:
+) -> Iterator[tuple[str, Info]]:
     filesystem, path = locate(uri, storage_options)
     filesystem.invalidate_cache()
     infos: dict[str, Info | None] = dict(matching(filesystem, path, wildcard))
@@ -128,10 +189,9 @@ def _glob(
     for name, info in infos.items():
         if info is None:
             raise RequestError(f"{name!r} does not exist (a broken link?); remove or restore it")
-        if info["type"] == "file":
-            matched = True
-            below = name.removeprefix(folder_path.rstrip("/")).lstrip("/")
-            yield _shard(folder_uri + below, info)
+        matched = matched or info["type"] == "file"
+        below = name.removeprefix(folder_path.rstrip("/")).lstrip("/")
+        yield folder_uri + below, info
     if not matched:
         part = "" if uri == pattern else f" ({uri!r})"
         raise RequestError(f"{pattern!r}{part} matches no file; correct the path or the pattern")
@@ -145,7 +205,7 @@ def _folder(uri: str, wildcard: re.Pattern[str]) -> str:
 
 def _files(
     pattern: str, uris: Sequence[str], storage_options: Mapping[str, Any] | None
-) -> Iterator[Shard]:
+) -> Iterator[tuple[str, Info]]:
     places = [locate(uri, storage_options) for uri in uris]
     lists = protocol_of(pattern) not in HTTP
     for uri, info in zip(uris, describe(places, lists), strict=True):
@@ -153,13 +213,22 @@ def _files(
             which = "" if len(uris) == 1 else f" names {uri!r}, which"
             raise RequestError(f"{pattern!r}{which} does not exist; correct it or restore the file")
         if info["type"] == "directory":
-            raise RequestError(f"{uri!r} is a folder; use {uri.rstrip('/')}/*.tar")
+            raise RequestError(
+                f"{uri!r} is a folder; use {uri.rstrip('/')}/*.tar, or for a folder of pictures "
+                f"input.images={uri}"
+            )
         if info["type"] != "file":
             raise RequestError(f"{uri!r} is not a regular file; name a tar file")
-        yield _shard(canonical_uri(uri), info)
+        yield canonical_uri(uri), info
 
 
 def _shard(uri: str, info: Info) -> Shard:
+    program = _UNPACKED_BY.get(PurePosixPath(uri).suffix.lower())
+    if program is not None:
+        raise RequestError(
+            f"{uri} is compressed in a way that is not read; make it a .tar, or with {program} -dc "
+            "FILE | gzip a .tar.gz"
+        )
     return Shard(uri, int(info.get("size") or 0), fingerprint(info))
 
 
@@ -184,18 +253,29 @@ def states_of(
         OSError: the storage failed.
     """
     with storage_failures(shards[0].uri if len(shards) == 1 else "the shards"):
-        places = [locate(shard.uri, storage_options) for shard in shards]
+        places = [locate(uri, storage_options) for shard in shards for uri in shard.stored]
         infos = describe(places, lists=True)
-        return [_state(shard, info, moved) for shard, info in zip(shards, infos, strict=True)]
+        return [_state(shard, list(islice(infos, len(shard.stored))), moved) for shard in shards]
 
 
-def _state(shard: Shard, info: Info | None, moved: bool) -> ShardState:
-    if info is None or info["type"] != "file":
+def _state(shard: Shard, infos: Sequence[Info | None], moved: bool) -> ShardState:
+    present = [info for info in infos if info and info["type"] == "file"]
+    if not present:
         return "gone"
+    if len(present) < len(infos):
+        return "changed"
     # A fingerprint of the content cannot be compared with what the store says of it.
     if moved or shard.fingerprint.startswith("sha256="):
-        size = int(info.get("size") or 0)
+        size = sum(int(info.get("size") or 0) for info in present)
         same = size == shard.size or 0 in (size, shard.size)
+    elif shard.files:
+        same = files_fingerprint(present) == shard.fingerprint
     else:
-        same = fingerprint(info) == shard.fingerprint
+        same = fingerprint(present[0]) == shard.fingerprint
     return "same" if same else "changed"
+
+
+def files_fingerprint(infos: Iterable[Info]) -> str:
+    """The fingerprint of a chunk, from what the store says of its files, in order."""
+    states = "\n".join(map(fingerprint, infos))
+    return f"files={hashlib.sha256(states.encode()).hexdigest()}"

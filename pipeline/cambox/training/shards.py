@@ -7,7 +7,8 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
+from pathlib import PurePosixPath
 from typing import Any
 
 from cambox.errors import RequestError, ShardError
@@ -17,6 +18,7 @@ from cambox.sources.samples import (
     ANY_IMAGE,
     ImageRule,
     Sample,
+    file_key,
     images_of,
     key_and_suffix,
     most_in_a_sample,
@@ -135,6 +137,17 @@ def changed(shard: str, what: str) -> ShardError:
 
 Extent = tuple[int, int]
 """Where a file lies in an archive: its first byte, and how many it has."""
+
+
+def files_of_images(shard: Shard, rule: ImageRule) -> dict[str, str | None]:
+    """The URI of each sample's image, by key, of a chunk; None for a sample without an image."""
+    files: dict[str, str | None] = {}
+    both = zip(shard.files, shard.file_uris, strict=True)
+    for common_key, group in groupby(both, key=lambda pair: file_key(pair[0].path)):
+        by_suffix = {PurePosixPath(file.path).suffix[1:].lower(): uri for file, uri in group}
+        for key, suffix, _ in images_of(common_key, by_suffix, rule):
+            files[key] = None if suffix is None else by_suffix.get(suffix)
+    return files
 
 
 def index_images(
