@@ -60,13 +60,20 @@ class InputSettings(Section):
         return value
 
     @model_validator(mode="after")
-    def _one_input(self) -> InputSettings:
+    def _nothing_without_a_meaning(self) -> InputSettings:
         if bool(self.shards) == bool(self.images):
             raise ValueError(
                 "shards and images exclude each other; remove one"
                 if self.shards
                 else "shards is missing, or images for pictures in a folder; set it in the file "
                 "or with --set input.shards=..."
+            )
+        if self.image is not None and self.several_images != "first":
+            raise ValueError("several_images has no meaning beside image; leave one out")
+        if self.images and self.labels != "cls":
+            raise ValueError(
+                "labels has no meaning beside images, whose classes are their folders or a table's "
+                "column class_index; leave it out"
             )
         return self
 

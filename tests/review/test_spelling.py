@@ -18,7 +18,7 @@ from cambox.review.evaluate.evaluate import evaluate
 from cambox.review.rows_with_truth import read_rows
 from cambox.review.truth import read_truth
 from cambox.run import run
-from cambox.sources.samples import one_spelling
+from cambox.sources.keys import one_spelling
 from conftest import ConfigMaker
 from makers import write_tar
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from cambox.errors import RequestError, ShardError
 from cambox.sources.chunks import find_chunks
 from cambox.sources.samples import read_samples
-from cambox.sources.shards import Shard, state_of
+from cambox.sources.shards import Shard
+from cambox.sources.states import state_of
 from cambox.sources.stream import with_content_fingerprints
 
 names = st.sets(st.text("abé 01.", min_size=1, max_size=8), min_size=1, max_size=30)

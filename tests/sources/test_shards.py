@@ -21,7 +21,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cambox.errors import RequestError
 from cambox.sources.samples import read_samples
-from cambox.sources.shards import Shard, find_shards, state_of, states_of
+from cambox.sources.shards import Shard, find_shards
+from cambox.sources.states import state_of, states_of
 from cambox.sources.storage import canonical_uri, fingerprint, locate, open_stream
 from cambox.sources.stream import with_content_fingerprints
 

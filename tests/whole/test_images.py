@@ -246,5 +246,9 @@ def test_shards_and_images_exclude_each_other(make_config: ConfigMaker, photos: 
         make_config("input={shards: a.tar, images: b}")
     with pytest.raises(RequestError, match=r"input: .*shards is missing, or images"):
         make_config("input={labels: cls}")
+    with pytest.raises(RequestError, match=r"labels has no meaning beside images"):
+        make_config("input.images=a", "input.labels=json:tag")
+    with pytest.raises(RequestError, match=r"several_images has no meaning beside image"):
+        make_config("input.image=rgb.png", "input.several_images=name")
     with pytest.raises(RequestError, match=r"is a folder; use .*/\*\.tar, or .* input\.images="):
         run(make_config(f"input.shards={photos}"), QUIET)

@@ -20,7 +20,8 @@ from cambox.errors import RequestError, ShardError
 from cambox.output.published_file import PublishedFile
 from cambox.sources.decode import DecodeError, decode_image
 from cambox.sources.samples import ImageRule, Sample, most_in_a_sample, read_samples
-from cambox.sources.shards import Shard, state_of
+from cambox.sources.shards import Shard
+from cambox.sources.states import state_of
 
 
 def row_turns(seed: int, shard_uri: str, rows: int) -> np.ndarray:

@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, ValidationError
 from cambox.boxes import Boxes
 from cambox.errors import RequestError
 from cambox.output.rows import SIDES
+from cambox.sources.keys import one_spelling
 from cambox.sources.retry import from_storage
-from cambox.sources.samples import one_spelling
 from cambox.sources.storage import locate
 
 UNKNOWN_CLASS = -1

@@ -21,18 +21,19 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cambox.errors import RequestError, some_of
+from cambox.sources.keys import file_key, file_suffix
 from cambox.sources.labels import class_folders
 from cambox.sources.listing import Info, describe
 from cambox.sources.retry import from_storage
-from cambox.sources.samples import IMAGE_SUFFIXES, file_key
+from cambox.sources.samples import IMAGE_SUFFIXES
 from cambox.sources.shards import (
     ImageFile,
     Shard,
-    files_fingerprint,
     matches,
     name_failures,
     wildcard_of,
 )
+from cambox.sources.states import files_fingerprint
 from cambox.sources.storage import canonical_uri, locate
 
 _TABLES = (".csv", ".parquet")
@@ -85,7 +86,7 @@ def find_chunks(
 def _chunks(pattern: str, found: _Found, count: int) -> Iterator[Shard]:
     members: dict[int, list[str]] = defaultdict(list)
     for path in sorted(found.files, key=lambda path: (file_key(path), path)):
-        digest = hashlib.sha256(file_key(path).encode(errors="backslashreplace")).digest()
+        digest = hashlib.sha256(file_key(path).encode()).digest()
         members[int.from_bytes(digest[:8]) % count].append(path)
     # Several globs or tables may share a folder.
     uri = canonical_uri(pattern)
@@ -93,7 +94,7 @@ def _chunks(pattern: str, found: _Found, count: int) -> Iterator[Shard]:
     which = "" if is_folder else f"-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
     for number, paths in sorted(members.items()):
         for one, other in pairwise(paths):
-            if (file_key(one), _format(one)) == (file_key(other), _format(other)):
+            if (file_key(one), file_suffix(one)) == (file_key(other), file_suffix(other)):
                 raise RequestError(f"{one!r} and {other!r} would be one sample; rename one")
         infos = [found.files[path] for path in paths]
         sizes = [info.get("size") for info in infos]
@@ -103,10 +104,6 @@ def _chunks(pattern: str, found: _Found, count: int) -> Iterator[Shard]:
             fingerprint=files_fingerprint(infos),
             files=tuple(ImageFile(path, found.classes.get(path)) for path in paths),
         )
-
-
-def _format(path: str) -> str:
-    return PurePosixPath(path).suffix[1:].lower()
 
 
 def _found(
@@ -145,7 +142,7 @@ def _listed(
         elif info["type"] == "directory":
             if info.get("islink"):
                 raise RequestError(f"{uri!r} {_LINK}")
-        elif (kind := _format(path)) not in IMAGE_SUFFIXES:
+        elif (kind := file_suffix(path)) not in IMAGE_SUFFIXES:
             others[f".{kind}" if kind else "without extension"].append(path)
         else:
             files[path] = info
@@ -187,7 +184,7 @@ def _from_table(pattern: str, storage_options: Mapping[str, Any] | None) -> _Fou
                     f"{pattern!r}, row {line}: {index} is no class; use 0, 1, 2, ..."
                 )
             of_image[index] = None
-    strange = [path for path in classes if _format(path) not in IMAGE_SUFFIXES]
+    strange = [path for path in classes if file_suffix(path) not in IMAGE_SUFFIXES]
     if strange:
         raise RequestError(
             f"{pattern!r} names {len(strange)} files that are no images "

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from cambox.errors import RequestError, some_of
-from cambox.sources.samples import one_spelling
+from cambox.sources.keys import one_spelling
 
 _COLUMNS = ("image", "class_index")
 _MAX_CLASS = 2**31 - 1

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cambox.errors import RequestError, some_of
+from cambox.sources.keys import META_NAME
 from cambox.sources.labels import class_folders, read_labels_csv, require_no_other_folders
-from cambox.sources.samples import IMAGE_SUFFIXES, META_NAME
+from cambox.sources.samples import IMAGE_SUFFIXES
 from cambox.sources.webdataset_io import TarWriter, base_plus_ext
 from cambox.threads import grouped
 

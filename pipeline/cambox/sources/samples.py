@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import re
-import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from cambox.errors import ShardError, some_of
@@ -20,21 +17,19 @@ from cambox.sources.archive import (
     Member,
     read_members,
 )
+from cambox.sources.keys import belongs_to_sample, file_key, file_suffix, readable
 from cambox.sources.shards import Shard
 from cambox.sources.stream import is_compressed, open_shard, read_files
-from cambox.sources.webdataset_io import base_plus_ext, group_by_keys, reraise_exception
+from cambox.sources.webdataset_io import group_by_keys, reraise_exception
 
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"),
     *("gif", "ppm", "pgm", "jp2", "avif"),
 )
-# WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
-META_NAME = re.compile(r"__[^/]*__($|/)")
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
 _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
 # So many bytes at most come out of one of gzip data.
 _MOST_EXPANSION = 1032
-_HERE = re.compile(r"^(\./+)+")
 SEVERAL_IMAGES = "several images under one key"
 
 
@@ -147,8 +142,8 @@ def _groups(
             for file, data in group:
                 if file.classes is not None:
                     members["cls"] = file.classes.encode()
-                members[PurePosixPath(file.path).suffix[1:].lower()] = data
-            yield _readable(key), members
+                members[file_suffix(file.path)] = data
+            yield key, members
         return
     try:
         with open_shard(shard, storage_options, on_bytes) as stream:
@@ -179,42 +174,6 @@ def most_in_a_sample(shard: Shard) -> int:
     return max(DEFAULT_MAX_SAMPLE_BYTES, shard.size * expansion)
 
 
-def key_and_suffix(name: str) -> tuple[str, str] | None:
-    """A member's key, and its suffix in lower case; None for one that belongs to no sample.
-
-    Args:
-        name: as ``tarfile`` gives it.
-    """
-    name = _readable(name)
-    if not _belongs_to_sample(name):
-        return None
-    key, suffix = base_plus_ext(name)
-    return None if key is None else (key, suffix.lower())
-
-
-def file_key(path: str) -> str:
-    """The key of a picture that lies in a folder: its path without the extension."""
-    plain = path.partition("://")[2] or path
-    return PurePosixPath(plain.lstrip("/")).with_suffix("").as_posix()
-
-
-def one_spelling(name: str) -> str:
-    """What a key or a file's name is compared by: without ``./`` before it, in Unicode's NFC.
-
-    ``tar -C photos .`` writes ``./a.jpg``, and a Mac's disk has é as two characters (NFD).
-    """
-    return unicodedata.normalize("NFC", _HERE.sub("", name))
-
-
-def _readable(name: str) -> str:
-    # A name that is not UTF-8 comes with lone surrogates, which no Parquet file can hold.
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _belongs_to_sample(name: str) -> bool:
-    return not META_NAME.match(name) and not name.rpartition("/")[2].startswith(".")
-
-
 def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator[Member]:
     """The members, as long as no sample of neighbours is larger than the limit."""
     last_key: str | None = None
@@ -236,13 +195,13 @@ def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator
 
 def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, object]]:
     for member in members:
-        name = _readable(member.name)
+        name = readable(member.name)
         folder, _, base = name.rpartition("/")
         if ".." in folder.split("/"):
             raise ShardError(
                 f"{uri}: member {name!r} leads out of the archive; re-pack it without '..'"
             )
-        if not _belongs_to_sample(name):
+        if not belongs_to_sample(name):
             continue
         if base.partition(".")[2].lower() in _RESERVED_SUFFIXES:
             raise ShardError(

@@ -8,23 +8,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, islice
-from pathlib import PurePosixPath
 from typing import Any
 
 from cambox.errors import RequestError, ShardError
 from cambox.output.published_file import PublishedFile
+from cambox.sources.keys import file_key, file_suffix, key_and_suffix
 from cambox.sources.retry import can_pass, from_storage
 from cambox.sources.samples import (
     ANY_IMAGE,
     ImageRule,
     Sample,
-    file_key,
     images_of,
-    key_and_suffix,
     most_in_a_sample,
     read_samples,
 )
-from cambox.sources.shards import Shard, states_of
+from cambox.sources.shards import Shard
+from cambox.sources.states import states_of
 from cambox.sources.storage import canonical_uri, locate
 from cambox.training.labelled import LabelledImage, TrainingSet
 
@@ -144,7 +143,7 @@ def files_of_images(shard: Shard, rule: ImageRule) -> dict[str, str | None]:
     files: dict[str, str | None] = {}
     both = zip(shard.files, shard.file_uris, strict=True)
     for common_key, group in groupby(both, key=lambda pair: file_key(pair[0].path)):
-        by_suffix = {PurePosixPath(file.path).suffix[1:].lower(): uri for file, uri in group}
+        by_suffix = {file_suffix(file.path): uri for file, uri in group}
         for key, suffix, _ in images_of(common_key, by_suffix, rule):
             files[key] = None if suffix is None else by_suffix.get(suffix)
     return files

@@ -29,7 +29,8 @@ from cambox.output.publish import is_intact
 from cambox.output.rows import schema
 from cambox.sources.retry import from_storage, with_retries
 from cambox.sources.samples import ANY_IMAGE, ImageRule, most_in_a_sample, read_samples
-from cambox.sources.shards import Shard, state_of
+from cambox.sources.shards import Shard
+from cambox.sources.states import state_of
 from cambox.sources.storage import locate
 from cambox.verify.findings import Findings, Problem
 from cambox.verify.rows import RowChecks
