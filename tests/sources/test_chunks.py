@@ -108,6 +108,15 @@ def test_class_folders_are_labels_and_strays_are_named(stored: Stored) -> None:
         find_chunks(["pipe:x"], 3)
 
 
+def test_a_name_that_is_not_utf_8_is_passed_over_and_said(stored: Stored) -> None:
+    folder = stored({"a.jpg"})
+    Path(folder, "caf\udce9.jpg").write_bytes(b"")
+    notes: list[str] = []
+    (chunk,) = find_chunks([folder], 1, on_note=notes.append)
+    assert [file.path for file in chunk.files] == ["a.jpg"]
+    assert notes[0].endswith(r"passed over 1 with names that are not UTF-8 (caf\xe9.jpg)")
+
+
 def test_pictures_may_lie_on_other_storage() -> None:
     memory = fsspec.filesystem("memory")
     for name in ("one.jpg", "two.jpg"):

@@ -21,20 +21,14 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cambox.errors import RequestError, some_of
-from cambox.sources.keys import file_key, file_suffix
+from cambox.sources.keys import file_key, file_suffix, readable
 from cambox.sources.labels import class_folders
 from cambox.sources.listing import Info, describe
 from cambox.sources.retry import from_storage
 from cambox.sources.samples import IMAGE_SUFFIXES
-from cambox.sources.shards import (
-    ImageFile,
-    Shard,
-    matches,
-    name_failures,
-    wildcard_of,
-)
+from cambox.sources.shards import ImageFile, Shard, matches, name_failures, wildcard_of
 from cambox.sources.states import files_fingerprint
-from cambox.sources.storage import canonical_uri, locate
+from cambox.sources.storage import HTTP, canonical_uri, locate, protocol_of
 
 _TABLES = (".csv", ".parquet")
 _LINK = "is a link to a folder, which is not followed; name it in input.images as well"
@@ -138,7 +132,9 @@ def _listed(
     for uri, info in matches(glob, storage_options):
         path = uri.removeprefix(base)
         if any(part.startswith(".") for part in path.split("/")):
-            others["hidden"].append(path)
+            others["hidden"].append(readable(path))
+        elif readable(path) != path:
+            others["with names that are not UTF-8"].append(readable(path))
         elif info["type"] == "directory":
             if info.get("islink"):
                 raise RequestError(f"{uri!r} {_LINK}")
@@ -190,13 +186,18 @@ def _from_table(pattern: str, storage_options: Mapping[str, Any] | None) -> _Fou
             f"{pattern!r} names {len(strange)} files that are no images "
             f"({', '.join(IMAGE_SUFFIXES)}): {some_of(strange)}"
         )
-    places = [locate(ImageFile(path).uri_below(base), storage_options) for path in classes]
-    infos = dict(zip(classes, describe(places, lists=True), strict=True))
+    uris = [ImageFile(path).uri_below(base) for path in classes]
+    places = [locate(uri, storage_options) for uri in uris]
+    lists = not any(protocol_of(uri) in HTTP for uri in uris)
+    infos = dict(zip(classes, describe(places, lists), strict=True))
     files = {path: info for path, info in infos.items() if info and info["type"] == "file"}
     if missing := [path for path in classes if path not in files]:
+        remedy = "correct or remove these rows"
+        if not all(map(str.isascii, missing)):
+            remedy += ", or spell them as the files are, in Unicode's NFC or NFD"
         raise RequestError(
             f"{pattern!r} names {len(missing)} images that are not there: {some_of(missing)}; "
-            "correct or remove these rows"
+            f"{remedy}"
         )
     if not files:
         raise RequestError(f"{pattern!r} names no images; it needs rows")

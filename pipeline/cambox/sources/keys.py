@@ -28,7 +28,7 @@ def key_and_suffix(name: str) -> tuple[str, str] | None:
 
 def file_key(path: str) -> str:
     """The key of a picture that lies in a folder: its path without the extension."""
-    plain = readable(path.partition("://")[2] or path)
+    plain = path.partition("://")[2] or path
     return PurePosixPath(plain.lstrip("/")).with_suffix("").as_posix()
 
 

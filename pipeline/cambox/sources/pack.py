@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cambox.errors import RequestError, some_of
-from cambox.sources.keys import META_NAME
+from cambox.sources.keys import META_NAME, readable
 from cambox.sources.labels import class_folders, read_labels_csv, require_no_other_folders
 from cambox.sources.samples import IMAGE_SUFFIXES
 from cambox.sources.webdataset_io import TarWriter, base_plus_ext
@@ -132,7 +132,7 @@ def _find_images(
     for path in _walk(images_dir, frozenset(), output, faults):
         relative = path.relative_to(images_dir)
         # A name that is not UTF-8 has to be printed all the same.
-        name = relative.as_posix().encode(errors="backslashreplace").decode()
+        name = readable(relative.as_posix())
         key = relative.with_suffix("").as_posix().replace(".", "_")
         suffix = path.suffix.lower()
         if any(part.startswith(".") for part in relative.parts):
