@@ -21,7 +21,7 @@ from cambox.output.rows import table
 from cambox.signs import Signs
 from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from cambox.sources.retry import with_retries
-from cambox.sources.samples import Sample, read_samples
+from cambox.sources.samples import SEVERAL_IMAGES, ImageRule, Sample, read_samples
 from cambox.sources.shards import Shard
 from cambox.threads import Stage, Stopwatch, grouped, in_order
 from cambox.whole_image import WholeImages
@@ -48,6 +48,8 @@ class ShardReport:
         stage_seconds: by stage; stages overlap, and threads add up.
         halved_to: images per forward pass after memory ran out in this shard; None if it did not.
         signs: whether its rows look as if they were meant.
+        several_images: rows whose sample has images that no row is of.
+        example: what the first of them says.
     """
 
     shard: Shard
@@ -59,6 +61,8 @@ class ShardReport:
     stage_seconds: Mapping[Stage, float]
     halved_to: int | None
     signs: Signs = field(default_factory=Signs)
+    several_images: int = 0
+    example: str = ""
 
     @property
     def samples(self) -> int:
@@ -166,6 +170,7 @@ class Annotator:
             names, output = self.recipe.class_names, self.config.output
             rows = table(whole.rows, boxes, names, output.store_maps)
             uri = publish(rows, shard, self.recipe, output)
+        several = [row for row in whole.rows if SEVERAL_IMAGES in (row.error or "")]
         return ShardReport(
             shard=shard,
             uri=uri,
@@ -176,6 +181,8 @@ class Annotator:
             stage_seconds=watch.seconds,
             halved_to=whole.halved_to,
             signs=Signs.of(whole.rows, boxes, len(names), labels_used=self.load_rule.labels_wanted),
+            several_images=len(several),
+            example=f"{several[0].key!r} has {several[0].error}" if several else "",
         )
 
     def _annotated(
@@ -196,6 +203,7 @@ class Annotator:
                     settings.storage_options,
                     lambda data: on_progress(Progress(len(data))),
                     settings.max_sample_bytes,
+                    ImageRule(settings.image, settings.several_images),
                 ),
             )
             on_read()

@@ -25,13 +25,24 @@ def source_of(name: str) -> str | None:
 class InputSettings(Section):
     """Where the shards are and what a sample holds."""
 
-    shards: Annotated[list[str], Field(min_length=1)]
-    """paths, globs, braces, or URLs (s3://, gs://, http://)"""
+    shards: list[str] = Field(default=[])
+    """paths, globs, braces, or URLs (s3://, gs://, http://); must be given, or images"""
+    images: list[str] = Field(default=[])
+    """instead of shards: folders of pictures (sub-folders are classes), globs, or CSV or Parquet
+    tables with the columns image and, where classes are given, class_index"""
+    chunks: PositiveInt = 32
+    """so many parts, at most, of what each entry of images names play the part of shards"""
     labels: str = "cls"
     """member that holds the sample's classes: cls, or json:<field>"""
     class_names: str | None = None
     """a file with the names of the classes that labels count, one a line; null: class_names.txt in
     the shards' folder, where pack leaves it"""
+    image: str | None = None
+    """the member that is the image, such as rgb.png where depth.png is beside it; null: the one
+    image of the sample"""
+    several_images: Literal["refuse", "first", "name"] = "first"
+    """of several images under one key (22.00.png and 22.05.png): refuse the shard; first: take one,
+    warn, and say in the row what is left out; name: all, each a sample named as its file"""
     fingerprint: Literal["store", "content"] = "store"
     """what tells a changed shard: the store's ETag or time, or (slow) its bytes"""
     max_pixels: PositiveInt = 100_000_000
@@ -41,10 +52,15 @@ class InputSettings(Section):
     storage_options: dict[str, Any] = Field(default_factory=dict)
     """passed to fsspec, such as {endpoint_url: ...}"""
 
-    @field_validator("shards", mode="before")
+    @field_validator("shards", "images", mode="before")
     @classmethod
     def _one_pattern_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("image")
+    @classmethod
+    def _as_suffixes_are(cls, value: str | None) -> str | None:
+        return value and value.removeprefix(".").lower()
 
     @field_validator("labels")
     @classmethod
@@ -52,6 +68,24 @@ class InputSettings(Section):
         if value != "cls" and not (value.startswith("json:") and len(value) > len("json:")):
             raise ValueError(f"must be cls or json:<field>, got {value!r}")
         return value
+
+    @model_validator(mode="after")
+    def _nothing_without_a_meaning(self) -> InputSettings:
+        if bool(self.shards) == bool(self.images):
+            raise ValueError(
+                "shards and images exclude each other; remove one"
+                if self.shards
+                else "shards is missing, or images for pictures in a folder; set it in the file "
+                "or with --set input.shards=..."
+            )
+        if self.image is not None and self.several_images != "first":
+            raise ValueError("several_images has no meaning beside image; leave one out")
+        if self.images and self.labels != "cls":
+            raise ValueError(
+                "labels has no meaning beside images, whose classes are their folders or a table's "
+                "column class_index; leave it out"
+            )
+        return self
 
 
 class ModelSettings(Section):

@@ -16,6 +16,7 @@ from cambox.config_cam import BoxSettings, Section
 from cambox.errors import RequestError
 
 SUFFIX = ".yaml"
+_EITHER = ("shards", "images")
 _RECIPES = resources.files("cambox") / "recipes"
 _Kind = TypeVar("_Kind", bound=Section)
 
@@ -134,6 +135,14 @@ def _apply(document: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise RequestError(f"--set {override}: the value is not YAML; quote it") from error
+    # Given here, one takes the place of the other in the file.
+    section, _, key = target.strip().partition(".")
+    if section == "input" and key in _EITHER and isinstance(document.get(section), dict):
+        document[section] = {
+            name: given
+            for name, given in document[section].items()
+            if name not in _EITHER or name == key
+        }
     place = document
     for name in names[:-1]:
         inner = place.get(name)

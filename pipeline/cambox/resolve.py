@@ -39,7 +39,10 @@ SYNSET = re.compile(r"n\d{8}")
 RECIPES_KEPT = 200
 # All but these settings, and files whose contents count.
 _SHAPE_NO_ROW: dict[str, set[str]] = {
-    "input": {"shards", "class_names", "fingerprint", "max_sample_bytes", "storage_options"},
+    "input": {
+        *("shards", "images", "class_names", "fingerprint", "max_sample_bytes"),
+        "storage_options",
+    },
     "model": {"checkpoint", "class_names", "class_groups"},
     "output": {"uri", "storage_options"},
     "engine": {"batch_size", "max_attempts", "stall_seconds"},
@@ -61,7 +64,11 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
     preprocessing = classifier.preprocessing
     settings: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "input": {"labels": config.input.labels, "max_pixels": config.input.max_pixels},
+        # What came later only where it is not the default: other recipes stay what they were.
+        "input": {"labels": config.input.labels, "max_pixels": config.input.max_pixels}
+        | config.input.model_dump(
+            include={"image", "several_images", "chunks"}, exclude_defaults=True
+        ),
         "model": {
             "name": _without_its_place(config.model),
             "kwargs": config.model.kwargs,

@@ -86,7 +86,7 @@ def prepare(
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    config, shards, key = _checked(config)
+    config, shards, key = _checked(config, console)
     engine = _loaded(config, key, console)
     return engine, _planned(config, shards, engine.recipe, console, redo_older_than)
 
@@ -99,12 +99,12 @@ def plan_only(
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    config, shards, key = _checked(config)
+    config, shards, key = _checked(config, console)
     recipe = remembered(key) or _loaded(config, key, console).recipe
     return recipe, _planned(config, shards, recipe, console, redo_older_than)
 
 
-def _checked(config: Config) -> tuple[Config, list[Shard], str | None]:
+def _checked(config: Config, console: Console) -> tuple[Config, list[Shard], str | None]:
     """All that can be wrong with a request before a model is loaded.
 
     Returns:
@@ -112,17 +112,32 @@ def _checked(config: Config) -> tuple[Config, list[Shard], str | None]:
         recipe's key.
     """
     options = config.input.storage_options
+    setting = "input.images" if config.input.images else "input.shards"
     try:
-        shards = find_shards(config.input.shards, options)
+        if config.input.images:
+            shards = _chunks(config, console)
+        else:
+            shards = find_shards(config.input.shards, options)
         if config.input.fingerprint == "content":
             shards = with_content_fingerprints(shards, options)
-        if config.input.class_names is None:
+        # Pictures in folders have none beside them.
+        if config.input.class_names is None and not config.input.images:
             found = {"class_names": find_class_list(shards, options)}
             config = config.model_copy(update={"input": config.input.model_copy(update=found)})
     except OSError as error:
-        raise RequestError(f"input.shards: the input cannot be read: {error}") from error
+        raise RequestError(f"{setting}: the input cannot be read: {error}") from error
     locate(config.output.uri, config.output.storage_options)
     return config, shards, recipe_key(config)
+
+
+def _chunks(config: Config, console: Console) -> list[Shard]:
+    # Late: it brings what reads tables, which shards need not wait for.
+    from cambox.sources.chunks import find_chunks
+
+    settings = config.input
+    return find_chunks(
+        settings.images, settings.chunks, settings.storage_options, lambda note: say(console, note)
+    )
 
 
 def _loaded(config: Config, key: str | None, console: Console) -> Engine:

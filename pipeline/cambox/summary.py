@@ -75,6 +75,11 @@ class RunSummary:
         return sum((report.signs for report in self.reports), Signs()).warnings
 
     @property
+    def several_images(self) -> int:
+        """Rows whose sample has images that no row is of."""
+        return sum(report.several_images for report in self.reports)
+
+    @property
     def images_per_second(self) -> float:
         """Rows over the time of annotating; 0 where there was nothing to do."""
         return self.samples / self.seconds if self.seconds else 0.0
@@ -112,6 +117,7 @@ class RunSummary:
             "boxes": self.boxes,
             "maps_without_box": dict(self.no_box),
             "warnings": list(self.warnings),
+            "rows_with_several_images": self.several_images,
             "seconds": self.seconds,
             "images_per_second": self.images_per_second,
             "stage_milliseconds_per_image": self.stage_milliseconds,
@@ -135,6 +141,12 @@ def print_summary(summary: RunSummary, console: Console) -> None:
     if summary.no_box:
         lines.append(f"maps without a box: {_listed(summary.no_box)}")
     lines += summary.warnings
+    if summary.several_images:
+        first = next(report for report in summary.reports if report.several_images)
+        lines.append(
+            f"warning: {summary.several_images} rows are of samples with several images, of which "
+            f"only one is annotated: in {first.shard.uri} {first.example}"
+        )
     lines += [f"given up: {failure.shard.uri}: {failure.reason}" for failure in summary.failures]
     folder = canonical_uri(summary.folder)
     lines.append(f"output: {folder}")

@@ -95,7 +95,7 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("cam.shift={median: 1}", "cam.shift: .*global_min"),
         ("engine.batch_size=big", "engine.batch_size: .*'auto', got 'big'"),
         ("input.labels=json", "input.labels: must be cls or json:<field>, got 'json'"),
-        ("input.shards=[]", "input.shards: .*at least 1 item"),
+        ("input.shards=[]", "input: shards is missing, or images .*; set it"),
         ("model.std=[1, 0, 1]", "model.std: must be above zero"),
         ("model={}", "model.name: missing; set it in the file or with --set model.name="),
         ("model={name: x, checkpoint: y, pretrained: true}", "exclude each other; remove one"),

@@ -421,6 +421,8 @@ def test_placeholders_become_the_day_and_other_braces_stay(
 ) -> None:
     config = make_config(f"input.shards={json.dumps([pattern, 'x.tar'])}")
     assert of_the_day(config, date(2026, 1, 31)).input.shards == [expected, "x.tar"]
+    config = make_config(f"input.images={json.dumps([pattern])}")
+    assert of_the_day(config, date(2026, 1, 31)).input.images == [expected]
 
 
 @pytest.mark.parametrize("form", ["{date:}", "{date:day}", "{date:%!}", "{date:%Y-%}"])

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
-from cambox.sources.samples import IMAGE_SUFFIXES, image_member
 from makers import ROOT, SHARED
 
 PHOTOS = SHARED / "data" / "photos-300" / "images"
@@ -274,12 +273,3 @@ def test_errors_travel_between_processes() -> None:
     error = pickle.loads(pickle.dumps(DecodeError(SampleStatus.too_large, "why")))
     assert (error.status, str(error)) == (SampleStatus.too_large, "why")
     assert f"{SampleStatus.no_image}" == "no_image"
-
-
-def test_which_member_is_the_image() -> None:
-    assert image_member({"json": b"0", "png": b"1", "jpg": b"2", "a.jpg": b"3"}) == b"2"
-    assert image_member({"left.png": b"1", "right.jpg": b"2", "left.jpg": b"3"}) == b"3"
-    assert image_member({"png": b"1", "left.jpg": b"2"}) == b"1"
-    assert image_member({"jpg": b""}) == b""
-    assert image_member({"cls": b"0", "jpgx": b"1", "jpg.txt": b"2"}) is None
-    assert all(image_member({suffix: b"1"}) == b"1" for suffix in IMAGE_SUFFIXES)

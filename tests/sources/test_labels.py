@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from cambox.errors import RequestError
 from cambox.sources.labels import LabelError, read_labels
 
-classes = st.lists(st.integers(0, 2**31 - 1), max_size=6)
+# Zeros and ones that repeat are flags, which is another test's matter.
+classes = st.lists(st.integers(0, 2**31 - 1), max_size=6).filter(
+    lambda given_classes: len(set(given_classes)) == len(given_classes) or max(given_classes) > 1
+)
 
 
 @given(classes, st.sampled_from([" ", "\n", "  \t"]))
@@ -29,6 +32,16 @@ def test_json_gives_back_its_integers(given_classes: list[int]) -> None:
         assert read_labels({"json": b'{"a b": %d}' % one}, "json:a b") == (one,)
 
 
+@given(st.lists(st.integers(0, 1), min_size=3, max_size=20))
+def test_a_flag_for_each_class_is_no_list_of_classes(flags: list[int]) -> None:
+    for members, source in (
+        ({"cls": " ".join(map(str, flags)).encode()}, "cls"),
+        ({"json": json.dumps({"label": flags}).encode()}, "json:label"),
+    ):
+        with pytest.raises(LabelError, match=r"are one-hot flags; list the classes' indices"):
+            read_labels(members, source)
+
+
 def test_absent_and_empty_are_told_apart() -> None:
     assert read_labels({"jpg": b""}, "cls") is None
     assert read_labels({"cls": b"1"}, "json:label") is None
@@ -38,6 +51,8 @@ def test_absent_and_empty_are_told_apart() -> None:
     assert read_labels({"cls": b""}, "cls") == ()
     assert read_labels({"cls": b" \n"}, "cls") == ()
     assert read_labels({"cls": b"\xef\xbb\xbf3 2 3"}, "cls") == (3, 2)
+    assert read_labels({"cls": b"1 0"}, "cls") == (1, 0)
+    assert read_labels({"cls": b"0 2 0"}, "cls") == (0, 2)
 
 
 @pytest.mark.parametrize(

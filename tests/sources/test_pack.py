@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import subprocess
 import sys
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pytest
 import webdataset
+from click.testing import Result
 from PIL import Image
+from typer.testing import CliRunner
 
+from cambox.cli import app
 from cambox.errors import RequestError
 from cambox.sources.labels import read_labels
 from cambox.sources.pack import PackReport, pack
 from cambox.sources.samples import Sample, read_samples
 from cambox.sources.shards import find_shards
+from cambox.sources.webdataset_io import TarWriter
 from makers import SHARED
 
 PHOTOS = SHARED / "data" / "photos-300"
@@ -51,7 +57,8 @@ def test_a_flat_folder(tmp_path: Path) -> None:
     )
     calls: list[int] = []
     report = pack(images, tmp_path / "out" / "deep", on_sample=lambda: calls.append(1))
-    assert report == PackReport(shards=1, samples=3, unlabelled=3, skipped=3)
+    skipped = {"hidden": ["._a.jpg", ".h.png"], ".txt": ["note.txt"]}
+    assert report == PackReport(1, 3, unlabelled=3, skipped=skipped, faults={}, notes={})
     assert len(calls) == 3
     samples = read_back(tmp_path / "out" / "deep")
     assert [(sample.key, sorted(sample.members)) for sample in samples] == [
@@ -69,7 +76,7 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     )
     (images / "dog" / "v1.2").rmdir()
     report = pack(images, tmp_path / "out", samples_per_shard=3)
-    assert report == PackReport(shards=2, samples=4, unlabelled=0, skipped=0)
+    assert report == PackReport(2, 4, unlabelled=0, skipped={}, faults={}, notes={})
     labels = {sample.key: sample.members["cls"] for sample in read_back(tmp_path / "out")}
     assert labels == {"ant_eater/x": b"0", "cat/1": b"1", "dog/1": b"2", "dog/2": b"2"}
     names = (tmp_path / "out" / "class_names.txt").read_text().splitlines()
@@ -81,6 +88,20 @@ def test_other_layouts_have_no_classes(tmp_path: Path, names: tuple[str, ...]) -
     report = pack(folder_of(tmp_path / "in", *names), tmp_path / "out")
     assert report.unlabelled == report.samples == len(names)
     assert not (tmp_path / "out" / "class_names.txt").exists()
+    what = "are not directly in a folder, so folders are not taken for classes"
+    assert report.notes == {what: [name for name in sorted(names) if name.count("/") != 1]}
+    assert not report.faults
+
+
+def test_stray_pictures_beside_class_folders_leave_the_others_their_labels(tmp_path: Path) -> None:
+    images = folder_of(
+        tmp_path / "in", "cat/1.png", "dog/1.png", "dog/2.png", "dog/x/3.png", "s.png"
+    )
+    report = pack(images, tmp_path / "out")
+    what = "are not directly in a class folder and have no label; move them"
+    assert report.faults == {what: ["dog/x/3.png", "s.png"]}
+    labels = {sample.key: sample.members.get("cls") for sample in read_back(tmp_path / "out")}
+    assert labels == {"cat/1": b"0", "dog/1": b"1", "dog/2": b"1", "dog/x/3": None, "s": None}
 
 
 def test_a_class_without_images_would_shift_the_others(tmp_path: Path) -> None:
@@ -106,7 +127,8 @@ def test_csv_labels(tmp_path: Path) -> None:
         '1, 0 ,b.png\r\n1,12,"c.png"\r\n'
     )
     report = pack(images, tmp_path / "out", csv)
-    assert report == PackReport(shards=1, samples=4, unlabelled=1, skipped=0)
+    faults = {f"have no line in {csv} and so no label; add one": ["d.png"]}
+    assert report == PackReport(1, 4, unlabelled=1, skipped={}, faults=faults, notes={})
     labels = {
         sample.key: read_labels(sample.members, "cls") for sample in read_back(tmp_path / "out")
     }
@@ -171,13 +193,12 @@ def test_classes_are_numbered_by_the_list_of_a_classifier(tmp_path: Path) -> Non
         ("image,class_name\na,dog\na, \n", "line 3: the class has no name"),
         ("class_name\ndog\n", "line 1: no column 'image'"),
         ("", "line 1: no column 'image'"),
-        ("image,class_index\na,1\nz.png,1\n", "line 3: there is no image 'z.png'"),
         ("image,class_index\na.png,cat\n", "line 2: 'cat' is no class index"),
         ("image,class_index\na.png,-1\n", "line 2: '-1' is no class index"),
         ("image,class_index\na.png,1.0\n", "line 2: '1.0' is no class index"),
         ("image,class_index\na.png\n", "line 2: '' is no class index"),
         ("image,class_index\na.png,2147483648\n", "line 2: class 2147483648 is too large"),
-        ("image,class_index\n,1\n", "line 2: there is no image ''"),
+        ("image,class_index\n,1\n", "line 2: no image is named"),
     ],
 )
 def test_csv_mistakes_name_the_line(tmp_path: Path, text: str, message: str) -> None:
@@ -188,6 +209,29 @@ def test_csv_mistakes_name_the_line(tmp_path: Path, text: str, message: str) -> 
         pack(images, tmp_path / "out", csv)
     assert f"--labels: {csv}, {message}" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_csv_may_spell_names_in_the_other_unicode_form(tmp_path: Path) -> None:
+    composed, two_characters = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    images = folder_of(tmp_path / "in", f"{composed}1.png", f"{two_characters}2.png")
+    csv = tmp_path / "labels.csv"
+    csv.write_text(f"image,class_index\n./{two_characters}1,4\n{composed}2.png,5\n", "utf-8")
+    report = pack(images, tmp_path / "out", csv)
+    assert (report.unlabelled, report.notes, report.faults) == (0, {}, {})
+    labels = {sample.key: sample.members["cls"] for sample in read_back(tmp_path / "out")}
+    assert labels == {f"{composed}1": b"4", f"{two_characters}2": b"5"}
+
+
+def test_a_csv_may_name_more_than_the_folder_has(tmp_path: Path) -> None:
+    images = folder_of(tmp_path / "in", "a.png")
+    csv = tmp_path / "labels.csv"
+    csv.write_text("image,class_index\nz.png,1\na,1\ny/y.png,2\nz.png,3\n")
+    report = pack(images, tmp_path / "out", csv)
+    assert report.notes == {f"are in {csv} and not in {images}": ["z.png", "y/y.png"]}
+    assert (report.samples, report.unlabelled, report.faults) == (1, 0, {})
+    csv.write_text("image,class_index\nin/a.png,1\n")
+    with pytest.raises(RequestError, match=r"none of the images, but in/a\.png; .* such as a\.png"):
+        pack(images, tmp_path / "out2", csv)
 
 
 def test_a_csv_that_is_none(tmp_path: Path) -> None:
@@ -203,28 +247,34 @@ def test_a_csv_that_is_none(tmp_path: Path) -> None:
     "names", [("a.jpg", "a.png"), ("a.b.png", "a_b.png"), ("x.y/1.png", "x_y/1.png")]
 )
 def test_two_images_with_one_key(tmp_path: Path, names: tuple[str, str]) -> None:
-    images = folder_of(tmp_path / "in", *names)
-    with pytest.raises(RequestError, match="would both have the key") as caught:
-        pack(images, tmp_path / "out")
-    assert all(str(images / name) in str(caught.value) for name in names)
+    images = folder_of(tmp_path / "in", *names, "z.png")
+    report = pack(images, tmp_path / "out")
+    what = "have the key of another and are left out; rename them"
+    assert report.faults == {what: [f"{names[1]} (beside {names[0]})"]}
+    first, other = read_back(tmp_path / "out")
+    assert next(iter(first.members.values())) == (images / names[0]).read_bytes()
+    assert (other.key, report.samples) == ("z", 2)
 
 
 @pytest.mark.parametrize("name", ["__meta__.png", "__a__/1.png", "caf\udce9.png"])
 def test_names_that_make_no_key(tmp_path: Path, name: str) -> None:
-    images = folder_of(tmp_path / "in", "ok/a.png")
+    images = folder_of(tmp_path / "in", "a.png")
     (images / name).parent.mkdir(exist_ok=True)
-    (images / name).write_bytes((images / "ok/a.png").read_bytes())
-    with pytest.raises(RequestError, match="rename it") as caught:
-        pack(images, tmp_path / "out")
-    assert name.rpartition("/")[2].encode("ascii", "backslashreplace").decode() in str(caught.value)
-    assert "\n" not in str(caught.value)
+    (images / name).write_bytes((images / "a.png").read_bytes())
+    report = pack(images, tmp_path / "out")
+    ((what, found),) = report.faults.items()
+    assert what.endswith("are left out; rename them")
+    assert found == [name.replace("\udce9", r"\xe9")]
+    assert [sample.key for sample in read_back(tmp_path / "out")] == ["a"]
 
 
 def test_requests_that_can_not_be_met(tmp_path: Path) -> None:
     images = folder_of(tmp_path / "in", "a.png")
     empty = folder_of(tmp_path / "empty", "note.txt")
-    with pytest.raises(RequestError, match="empty: no images"):
+    with pytest.raises(RequestError, match=r"empty: no images .*, but 1 \.txt$"):
         pack(empty, tmp_path / "out")
+    with pytest.raises(RequestError, match=r"note\.txt/out cannot be written \(Not a directory\)"):
+        pack(images, empty / "note.txt" / "out")
     with pytest.raises(RequestError, match="not a folder"):
         pack(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(RequestError, match="samples-per-shard: 0"):
@@ -244,12 +294,53 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (images / "cat").symlink_to(other)
     assert pack(images, tmp_path / "out").samples == 2
     (images / "gone.png").symlink_to("nowhere")
-    with pytest.raises(RequestError, match=r"gone\.png: a broken link"):
-        pack(images, tmp_path / "out2")
-    (images / "gone.png").unlink()
     (images / "dog" / "loop").symlink_to(images)
-    with pytest.raises(RequestError, match="loop: a link to a folder that it is in"):
+    report = pack(images, tmp_path / "out2")
+    assert report.faults == {
+        "are broken links and left out; remove or restore them": ["gone.png"],
+        "are links to a folder that they are in; remove them": [f"{images}/dog/loop"],
+    }
+    assert report.samples == 2
+
+
+def test_a_file_that_cannot_be_read_is_left_out_and_a_full_disk_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = folder_of(tmp_path / "in", "a.png", "b.png")
+    read_bytes = Path.read_bytes
+
+    def broken(path: Path) -> bytes:
+        if path.name == "a.png":
+            raise OSError(errno.EIO, "Input/output error")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    report = pack(images, tmp_path / "out")
+    what = "cannot be read (Input/output error) and are left out"
+    assert (report.samples, report.unlabelled, report.faults) == (1, 1, {what: ["a.png"]})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TarWriter, "write", full)
+    with pytest.raises(RequestError, match=r"--to: .*out2 cannot be written \(No space left"):
         pack(images, tmp_path / "out2")
+    assert list((tmp_path / "out2").iterdir()) == []
+
+
+def test_the_command_names_five_and_ends_with_one_unless_told(tmp_path: Path) -> None:
+    def packed(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["pack", str(images), "--to", *arguments])
+
+    images = folder_of(tmp_path / "in", "a.jpg", "a.png", *(f"{n}.txt" for n in range(7)))
+    first = packed(str(tmp_path / "out"))
+    assert first.exit_code == 1
+    out = first.output
+    assert "skipped: 7 .txt: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 2 more\n" in out
+    assert "fault: 1 have the key of another and are left out; rename them: a.png (beside" in out
+    assert "accept it with --skip-bad" in out
+    assert packed(str(tmp_path / "out2"), "--skip-bad").exit_code == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "out2")
 
 
 def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
@@ -306,7 +397,7 @@ def test_real_photographs(tmp_path: Path) -> None:
     if not PHOTOS.is_dir():
         pytest.skip(f"{PHOTOS} is not here")
     report = pack(PHOTOS / "images", tmp_path, PHOTOS / "images.csv", samples_per_shard=128)
-    assert report == PackReport(shards=3, samples=300, unlabelled=0, skipped=0)
+    assert report == PackReport(3, 300, unlabelled=0, skipped={}, faults={}, notes={})
     samples = read_back(tmp_path)
     assert samples[0].key == "n01443537_goldfish"
     assert read_labels(samples[0].members, "cls") == (1,)

@@ -21,7 +21,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from cambox.errors import RequestError
 from cambox.sources.samples import read_samples
-from cambox.sources.shards import Shard, find_shards, state_of, states_of
+from cambox.sources.shards import Shard, find_shards
+from cambox.sources.states import state_of, states_of
 from cambox.sources.storage import canonical_uri, fingerprint, locate, open_stream
 from cambox.sources.stream import with_content_fingerprints
 
@@ -90,6 +91,21 @@ def test_what_is_not_there_is_named(folder: Path, pattern: str, message: str) ->
     assert str(caught.value).startswith("input.shards: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("a.tar.zst", "zstd"), ("A.TAR.BZ2", "bzip2"), ("a.tbz2", "bzip2"), ("a.tar.xz", "xz")],
+)
+def test_a_compression_that_is_not_read_names_the_remedy(
+    folder: Path, name: str, program: str
+) -> None:
+    (folder / name).write_bytes(b"")
+    for pattern in (name, f"{name[:4]}*{name[-1]}"):
+        with pytest.raises(
+            RequestError, match=rf"{name} is compressed .*{program} -dc FILE \| gzip"
+        ):
+            find_shards([pattern])
 
 
 def test_no_pattern_is_an_error() -> None:

@@ -31,7 +31,7 @@ from cambox.errors import RequestError, ShardError
 from cambox.output import footer
 from cambox.output.publish import publish
 from cambox.output.rows import StoredMap, table
-from cambox.sources.samples import Sample, most_in_a_sample, read_samples
+from cambox.sources.samples import ANY_IMAGE, Sample, most_in_a_sample, read_samples
 from cambox.sources.shards import find_shards
 from cambox.sources.storage import locate
 from cambox.training import shards
@@ -375,7 +375,7 @@ def test_a_large_sample_that_was_annotated_is_read(
 ) -> None:
     """A run may raise input.max_sample_bytes; reading its shards again knows nothing of that."""
     monkeypatch.setattr("cambox.sources.samples.DEFAULT_MAX_SAMPLE_BYTES", 1000)
-    monkeypatch.setattr(read_samples, "__defaults__", (None, None, 1000))
+    monkeypatch.setattr(read_samples, "__defaults__", (None, None, 1000, ANY_IMAGE))
     (shard, *_) = find_shards([str(own.shards[0])])
     with pytest.raises(ShardError, match="the limit is 1000"):
         list(read_samples(shard))

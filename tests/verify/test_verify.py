@@ -31,7 +31,7 @@ from cambox.output.footer import Recipe
 from cambox.output.publish import publish, to_parquet
 from cambox.output.rows import ClassScore, Row, table
 from cambox.run import run
-from cambox.sources.samples import read_samples
+from cambox.sources.samples import ANY_IMAGE, read_samples
 from cambox.sources.shards import Shard
 from cambox.verify.findings import Problem
 from cambox.verify.verify import Verification, print_verification, verify
@@ -633,7 +633,7 @@ def test_a_sample_that_was_annotated_is_not_too_large_to_be_verified(
 ) -> None:
     """The run may have raised input.max_sample_bytes, which no file says."""
     monkeypatch.setattr("cambox.sources.samples.DEFAULT_MAX_SAMPLE_BYTES", 1000)
-    monkeypatch.setattr(read_samples, "__defaults__", (None, None, 1000))
+    monkeypatch.setattr(read_samples, "__defaults__", (None, None, 1000, ANY_IMAGE))
     verification = verify(str(output), against_input=True)
     assert verification.ok, verification.problems
 

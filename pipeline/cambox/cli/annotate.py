@@ -23,6 +23,7 @@ from cambox.cli.options import (
     version_of,
 )
 from cambox.console import say
+from cambox.errors import some_of
 
 
 @app.command()
@@ -50,10 +51,16 @@ def pack(
     samples_per_shard: Annotated[
         int, Option(min=1, help="Images in one shard, the unit of work and of retry")
     ] = 1000,
+    skip_bad: Annotated[
+        bool,
+        Option("--skip-bad", help="Exit 0 although images were left out, or have no label"),
+    ] = False,
 ) -> None:
     """Write a folder of images as WebDataset shards.
 
-    They are DIR/shard-000000.tar and so on; the same images and labels give the same bytes.
+    They are DIR/shard-000000.tar and so on; the same images and labels give the same bytes. Exit
+    code: 0 every image is packed and labels are as asked for; 1 some are not, and are named; 2 the
+    request is wrong.
     """
     from rich.progress import Progress, TextColumn
 
@@ -69,9 +76,16 @@ def pack(
         )
     say(
         console,
-        f"{report.samples} images in {report.shards} shards, {report.unlabelled} without a label, "
-        f"{report.skipped} other files skipped: {to}",
+        f"{report.samples} images in {report.shards} shards, {report.unlabelled} without a label: "
+        f"{to}",
     )
+    found = {"skipped": report.skipped, "note": report.notes, "fault": report.faults}
+    for kind, findings in found.items():
+        for what, names in findings.items():
+            say(console, f"{kind}: {len(names)} {what}: {some_of(names)}")
+    if report.faults and not skip_bad:
+        say(console, "remove the shards, mend this and pack again; or accept it with --skip-bad")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -211,5 +211,9 @@ def of_the_day(config: Config, day: date) -> Config:
             )
         return text
 
-    shards = [_PLACEHOLDER.sub(filled_in, uri) for uri in config.input.shards]
-    return config.model_copy(update={"input": config.input.model_copy(update={"shards": shards})})
+    given = config.input
+    filled = {
+        name: [_PLACEHOLDER.sub(filled_in, uri) for uri in getattr(given, name)]
+        for name in ("shards", "images")
+    }
+    return config.model_copy(update={"input": given.model_copy(update=filled)})

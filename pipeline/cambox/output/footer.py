@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -96,7 +96,7 @@ class Footer:
             "schema_version": str(SCHEMA_VERSION),
             "recipe": recipe.settings,
             "recipe_digest": recipe.digest,
-            "shard": json.dumps(asdict(shard)),
+            "shard": json.dumps(shard.to_entry()),
             "classes": json.dumps(recipe.class_names),
             "versions": json.dumps(library_versions()),
         }
@@ -117,7 +117,7 @@ class Footer:
             int(entry("schema_version")),
             entry("recipe"),
             entry("recipe_digest"),
-            Shard(**json.loads(entry("shard"))),
+            Shard.of_entry(json.loads(entry("shard"))),
             tuple(json.loads(entry("classes"))),
             json.loads(entry("versions")),
         )

@@ -19,6 +19,7 @@ from cambox.output.folders import Folder, recipe_folder
 from cambox.output.footer import Footer, NotOursError, read_metadata
 from cambox.output.published_file import PublishedFile, known_file, published_file
 from cambox.sources.listing import list_folder
+from cambox.sources.samples import ImageRule
 from cambox.sources.storage import locate
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class PublishedRecipe:
             return size if isinstance(size, int) else (int(size[0]), int(size[1]))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise self.other_make() from error
+
+    @property
+    def image_rule(self) -> ImageRule:
+        """Which files of the shards are the rows' images."""
+        return ImageRule.of_recipe(self.settings)
 
     def other_make(self) -> RequestError:
         """That the recipe's settings are of a cambox that knew other ones."""

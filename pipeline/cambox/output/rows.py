@@ -176,6 +176,12 @@ def boxes_to_arrow(boxes: Boxes, rows: int, class_names: Sequence[str]) -> pa.Li
     return _lists(counts, members, pa.list_(OBJECT_TYPE))
 
 
+def spelled(keys: pa.Array) -> pa.Array:
+    """Keys as ``one_spelling`` spells each."""
+    plain = pc.replace_substring_regex(keys, r"^(\./+)+", "")
+    return pc.utf8_normalize(plain, form="NFC")
+
+
 def boxes_from_arrow(objects: pa.ListArray) -> Boxes:
     """The boxes of a column ``objects``, ``image`` being the place of their row.
 

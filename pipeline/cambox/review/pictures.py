@@ -19,8 +19,9 @@ from cambox.console import one_line
 from cambox.errors import RequestError, ShardError
 from cambox.output.published_file import PublishedFile
 from cambox.sources.decode import DecodeError, decode_image
-from cambox.sources.samples import image_member, most_in_a_sample, read_samples
-from cambox.sources.shards import Shard, state_of
+from cambox.sources.samples import ImageRule, Sample, most_in_a_sample, read_samples
+from cambox.sources.shards import Shard
+from cambox.sources.states import state_of
 
 
 def row_turns(seed: int, shard_uri: str, rows: int) -> np.ndarray:
@@ -89,7 +90,7 @@ class ShownPicture:
 
 
 def read_pictures(
-    shard: Shard, sizes: Mapping[str, tuple[int, int]], max_pixels: int
+    shard: Shard, sizes: Mapping[str, tuple[int, int]], max_pixels: int, rule: ImageRule
 ) -> Iterator[ShownPicture]:
     """The pictures of some samples of a shard, each once; read no further than the last of them.
 
@@ -98,15 +99,16 @@ def read_pictures(
     Args:
         shard: as a footer describes it.
         sizes: width and height in pixels that the row of each wanted sample says, by key.
-        max_pixels: of the recipe.
+        max_pixels, rule: of the recipe.
     """
     missing = dict(sizes)
     problem = "the shard has no sample of this key any more"
     try:
-        for sample in read_samples(shard, max_sample_bytes=most_in_a_sample(shard)):
+        bound = most_in_a_sample(shard)
+        for sample in read_samples(shard, max_sample_bytes=bound, rule=rule):
             if sample.key in missing:
                 size = missing.pop(sample.key)
-                pixels, why = _pixels(sample.members, size, max_pixels)
+                pixels, why = _pixels(sample, size, max_pixels)
                 yield ShownPicture(sample.key, pixels, why)
             if not missing:
                 return
@@ -126,14 +128,13 @@ def has_changed(shard: Shard) -> bool:
 
 
 def _pixels(
-    members: Mapping[str, bytes], size: tuple[int, int], max_pixels: int
+    sample: Sample, size: tuple[int, int], max_pixels: int
 ) -> tuple[np.ndarray | None, str | None]:
     """The image of a sample, or why there is none."""
-    data = image_member(members)
-    if data is None:
+    if sample.image is None:
         return None, "the sample has no image any more"
     try:
-        pixels = decode_image(data, max_pixels)
+        pixels = decode_image(sample.members[sample.image], max_pixels)
     except DecodeError as error:
         return None, str(error)
     height, width = pixels.shape[:2]

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
+from unicodedata import is_normalized
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ from cambox.config_cam import BoxSettings
 from cambox.console import Advance
 from cambox.errors import RequestError
 from cambox.output.reading import PublishedRecipe
-from cambox.output.rows import SIDES, StoredMap, boxes_from_arrow
+from cambox.output.rows import SIDES, StoredMap, boxes_from_arrow, spelled
 from cambox.review.truth import UNKNOWN_CLASS, Truth
 from cambox.threads import grouped, in_order, usable_cpus
 
@@ -71,6 +72,7 @@ class MappedImages:
             where images keep their shape.
         total: rows of the output.
         without_row: images of the truth that the output has no row for.
+        other_unicode: images that the truth names in another Unicode normalisation than the key.
         first_key: of the output; None where it has no row.
     """
 
@@ -78,6 +80,7 @@ class MappedImages:
     input_size: tuple[int, int] | int
     total: int = 0
     without_row: tuple[str, ...] = ()
+    other_unicode: tuple[str, ...] = ()
     first_key: str | None = None
 
     def by_key(self) -> MappedImages:
@@ -191,13 +194,14 @@ def read_rows(
     input_size = recipe.input_size
     rows: list[RowWithTruth] = []
     shard_of: dict[str, str] = {}
+    other_unicode: list[str] = []
     total, first_key = 0, None
     keys = pa.array(truth.keys, pa.string())
     for batch in recipe.batches((*_COLUMNS, "maps") if with_maps else _COLUMNS, on_file):
         total += batch.num_rows
         if first_key is None and batch.num_rows:
             first_key = batch["key"][0].as_py()
-        wanted = batch.filter(pc.is_in(batch["key"], value_set=keys))
+        wanted = batch.filter(pc.is_in(spelled(batch["key"]), value_set=keys))
         every = boxes_from_arrow(wanted["objects"])
         for place, row in enumerate(wanted.drop_columns("objects").to_pylist()):
             name = truth.name_of(row["key"])
@@ -208,10 +212,14 @@ def read_rows(
                     "give the samples keys of their own"
                 )
             shard_of[name] = row["shard"]
+            if is_normalized("NFC", name) != is_normalized("NFC", row["key"]):
+                other_unicode.append(name)
             start, end = np.searchsorted(every.image, [place, place + 1])
             rows.append(_row(row, every[start:end], truth.images[name]))
     without_row = tuple(name for name in truth.images if name not in shard_of)
-    return MappedImages(tuple(rows), input_size, total, without_row, first_key)
+    return MappedImages(
+        tuple(rows), input_size, total, without_row, tuple(other_unicode), first_key
+    )
 
 
 def _row(row: dict[str, Any], boxes: Boxes, true_boxes: Boxes) -> RowWithTruth:

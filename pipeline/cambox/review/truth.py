@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from cambox.boxes import Boxes
 from cambox.errors import RequestError
 from cambox.output.rows import SIDES
+from cambox.sources.keys import one_spelling
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import locate
 
@@ -46,13 +47,13 @@ class Truth:
 
     @cached_property
     def _names(self) -> dict[str, list[str]]:
-        """By a sample's key: names with and without the extension, and with ``_`` for dots.
+        """By a sample's key in its one spelling: the image's names.
 
-        ``cambox pack`` writes dots so.
+        They stand with and without the extension, and with ``_`` for dots, as pack writes them.
         """
         names = defaultdict(list)
         for name in self.images:
-            path = PurePosixPath(name)
+            path = PurePosixPath(one_spelling(name))
             plain = {str(path), str(path.with_suffix("")) if path.name else str(path)}
             for key in plain | {key.replace(".", "_") for key in plain}:
                 names[key].append(name)
@@ -60,7 +61,7 @@ class Truth:
 
     @property
     def keys(self) -> Sequence[str]:
-        """All sample keys that some image may have."""
+        """All sample keys that some image may have, in their one spelling."""
         return list(self._names)
 
     def name_of(self, key: str) -> str | None:
@@ -69,7 +70,7 @@ class Truth:
         Raises:
             RequestError: two images of the file would have this key.
         """
-        names = self._names.get(key, [])
+        names = self._names.get(one_spelling(key), [])
         if len(names) > 1:
             raise RequestError(
                 f"--truth: {names[0]!r} and {names[1]!r} both stand for the sample {key!r}; "

@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from cambox.errors import RequestError
+from cambox.errors import RequestError, some_of
+from cambox.sources.keys import one_spelling
 
 _COLUMNS = ("image", "class_index")
 _MAX_CLASS = 2**31 - 1
@@ -17,11 +18,15 @@ class LabelError(ValueError):
     """A sample's label is there, but does not say which classes."""
 
 
-def read_labels(members: Mapping[str, bytes], source: str) -> tuple[int, ...] | None:
+def read_labels(
+    members: Mapping[str, bytes], source: str, image: str | None = None
+) -> tuple[int, ...] | None:
     """The class indices given with a sample, in their order, each once.
 
     Args:
         members: the sample's files, bytes by suffix.
+        image: the suffix of its image; beside ``rgb.png`` the label is ``rgb.cls``, and ``cls``
+            where there is none.
         source: ``cls``, a member with one integer or several separated by white space; or
             ``json:<field>``, a field of the member ``json`` with an integer or a list of them.
 
@@ -30,15 +35,18 @@ def read_labels(members: Mapping[str, bytes], source: str) -> tuple[int, ...] | 
         says that the image has no class.
 
     Raises:
-        LabelError: the label is there, but malformed.
+        LabelError: the label is there, but malformed, or zeros and ones of which some repeat: a
+            flag for each class, not indices.
         RequestError: the source is of neither kind.
     """
-    if source == "cls":
-        return _from_text(members["cls"]) if "cls" in members else None
     kind, _, field = source.partition(":")
-    if kind != "json" or not field:
+    if source != "cls" and not (kind == "json" and field):
         raise RequestError(f"input.labels: {source!r} is unknown; use cls or json:<field>")
-    return _from_json(members["json"], field) if "json" in members else None
+    beside = f"{(image or '').rpartition('.')[0]}.{kind}"
+    data = members.get(beside, members.get(kind))
+    if data is None:
+        return None
+    return _from_text(data) if kind == "cls" else _from_json(data, field)
 
 
 def _from_text(data: bytes) -> tuple[int, ...]:
@@ -78,51 +86,50 @@ def _checked(classes: list[int], where: str) -> tuple[int, ...]:
         if not 0 <= index <= _MAX_CLASS:
             reason = "negative" if index < 0 else "too large"
             raise LabelError(f"{where}: class {index} is {reason}")
+    if len(set(classes)) < len(classes) and set(classes) <= {0, 1}:
+        shown = some_of(list(map(str, classes)), 10)
+        raise LabelError(f"{where}: {shown} are one-hot flags; list the classes' indices")
     return tuple(dict.fromkeys(classes))
 
 
 def class_folders(
-    images_dir: Path, destination: Path, images: Sequence[str]
+    images: Sequence[str],
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """The class of each image by the folder it is in, and the classes' names.
+    """The class of each image by the folder it is in, and the classes' names, sorted.
 
     Args:
-        images_dir: the folder of images.
-        destination: not a class, where it is inside ``images_dir``.
-        images: paths below ``images_dir``, with ``/``.
+        images: paths below the folder of images, with ``/``.
 
     Returns:
-        (classes by image, names by class); both empty unless every image is in a folder directly
-        below ``images_dir``.
+        (classes by image, names by class); images that are not directly in a class folder have no
+        class, and both are empty where most are not.
+    """
+    inside = [image for image in images if image.count("/") == 1]
+    if 2 * len(inside) <= len(images):
+        return {}, []
+    names = sorted({image.partition("/")[0] for image in inside})
+    ranks = {name: rank for rank, name in enumerate(names)}
+    return {image: (ranks[image.partition("/")[0]],) for image in inside}, names
+
+
+def require_no_other_folders(images_dir: Path, destination: Path, names: Sequence[str]) -> None:
+    """See that all folders directly in a folder are classes, but for hidden ones and the output.
 
     Raises:
-        RequestError: a folder without images, because with or without it all later classes have
-            another index.
+        RequestError: one holds no image; with or without it all later classes have another index.
     """
-    if any(image.count("/") != 1 for image in images):
-        return {}, []
-    names = sorted(
-        folder.name
-        for folder in images_dir.iterdir()
-        if folder.is_dir()
-        and not folder.name.startswith(".")
-        and folder.resolve() != destination.resolve()
-    )
-    ranks = {name: rank for rank, name in enumerate(names)}
-    labels: dict[str, tuple[int, ...]] = {
-        image: (ranks[image.partition("/")[0]],) for image in images
-    }
-    used = {rank for (rank,) in labels.values()}
-    for name, rank in ranks.items():
-        if rank not in used:
+    for folder in sorted(images_dir.iterdir()):
+        other = folder.name not in names and not folder.name.startswith(".")
+        if other and folder.is_dir() and folder.resolve() != destination.resolve():
             raise RequestError(
-                f"{images_dir / name}: a class folder without images would shift the classes "
-                "after it; remove it, or give the classes with --labels"
+                f"{folder}: a class folder without images would shift the classes after it; remove "
+                "it, or give the classes with --labels"
             )
-    return labels, names
 
 
-def read_labels_csv(path: Path, images: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def read_labels_csv(
+    path: Path, images: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """The classes of each image that the file names, in its order, each once.
 
     Args:
@@ -130,29 +137,44 @@ def read_labels_csv(path: Path, images: Sequence[str]) -> dict[str, tuple[int, .
             ignored.
         images: paths below the folder of images, with ``/``; the CSV may leave out extensions.
 
+    Returns:
+        (classes by image, names in the file that are of no image).
+
     Raises:
-        RequestError: the file is missing or no such CSV, or a row names an unknown image or
-            something else than a class; the message has the file and the line.
+        RequestError: the file is missing or no such CSV, it names none of the images, or a row
+            names something else than a class; the message has the file and the line.
     """
     known = {str(PurePosixPath(image).with_suffix("")): image for image in images}
-    known.update({image: image for image in images})
+    known |= {image: image for image in images}
+    # Names as they are come before those that are only spelled otherwise.
+    known = {one_spelling(name): image for name, image in known.items()} | known
     labels: dict[str, dict[int, None]] = {}
+    absent: dict[str, None] = {}
     try:
         for where, row in _rows(path):
             name, index = (str(row[column] or "").strip() for column in _COLUMNS)
-            image = known.get(str(PurePosixPath(name)))
-            if image is None:
-                raise RequestError(f"{where}: there is no image {name!r}; correct or remove it")
+            if not name:
+                raise RequestError(f"{where}: no image is named")
+            plain = str(PurePosixPath(name))
+            image = known.get(plain) or known.get(one_spelling(plain))
             if not (index.isascii() and index.isdigit() and len(index) < 20):
                 raise RequestError(f"{where}: {index!r} is no class index; use 0, 1, 2, ...")
             if int(index) > _MAX_CLASS:
                 raise RequestError(f"{where}: class {index} is too large; use at most {_MAX_CLASS}")
-            labels.setdefault(image, {})[int(index)] = None
+            if image is None:
+                absent[name] = None
+            else:
+                labels.setdefault(image, {})[int(index)] = None
     except FileNotFoundError as error:
         raise RequestError(f"--labels: {path} does not exist; correct the path") from error
     except (IsADirectoryError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"--labels: {path} is no UTF-8 CSV file ({error})") from error
-    return {image: tuple(classes) for image, classes in labels.items()}
+    if absent and not labels:
+        raise RequestError(
+            f"--labels: {path} names none of the images, but {some_of(list(absent))}; name them by "
+            f"their paths below the folder, such as {images[0]}"
+        )
+    return {image: tuple(classes) for image, classes in labels.items()}, list(absent)
 
 
 def named_classes(path: Path) -> list[str]:

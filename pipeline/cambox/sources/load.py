@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from cambox.config import InputSettings
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
 from cambox.sources.labels import LabelError, read_labels
-from cambox.sources.samples import Sample, image_member
+from cambox.sources.samples import Sample
 from cambox.threads import Stopwatch, grouped, in_order
 
 
@@ -24,7 +24,8 @@ class LoadedSample:
     """A sample as the network needs it.
 
     Attributes:
-        status, error: ``ok`` and None, or what was wrong with the image or its labels.
+        status, error: ``ok`` and None, or what was wrong with the image or its labels; beside any
+            status, that the sample has further images.
         width, height: of the upright original, in pixels; None where it could not be decoded.
         labels: the classes given with the sample, or None.
         pixels: (input height, input width, 3) uint8 RGB, or of another size where the image keeps
@@ -109,14 +110,15 @@ def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
     ) -> LoadedSample:
         height, width = (None, None) if image is None else image.shape[:2]
         pixels = None if image is None else rule.resized(image)
+        error = "; ".join(filter(None, (error, sample.remark))) or None
         return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
 
-    data = image_member(sample.members)
-    if data is None:
+    if sample.image is None:
         names = ", ".join(sorted(sample.members))
-        return loaded(SampleStatus.no_image, f"no image among the members: {names}")
+        wanted = rule.settings.image or "image"
+        return loaded(SampleStatus.no_image, f"no {wanted} among the members: {names}")
     try:
-        image = decode_image(data, rule.settings.max_pixels)
+        image = decode_image(sample.members[sample.image], rule.settings.max_pixels)
     except DecodeError as error:
         return loaded(error.status, str(error))
     if rule.labels_wanted and labels is None:
@@ -168,7 +170,7 @@ def squash(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _labels(sample: Sample, rule: LoadRule) -> tuple[tuple[int, ...] | None, str | None]:
     try:
-        labels = read_labels(sample.members, rule.settings.labels)
+        labels = read_labels(sample.members, rule.settings.labels, sample.image)
     except LabelError as error:
         return None, str(error)
     if labels is None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal
 
-from cambox.errors import ShardError
+from cambox.errors import ShardError, some_of
 from cambox.sources.archive import (
     BLOCKSIZE,
     DEFAULT_MAX_SAMPLE_BYTES,
@@ -17,35 +17,73 @@ from cambox.sources.archive import (
     Member,
     read_members,
 )
+from cambox.sources.keys import belongs_to_sample, file_key, file_suffix, readable
 from cambox.sources.shards import Shard
-from cambox.sources.stream import is_compressed, open_shard
-from cambox.sources.webdataset_io import base_plus_ext, group_by_keys, reraise_exception
+from cambox.sources.stream import is_compressed, open_shard, read_files
+from cambox.sources.webdataset_io import group_by_keys, reraise_exception
 
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"),
     *("gif", "ppm", "pgm", "jp2", "avif"),
 )
-# WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
-META_NAME = re.compile(r"__[^/]*__($|/)")
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
 _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
 # So many bytes at most come out of one of gzip data.
 _MOST_EXPANSION = 1032
+SEVERAL_IMAGES = "several images under one key"
+
+
+@dataclass(frozen=True)
+class ImageRule:
+    """Which files of a key are images that get a row: ``input.image`` and ``.several_images``.
+
+    Attributes:
+        image: the suffix of the one that is (``rgb.png``), in lower case; None: any image.
+        several: of several images ``first`` takes one, ``name`` all, each as a sample of its own
+            named as its file; ``refuse`` gives the shard up.
+    """
+
+    image: str | None = None
+    several: Literal["refuse", "first", "name"] = "first"
+
+    @classmethod
+    def of_recipe(cls, settings: Mapping[str, Any]) -> ImageRule:
+        """That of published rows; a recipe holds only what is not the default."""
+        given = settings["input"]
+        return cls(given.get("image"), given.get("several_images", "first"))
+
+
+ANY_IMAGE = ImageRule()
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The files of one key.
+    """The files of one key, and which of them is its image.
 
     Attributes:
-        key: the members' common path up to its first dot (in the last path component).
+        key: the members' common path up to its first dot (in the last path component); with
+            ``several_images: name`` up to the dot before the image's last suffix.
         index: position in the shard, from 0.
-        members: bytes by suffix, the part after that dot in lower case (``jpg``, ``left.jpg``).
+        members: bytes by suffix, the part after the first dot, in lower case (``left.jpg``).
+        image: the suffix of its image, None where it has none.
+        others: the suffixes of further images, which get no row.
     """
 
     key: str
     index: int
     members: Mapping[str, bytes]
+    image: str | None
+    others: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str | None:
+        """What a row says of the images that it is not of; None where there are none."""
+        if not self.others:
+            return None
+        return (
+            f"{SEVERAL_IMAGES}: {self.image} is taken, {some_of(self.others)} left out; choose "
+            "with input.image, or set input.several_images to name"
+        )
 
 
 def read_samples(
@@ -53,6 +91,7 @@ def read_samples(
     storage_options: Mapping[str, Any] | None = None,
     on_bytes: Callable[[bytes], object] | None = None,
     max_sample_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
+    rule: ImageRule = ANY_IMAGE,
 ) -> Iterator[Sample]:
     """The samples of a shard in order, as WebDataset groups them, one in memory at a time.
 
@@ -65,28 +104,55 @@ def read_samples(
         on_bytes: called with the stored bytes after each read.
         max_sample_bytes: a sample whose files, headers included, are larger together makes the
             shard unreadable; so does a member that declares more.
+        rule: which of the files are images.
 
     Raises:
-        ShardError: the archive is cut or damaged, or two samples share a key.
+        ShardError: the archive is cut or damaged, two samples share a key, or one has several
+            images and the rule refuses that.
         OSError: the storage failed.
     """
     seen: set[str] = set()
+    index = 0
+    for common_key, members in _groups(shard, storage_options, on_bytes, max_sample_bytes):
+        for key, image, others in images_of(common_key, members, rule):
+            sample = Sample(key, index, members, image, others)
+            if key in seen:
+                raise ShardError(
+                    f"{shard.uri}: the key {key!r} comes again after other keys; re-pack it with "
+                    "unique keys and all files of a sample next to each other"
+                )
+            if others and rule.several == "refuse":
+                raise ShardError(f"{shard.uri}: {key!r} has {sample.remark}")
+            seen.add(key)
+            index += 1
+            yield sample
+
+
+def _groups(
+    shard: Shard,
+    storage_options: Mapping[str, Any] | None,
+    on_bytes: Callable[[bytes], object] | None,
+    max_sample_bytes: int,
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """The files of each key, by suffix."""
+    if shard.files:
+        files = read_files(shard, storage_options, on_bytes, max_sample_bytes)
+        for key, group in groupby(files, key=lambda read: file_key(read[0].path)):
+            members: dict[str, bytes] = {}
+            for file, data in group:
+                if file.classes is not None:
+                    members["cls"] = file.classes.encode()
+                members[file_suffix(file.path)] = data
+            yield key, members
+        return
     try:
         with open_shard(shard, storage_options, on_bytes) as stream:
-            members = _within_samples(
-                read_members(stream, max_sample_bytes), max_sample_bytes, shard.uri
-            )
-            files = _as_webdataset(members, shard.uri)
-            for index, members in enumerate(group_by_keys(files, handler=reraise_exception)):
-                key = members.pop("__key__")
-                del members["__url__"]
-                if key in seen:
-                    raise ShardError(
-                        f"{shard.uri}: the key {key!r} comes again after other keys; re-pack it "
-                        "with unique keys and all files of a sample next to each other"
-                    )
-                seen.add(key)
-                yield Sample(key, index, members)
+            whole = read_members(stream, max_sample_bytes)
+            within = _within_samples(whole, max_sample_bytes, shard.uri)
+            archived = _as_webdataset(within, shard.uri)
+            for group in group_by_keys(archived, handler=reraise_exception):
+                del group["__url__"]
+                yield group.pop("__key__"), group
     except ArchiveError as error:
         raise ShardError(f"{shard.uri}: {error}") from error
     except ValueError as error:
@@ -106,28 +172,6 @@ def most_in_a_sample(shard: Shard) -> int:
     """
     expansion = _MOST_EXPANSION if is_compressed(shard.uri) else 1
     return max(DEFAULT_MAX_SAMPLE_BYTES, shard.size * expansion)
-
-
-def key_and_suffix(name: str) -> tuple[str, str] | None:
-    """A member's key, and its suffix in lower case; None for one that belongs to no sample.
-
-    Args:
-        name: as ``tarfile`` gives it.
-    """
-    name = _readable(name)
-    if not _belongs_to_sample(name):
-        return None
-    key, suffix = base_plus_ext(name)
-    return None if key is None else (key, suffix.lower())
-
-
-def _readable(name: str) -> str:
-    # A name that is not UTF-8 comes with lone surrogates, which no Parquet file can hold.
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _belongs_to_sample(name: str) -> bool:
-    return not META_NAME.match(name) and not name.rpartition("/")[2].startswith(".")
 
 
 def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator[Member]:
@@ -151,13 +195,13 @@ def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator
 
 def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, object]]:
     for member in members:
-        name = _readable(member.name)
+        name = readable(member.name)
         folder, _, base = name.rpartition("/")
         if ".." in folder.split("/"):
             raise ShardError(
                 f"{uri}: member {name!r} leads out of the archive; re-pack it without '..'"
             )
-        if not _belongs_to_sample(name):
+        if not belongs_to_sample(name):
             continue
         if base.partition(".")[2].lower() in _RESERVED_SUFFIXES:
             raise ShardError(
@@ -166,23 +210,32 @@ def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, ob
         yield {"fname": name, "data": member.data, "__url__": uri}
 
 
-def image_member(members: Mapping[str, bytes]) -> bytes | None:
-    """The encoded image of a sample, or None where it has none; see ``image_suffix``."""
-    suffix = image_suffix(members)
-    return None if suffix is None else members[suffix]
+def images_of(
+    key: str, suffixes: Iterable[str], rule: ImageRule
+) -> list[tuple[str, str | None, tuple[str, ...]]]:
+    """The samples that the files of one key are.
 
-
-def image_suffix(suffixes: Iterable[str]) -> str | None:
-    """Which of a sample's suffixes is that of its image; None where it has none.
-
-    The first one in the order of ``IMAGE_SUFFIXES``. Where no suffix is one of them as it
-    stands, compound ones count by their last part (``left.jpg``), the first in that same order,
-    then by name.
+    Returns:
+        Of each its key, the suffix of its image (None where it has none), and of those left out.
     """
-    last_parts = {name: name.rpartition(".")[2] for name in suffixes}
-    images = [name for name, last in last_parts.items() if last in IMAGE_SUFFIXES]
-    return min(
-        images,
-        key=lambda name: ("." in name, IMAGE_SUFFIXES.index(last_parts[name]), name),
-        default=None,
-    )
+    if rule.image is not None:
+        return [(key, rule.image if rule.image in suffixes else None, ())]
+    images = [suffix for suffix in suffixes if _format(suffix) in IMAGE_SUFFIXES]
+    if rule.several == "name" and images:
+        names = [f"{key}.{suffix}".rpartition(".")[0] for suffix in images]
+        # Of a.jpg and a.png the name alone does not tell which.
+        return [
+            (name if names.count(name) == 1 else f"{key}.{suffix}", suffix, ())
+            for name, suffix in zip(names, images, strict=True)
+        ]
+    images.sort(key=_precedence)
+    return [(key, next(iter(images), None), tuple(images[1:]))]
+
+
+def _precedence(suffix: str) -> tuple[bool, int, str]:
+    """A plain suffix before compound ones (``left.jpg``), then by format, then by name."""
+    return "." in suffix, IMAGE_SUFFIXES.index(_format(suffix)), suffix
+
+
+def _format(suffix: str) -> str:
+    return suffix.rpartition(".")[2]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from operator import itemgetter
+from pathlib import PurePosixPath
+from typing import Any
 
 import braceexpand
 
@@ -22,25 +25,71 @@ from cambox.sources.storage import (
 )
 
 _MAX_EXPANSION = 1_000_000
+# Compressions that are not read, and what unpacks them.
+_UNPACKED_BY = {".zst": "zstd", ".tzst": "zstd", ".bz2": "bzip2", ".tbz2": "bzip2", ".xz": "xz"}
 _RANGE = re.compile(r"\{(-?\d{1,20})\.\.(-?\d{1,20})")
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One tar archive of the input.
+class ImageFile:
+    """One picture of a chunk.
 
     Attributes:
-        uri: absolute path, or full URL; its identity.
+        path: below the chunk's folder; or an absolute path, or a full URL.
+        classes: given with it, as a ``.cls`` member has them; None where none are.
+    """
+
+    path: str
+    classes: str | None = None
+
+    def uri_below(self, folder: str) -> str:
+        """Where it is; the folder has a slash at its end."""
+        return self.path if self.path.startswith("/") or "://" in self.path else folder + self.path
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar archive of the input, or a chunk of the pictures of a folder (``chunks``).
+
+    Attributes:
+        uri: absolute path, or full URL; its identity. A chunk's is a name in its folder.
         size: bytes as stored (compressed, if it is); 0 where the server does not tell.
         fingerprint: differs when the content differs, see ``storage.fingerprint``.
+        files: of a chunk, the pictures in order; those with one key are neighbours.
     """
 
     uri: str
     size: int
     fingerprint: str
+    files: tuple[ImageFile, ...] = ()
+
+    @property
+    def file_uris(self) -> list[str]:
+        """Where a chunk's pictures are."""
+        folder = self.uri[: self.uri.rfind("/") + 1]
+        return [file.uri_below(folder) for file in self.files]
+
+    @property
+    def stored(self) -> list[str]:
+        """What lies in the storage: the tar, or the pictures."""
+        return self.file_uris if self.files else [self.uri]
+
+    def to_entry(self) -> dict[str, Any]:
+        """The shard in plain types; a tar has no files."""
+        entry: dict[str, Any] = {name: getattr(self, name) for name in _OF_A_TAR}
+        if self.files:
+            entry["files"] = [[file.path, file.classes] for file in self.files]
+        return entry
+
+    @classmethod
+    def of_entry(cls, entry: Mapping[str, Any]) -> Shard:
+        """The shard that ``to_entry`` gave."""
+        given = {**entry}
+        files = tuple(ImageFile(*file) for file in given.pop("files", ()))
+        return cls(**given, files=files)
 
 
-ShardState = Literal["same", "changed", "gone"]
+_OF_A_TAR = ("uri", "size", "fingerprint")
 
 
 def find_shards(
@@ -52,31 +101,49 @@ def find_shards(
         patterns: paths or URLs, with ``{000..123}`` or ``{a,b}`` and with ``*``, ``?``, ``[...]``.
 
     Raises:
-        RequestError: a pattern is not allowed, matches nothing, or names a missing file.
+        RequestError: a pattern is not allowed, matches nothing, or names a missing file or one
+            whose compression is not read.
         OSError: the storage failed.
     """
     if not patterns:
         raise RequestError("input.shards: the list is empty; name at least one shard")
     found: dict[str, Shard] = {}
     for pattern in patterns:
-        try:
-            with storage_failures(pattern):
-                shards = sorted(_matches(pattern, storage_options), key=lambda shard: shard.uri)
-        except RequestError as error:
-            raise RequestError(f"input.shards: {error}") from error
-        except PermissionError as error:
-            raise RequestError(
-                f"input.shards: {pattern!r} may not be read ({error}); check the credentials"
-            ) from error
-        for shard in shards:
-            found.setdefault(shard.uri, shard)
+        with name_failures("input.shards", pattern):
+            for uri, info in sorted(matches(pattern, storage_options), key=itemgetter(0)):
+                if info["type"] == "file":
+                    found.setdefault(uri, _shard(uri, info))
     return list(found.values())
 
 
-def _matches(pattern: str, storage_options: Mapping[str, Any] | None) -> Iterator[Shard]:
-    protocol = protocol_of(pattern)
+@contextmanager
+def name_failures(setting: str, pattern: str) -> Iterator[None]:
+    """Put the setting before what is wrong with one of its patterns."""
+    try:
+        with storage_failures(pattern):
+            yield
+    except RequestError as error:
+        raise RequestError(f"{setting}: {error}") from error
+    except PermissionError as error:
+        raise RequestError(
+            f"{setting}: {pattern!r} may not be read ({error}); check the credentials"
+        ) from error
+
+
+def wildcard_of(pattern: str) -> re.Pattern[str]:
+    """What makes a part of a pattern a wildcard."""
     # In an http URL a question mark starts the query.
-    wildcard = re.compile(r"[*\[]" if protocol in HTTP else r"[*?\[]")
+    return re.compile(r"[*\[]" if protocol_of(pattern) in HTTP else r"[*?\[]")
+
+
+def matches(pattern: str, storage_options: Mapping[str, Any] | None) -> Iterator[tuple[str, Info]]:
+    """The URI of all that a pattern names, and what the store says of it.
+
+    Raises:
+        RequestError: it is not allowed, matches no file, or names something else than a file.
+        OSError: the storage failed.
+    """
+    wildcard = wildcard_of(pattern)
     plain = []
     for uri in _expand_braces(pattern):
         if wildcard.search(uri):
@@ -106,7 +173,7 @@ def _glob(
     uri: str,
     wildcard: re.Pattern[str],
     storage_options: Mapping[str, Any] | None,
-) -> Iterator[Shard]:
+) -> Iterator[tuple[str, Info]]:
     filesystem, path = locate(uri, storage_options)
     filesystem.invalidate_cache()
     infos: dict[str, Info | None] = dict(matching(filesystem, path, wildcard))
@@ -118,10 +185,9 @@ def _glob(
     for name, info in infos.items():
         if info is None:
             raise RequestError(f"{name!r} does not exist (a broken link?); remove or restore it")
-        if info["type"] == "file":
-            matched = True
-            below = name.removeprefix(folder_path.rstrip("/")).lstrip("/")
-            yield _shard(folder_uri + below, info)
+        matched = matched or info["type"] == "file"
+        below = name.removeprefix(folder_path.rstrip("/")).lstrip("/")
+        yield folder_uri + below, info
     if not matched:
         part = "" if uri == pattern else f" ({uri!r})"
         raise RequestError(f"{pattern!r}{part} matches no file; correct the path or the pattern")
@@ -135,7 +201,7 @@ def _folder(uri: str, wildcard: re.Pattern[str]) -> str:
 
 def _files(
     pattern: str, uris: Sequence[str], storage_options: Mapping[str, Any] | None
-) -> Iterator[Shard]:
+) -> Iterator[tuple[str, Info]]:
     places = [locate(uri, storage_options) for uri in uris]
     lists = protocol_of(pattern) not in HTTP
     for uri, info in zip(uris, describe(places, lists), strict=True):
@@ -143,49 +209,20 @@ def _files(
             which = "" if len(uris) == 1 else f" names {uri!r}, which"
             raise RequestError(f"{pattern!r}{which} does not exist; correct it or restore the file")
         if info["type"] == "directory":
-            raise RequestError(f"{uri!r} is a folder; use {uri.rstrip('/')}/*.tar")
+            raise RequestError(
+                f"{uri!r} is a folder; use {uri.rstrip('/')}/*.tar, or for a folder of pictures "
+                f"input.images={uri}"
+            )
         if info["type"] != "file":
             raise RequestError(f"{uri!r} is not a regular file; name a tar file")
-        yield _shard(canonical_uri(uri), info)
+        yield canonical_uri(uri), info
 
 
 def _shard(uri: str, info: Info) -> Shard:
+    program = _UNPACKED_BY.get(PurePosixPath(uri).suffix.lower())
+    if program is not None:
+        raise RequestError(
+            f"{uri} is compressed in a way that is not read; make it a .tar, or with {program} -dc "
+            "FILE | gzip a .tar.gz"
+        )
     return Shard(uri, int(info.get("size") or 0), fingerprint(info))
-
-
-def state_of(
-    shard: Shard, storage_options: Mapping[str, Any] | None = None, moved: bool = False
-) -> ShardState:
-    """What became of one shard; see ``states_of``."""
-    return states_of([shard], storage_options, moved)[0]
-
-
-def states_of(
-    shards: Sequence[Shard], storage_options: Mapping[str, Any] | None = None, moved: bool = False
-) -> list[ShardState]:
-    """Whether each shard is still the one that was annotated, from what its store says of it.
-
-    Args:
-        shards: as footers describe them.
-        moved: they are copies, which have another time and ETag, and are known by their size.
-
-    Raises:
-        RequestError: a URI is of a kind that is not allowed, or its driver is not installed.
-        OSError: the storage failed.
-    """
-    with storage_failures(shards[0].uri if len(shards) == 1 else "the shards"):
-        places = [locate(shard.uri, storage_options) for shard in shards]
-        infos = describe(places, lists=True)
-        return [_state(shard, info, moved) for shard, info in zip(shards, infos, strict=True)]
-
-
-def _state(shard: Shard, info: Info | None, moved: bool) -> ShardState:
-    if info is None or info["type"] != "file":
-        return "gone"
-    # A fingerprint of the content cannot be compared with what the store says of it.
-    if moved or shard.fingerprint.startswith("sha256="):
-        size = int(info.get("size") or 0)
-        same = size == shard.size or 0 in (size, shard.size)
-    else:
-        same = fingerprint(info) == shard.fingerprint
-    return "same" if same else "changed"

@@ -12,9 +12,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
+from cambox.errors import ShardError
 from cambox.sources.retry import from_storage, with_retries
-from cambox.sources.shards import Shard
+from cambox.sources.shards import ImageFile, Shard
 from cambox.sources.storage import open_stream, storage_failures
+from cambox.threads import in_order
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 # Large enough that a remote read is not dominated by the calls.
 _BUFFER_BYTES = 1 << 20
 SHARDS_AT_ONCE = 8
+# Of a chunk; a request to an object store takes far longer than its bytes.
+FILES_AT_ONCE = 8
 
 
 class StoredBytes(io.RawIOBase):
@@ -95,6 +99,49 @@ def open_shard(
             yield cast(BinaryIO, buffered)
 
 
+def read_files(
+    shard: Shard,
+    storage_options: Mapping[str, Any] | None = None,
+    on_bytes: Callable[[bytes], object] | None = None,
+    max_bytes: int | None = None,
+) -> Iterator[tuple[ImageFile, bytes]]:
+    """The pictures of a chunk in order, some read ahead.
+
+    Args:
+        on_bytes: called with each before it is given.
+        max_bytes: of one of them.
+
+    Raises:
+        ShardError: one is larger.
+        OSError: the storage failed, or gave another number of bytes than ``shard.size``.
+    """
+
+    def read(uri: str) -> bytes:
+        with open_stream(uri, storage_options) as stream:
+            return stream.read(-1 if max_bytes is None else max_bytes + 1)
+
+    count = 0
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        contents = in_order(
+            pool, lambda uri: from_storage(uri, lambda: read(uri)), shard.file_uris, FILES_AT_ONCE
+        )
+        for file, data in zip(shard.files, contents, strict=True):
+            if max_bytes is not None and len(data) > max_bytes:
+                raise ShardError(
+                    f"{shard.uri}: {file.path} has more than {max_bytes} bytes; remove it, or "
+                    "raise input.max_sample_bytes"
+                )
+            count += len(data)
+            if on_bytes is not None:
+                on_bytes(data)
+            yield file, data
+    if shard.size not in (0, count):
+        raise OSError(
+            f"{shard.uri}: the storage gave {count} bytes where it had listed {shard.size}: the "
+            "pictures have changed since"
+        )
+
+
 def with_content_fingerprints(
     shards: Sequence[Shard], storage_options: Mapping[str, Any] | None = None
 ) -> list[Shard]:
@@ -105,6 +152,11 @@ def with_content_fingerprints(
     """
 
     def digest(shard: Shard) -> str:
+        if shard.files:
+            whole = hashlib.sha256()
+            for _ in read_files(shard, storage_options, whole.update):
+                pass
+            return whole.hexdigest()
         with open_stream(shard.uri, storage_options) as stored:
             # What ends early is a cut connection, not another content.
             return hashlib.file_digest(StoredBytes(stored, shard), "sha256").hexdigest()

@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from torch.utils.data import Dataset
 
 from cambox.sources.retry import from_storage
+from cambox.sources.shards import Shard
 from cambox.sources.storage import locate
 from cambox.training.labelled import LabelledImage, LabelledImages, TrainingSet
 from cambox.training.sample import DetectionSample, Transforms, detection_sample
 from cambox.training.selection import ClassList, Selection
-from cambox.training.shards import changed, index_images, shards_now
+from cambox.training.shards import Extent, changed, files_of_images, index_images, shards_now
 
 _SHARDS_AT_ONCE = 8
 
@@ -64,7 +66,7 @@ class BoxDataset(Dataset[DetectionSample]):
         shards = shards_now(training_set.recipe.files, shards_at, shard_options)
 
         def parts_of(index: int) -> list[_Part]:
-            return list(_parts(training_set, index, shards[index].uri, shard_options))
+            return list(_parts(training_set, index, shards[index], shard_options))
 
         with ThreadPoolExecutor(_SHARDS_AT_ONCE) as pool:
             self.parts = [
@@ -94,12 +96,10 @@ class BoxDataset(Dataset[DetectionSample]):
             OSError: the storage failed.
         """
         part, place = self._find(index)
-        start, size = map(int, part.extents[place])
+        uri, start, end = part.place(place)
         # Found anew for each image: a connection must not cross a fork into a worker.
-        filesystem, path = locate(part.shard, self.shard_options)
-        data = from_storage(
-            part.shard, lambda: filesystem.cat_file(path, start=start, end=start + size)
-        )
+        filesystem, path = locate(uri, self.shard_options)
+        data = from_storage(uri, lambda: filesystem.cat_file(path, start=start, end=end))
         return detection_sample(part.images[place], data, self.max_pixels, self.transforms)
 
     def _find(self, index: int) -> tuple[_Part, int]:
@@ -117,25 +117,42 @@ class _Part:
 
     Attributes:
         shard: where it is now.
-        extents: (m, 2) int64, first byte and how many bytes.
+        extents: (m, 2) int64, first byte and how many bytes; none of a chunk.
+        uris: (m,) of the files of a chunk; None for a tar.
     """
 
     shard: str
     images: LabelledImages
     extents: np.ndarray
+    uris: pa.Array | None = None
+
+    def place(self, at: int) -> tuple[str, int | None, int | None]:
+        """The URI that holds an image, and from which byte to which; None: all of them."""
+        if self.uris is not None:
+            return self.uris[at].as_py(), None, None
+        start, size = map(int, self.extents[at])
+        return self.shard, start, start + size
 
 
 def _parts(
-    training_set: TrainingSet, index: int, shard: str, shard_options: Mapping[str, Any] | None
+    training_set: TrainingSet, index: int, shard: Shard, shard_options: Mapping[str, Any] | None
 ) -> Iterator[_Part]:
-    places = index_images(shard, shard_options)
+    rule = training_set.recipe.image_rule
+    places: Mapping[str, Extent | str | None] = (
+        files_of_images(shard, rule)
+        if shard.files
+        else index_images(shard.uri, shard_options, rule)
+    )
     rows = training_set.recipe.files[index].rows
     if len(places) != rows:
-        raise changed(shard, f"it has {len(places)} samples and had {rows}")
+        raise changed(shard.uri, f"it has {len(places)} samples and had {rows}")
     for images in training_set.read(index):
-        extents = []
+        found = []
         for key in images.keys.to_pylist():
-            if (extent := places.get(key)) is None:
-                raise changed(shard, f"the sample {key!r} has no image any more")
-            extents.append(extent)
-        yield _Part(shard, images, np.array(extents, np.int64).reshape(-1, 2))
+            if (place := places.get(key)) is None:
+                raise changed(shard.uri, f"the sample {key!r} has no image any more")
+            found.append(place)
+        if shard.files:
+            yield _Part(shard.uri, images, np.zeros((0, 2), np.int64), pa.array(found))
+        else:
+            yield _Part(shard.uri, images, np.array(found, np.int64).reshape(-1, 2))

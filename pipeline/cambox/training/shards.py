@@ -7,20 +7,23 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from cambox.errors import RequestError, ShardError
 from cambox.output.published_file import PublishedFile
+from cambox.sources.keys import file_key, file_suffix, key_and_suffix
 from cambox.sources.retry import can_pass, from_storage
 from cambox.sources.samples import (
+    ANY_IMAGE,
+    ImageRule,
     Sample,
-    image_suffix,
-    key_and_suffix,
+    images_of,
     most_in_a_sample,
     read_samples,
 )
-from cambox.sources.shards import Shard, states_of
+from cambox.sources.shards import Shard
+from cambox.sources.states import states_of
 from cambox.sources.storage import canonical_uri, locate
 from cambox.training.labelled import LabelledImage, TrainingSet
 
@@ -92,15 +95,15 @@ def encoded_images(
     """
     images = {image.key: image for images in training_set.read(index) for image in images}
     samples = 0
-    for sample in _samples(shard, storage_options):
+    rule = training_set.recipe.image_rule
+    for sample in _samples(shard, storage_options, rule):
         samples += 1
         image = images.pop(sample.key, None)
         if image is None:
             continue
-        suffix = image_suffix(sample.members)
-        if suffix is None:
+        if sample.image is None:
             raise changed(shard.uri, f"the sample {sample.key!r} has no image any more")
-        yield image, suffix, sample.members[suffix]
+        yield image, sample.image, sample.members[sample.image]
     if images:
         raise changed(shard.uri, f"the sample {next(iter(images))!r} is gone")
     rows = training_set.recipe.files[index].rows
@@ -108,11 +111,13 @@ def encoded_images(
         raise changed(shard.uri, f"it has {samples} samples and had {rows}")
 
 
-def _samples(shard: Shard, storage_options: Mapping[str, Any] | None) -> Iterator[Sample]:
+def _samples(
+    shard: Shard, storage_options: Mapping[str, Any] | None, rule: ImageRule
+) -> Iterator[Sample]:
     """The samples of a shard; a stream that is cut is read once more, up to where it was cut."""
     given = 0
     for reading in range(READINGS):
-        samples = read_samples(shard, storage_options, max_sample_bytes=most_in_a_sample(shard))
+        samples = read_samples(shard, storage_options, None, most_in_a_sample(shard), rule)
         try:
             for sample in islice(samples, given, None):
                 given += 1
@@ -133,8 +138,21 @@ Extent = tuple[int, int]
 """Where a file lies in an archive: its first byte, and how many it has."""
 
 
+def files_of_images(shard: Shard, rule: ImageRule) -> dict[str, str | None]:
+    """The URI of each sample's image, by key, of a chunk; None for a sample without an image."""
+    files: dict[str, str | None] = {}
+    both = zip(shard.files, shard.file_uris, strict=True)
+    for common_key, group in groupby(both, key=lambda pair: file_key(pair[0].path)):
+        by_suffix = {file_suffix(file.path): uri for file, uri in group}
+        for key, suffix, _ in images_of(common_key, by_suffix, rule):
+            files[key] = None if suffix is None else by_suffix.get(suffix)
+    return files
+
+
 def index_images(
-    uri: str, storage_options: Mapping[str, Any] | None = None
+    uri: str,
+    storage_options: Mapping[str, Any] | None = None,
+    rule: ImageRule = ANY_IMAGE,
 ) -> dict[str, Extent | None]:
     """The place of each sample's image, by key, in the order of the archive.
 
@@ -168,6 +186,7 @@ def index_images(
 
     from_storage(uri, scan)
     return {
-        key: None if (suffix := image_suffix(members)) is None else members[suffix]
-        for key, members in samples.items()
+        key: None if suffix is None else members[suffix]
+        for common_key, members in samples.items()
+        for key, suffix, _ in images_of(common_key, members, rule)
     }

@@ -28,8 +28,9 @@ from cambox.output.footer import (
 from cambox.output.publish import is_intact
 from cambox.output.rows import schema
 from cambox.sources.retry import from_storage, with_retries
-from cambox.sources.samples import most_in_a_sample, read_samples
-from cambox.sources.shards import Shard, state_of
+from cambox.sources.samples import ANY_IMAGE, ImageRule, most_in_a_sample, read_samples
+from cambox.sources.shards import Shard
+from cambox.sources.states import state_of
 from cambox.sources.storage import locate
 from cambox.verify.findings import Findings, Problem
 from cambox.verify.rows import RowChecks
@@ -46,12 +47,14 @@ class FileReport:
         recipe: stands for settings and class list; None where they are not those of the folder.
         versions: (library, version) pairs.
         statuses: rows by status.
+        several_images: rows whose sample has images that no row is of.
     """
 
     shard_uri: str | None
     recipe: int | None
     versions: tuple[tuple[str, str], ...]
     statuses: Counter[str]
+    several_images: int
     problems: tuple[Problem, ...]
 
 
@@ -67,6 +70,7 @@ def verify_file(
     footer: Footer | None = None
     recipe: int | None = None
     statuses: Counter[str] = Counter()
+    several_images = 0
     try:
         filesystem, path = locate(uri, folder.storage_options)
         data = from_storage(uri, lambda: filesystem.cat_file(path))
@@ -81,9 +85,11 @@ def verify_file(
             if not intact:
                 raise damaged(uri, "the bytes before the footer are not those that were written")
             recipe = _recipe(footer, folder.name, findings)
-            keys = _rows(uri, file, footer, findings, statuses)
-            if against_input and keys is not None:
-                _compare_with_input(footer.shard, keys, input_storage_options, findings)
+            checks = _rows(uri, file, footer, findings, statuses)
+            if checks is not None:
+                several_images = checks.several_images
+                if against_input:
+                    _compare_with_input(footer, checks.keys, input_storage_options, findings)
     except NotOursError as error:
         findings.add("unreadable", str(error).removeprefix(f"{uri} "))
     except OSError as error:
@@ -94,6 +100,7 @@ def verify_file(
         recipe,
         tuple((str(name), str(made)) for name, made in footer.versions.items()) if footer else (),
         statuses,
+        several_images,
         tuple(findings.problems()),
     )
 
@@ -147,8 +154,8 @@ def _recipe(footer: Footer, folder: str, findings: Findings) -> int | None:
 
 def _rows(
     uri: str, file: pq.ParquetFile, footer: Footer, findings: Findings, statuses: Counter[str]
-) -> Sequence[str] | None:
-    """Check all rows and count their statuses; the keys in order, or None for a wrong schema."""
+) -> RowChecks | None:
+    """Check all rows and count their statuses; None for a wrong schema."""
     expected = schema(_stores_maps(footer))
     with parsed(uri):
         actual = file.schema_arrow
@@ -162,7 +169,7 @@ def _rows(
     rows, counted = len(checks.keys), file.metadata.num_rows
     if rows != counted:
         findings.add("unreadable", f"{rows} rows where the footer counts {counted}")
-    return checks.keys
+    return checks
 
 
 def _batches(uri: str, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
@@ -195,12 +202,13 @@ def _difference(expected: pa.Schema, actual: pa.Schema) -> str:
 
 
 def _compare_with_input(
-    shard: Shard,
+    footer: Footer,
     row_keys: Sequence[str],
     storage_options: Mapping[str, Any] | None,
     findings: Findings,
 ) -> None:
     """Whether the shard is as the footer says, and the rows are its samples, all and in order."""
+    shard = footer.shard
     changed = (
         f"{shard.uri} is not what was annotated ({shard.fingerprint}); run cambox annotate again"
     )
@@ -214,7 +222,10 @@ def _compare_with_input(
             findings.add("input changed", changed)
             # How many bytes it should have now is not known.
             shard = replace(shard, size=0)
-        keys, content = with_retries(shard.uri, lambda: _keys_and_content(shard, storage_options))
+        rule = _image_rule(footer)
+        keys, content = with_retries(
+            shard.uri, lambda: _keys_and_content(shard, storage_options, rule)
+        )
     except (ShardError, RequestError, OSError) as error:
         findings.add("input unreadable", str(error))
         return
@@ -231,9 +242,17 @@ def _compare_with_input(
         findings.add("input samples", text)
 
 
+def _image_rule(footer: Footer) -> ImageRule:
+    try:
+        return ImageRule.of_recipe(json.loads(footer.recipe))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # As for the maps.
+        return ANY_IMAGE
+
+
 def _keys_and_content(
-    shard: Shard, storage_options: Mapping[str, Any] | None
+    shard: Shard, storage_options: Mapping[str, Any] | None, rule: ImageRule
 ) -> tuple[list[str], str]:
     digest = hashlib.sha256()
-    samples = read_samples(shard, storage_options, digest.update, most_in_a_sample(shard))
+    samples = read_samples(shard, storage_options, digest.update, most_in_a_sample(shard), rule)
     return [sample.key for sample in samples], f"sha256={digest.hexdigest()}"

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from cambox.boxes import place_in_group
 from cambox.output.rows import Entries, as_numpy
 from cambox.sources.decode import SampleStatus
+from cambox.sources.samples import SEVERAL_IMAGES
 from cambox.verify.findings import Check, Findings
 
 STATUSES = tuple(str(status) for status in SampleStatus)
@@ -20,7 +21,11 @@ Text = Callable[[int], str]
 
 
 class RowChecks:
-    """The checks of one file's rows, batch after batch; ``keys`` are those of all rows so far.
+    """The checks of one file's rows, batch after batch.
+
+    Attributes:
+        keys: of all rows so far.
+        several_images: rows so far whose sample has images that no row is of.
 
     Args:
         shard_uri, class_names: of the footer.
@@ -32,6 +37,7 @@ class RowChecks:
         self.class_names = pa.array(class_names, pa.string())
         self.findings = findings
         self.keys: list[str] = []
+        self.several_images = 0
         self._seen: set[str] = set()
 
     def check(self, batch: pa.RecordBatch) -> None:
@@ -83,9 +89,11 @@ class RowChecks:
         known = as_numpy(pc.is_in(status, pa.array(STATUSES)))
         self._report_rows("status", ~known, lambda row: f"{status[row]} is unknown")
         is_ok = as_numpy(pc.equal(status, str(SampleStatus.ok)))
+        several = as_numpy(pc.fill_null(pc.match_substring(error, SEVERAL_IMAGES), False))
+        self.several_images += int(several.sum())
         self._report_rows(
             "error",
-            known & (as_numpy(error.is_null()) != is_ok),
+            known & (as_numpy(error.is_null()) != is_ok) & ~(is_ok & several),
             lambda row: f"{status[row]} with the error {error[row]}",
         )
         smallest = pc.min_element_wise(pc.fill_null(width, 0), pc.fill_null(height, 0))

@@ -14,6 +14,7 @@ from rich.console import Console
 from cambox.console import Advance, say
 from cambox.output.folders import Folder, recipe_folders
 from cambox.output.publish import file_name
+from cambox.sources.samples import SEVERAL_IMAGES
 from cambox.verify.file import FileReport, verify_file
 from cambox.verify.findings import Problem
 
@@ -90,6 +91,11 @@ def verify(
                     on_file(files)
             problems.extend(_together(folder, reports))
             remarks.extend(_mixed_versions(folder, reports.values()))
+            if several := sum(report.several_images for report in reports.values()):
+                remarks.append(
+                    f"{folder.uri}: {several} rows are of samples with {SEVERAL_IMAGES}, of which "
+                    "only one is annotated; their column error says which"
+                )
     return Verification(files, statuses.total(), dict(statuses), tuple(problems), tuple(remarks))
 
 

@@ -110,7 +110,7 @@ def compare(
         )
         for recipe, only, boxes in zip((a, b), ("only_a", "only_b"), sums.class_boxes, strict=True)
     ]
-    largest, sheet = draw_changes(images, names, b.settings["input"]["max_pixels"])
+    largest, sheet = draw_changes(images, names, b.settings["input"]["max_pixels"], b.image_rule)
     report = Difference(
         a=sides[0],
         b=sides[1],

@@ -16,6 +16,7 @@ from cambox.review.diff.report import Change, Difference
 from cambox.review.draw import Picture
 from cambox.review.pictures import ShownPicture, read_pictures
 from cambox.review.sheet import SheetTile, draw_sheet, png, shrunk
+from cambox.sources.samples import ImageRule
 from cambox.sources.shards import Shard
 
 SHEET_COLUMNS = 2
@@ -45,13 +46,13 @@ class ImageChange:
 
 
 def draw_changes(
-    images: Sequence[ImageChange], class_names: Sequence[str], max_pixels: int
+    images: Sequence[ImageChange], class_names: Sequence[str], max_pixels: int, rule: ImageRule
 ) -> tuple[list[Change], Picture | None]:
     """Draw the changes whose picture can be read; every shard is read once.
 
     Args:
         class_names: by the boxes' class ids.
-        max_pixels: of B's recipe.
+        max_pixels, rule: of B's recipe.
 
     Returns:
         The changes, with the reasons why some have no picture; and the boxes of A beside those of
@@ -64,7 +65,7 @@ def draw_changes(
     shown = {
         (shard, picture.key): picture
         for shard, of_shard in sizes.items()
-        for picture in read_pictures(shard, of_shard, max_pixels)
+        for picture in read_pictures(shard, of_shard, max_pixels, rule)
     }
     tiles, changes = [], []
     for image in images:

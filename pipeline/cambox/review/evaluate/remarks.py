@@ -44,6 +44,11 @@ def counts_and_remarks(
             "images of the truth have no row in the output and are left out: "
             f"{_some(images.without_row)}",
         ),
+        (
+            len(images.other_unicode),
+            "images have a name in the truth that differs from the row's key by Unicode "
+            f"normalisation (NFC, NFD) and is taken for it: {_some(images.other_unicode)}",
+        ),
         (counts.rows_without_truth, "rows are of images that the truth does not name, left out"),
         *(
             (len(keys), f"images are {status} and count as missed: {_some(keys)}")

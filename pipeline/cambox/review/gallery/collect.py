@@ -147,7 +147,8 @@ def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Itera
     sizes = {row["key"]: (row["width"], row["height"]) for row in rows if row["status"] in _DECODED}
     if sizes and has_changed(shard):
         gallery.changed_shards.append(shard.uri)
-    for picture in read_pictures(shard, sizes, gallery.recipe.settings["input"]["max_pixels"]):
+    max_pixels = gallery.recipe.settings["input"]["max_pixels"]
+    for picture in read_pictures(shard, sizes, max_pixels, gallery.recipe.image_rule):
         item = items[picture.key]
         item.problem = picture.problem
         if picture.pixels is not None:

@@ -101,7 +101,7 @@ def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
     """Run one pass, or find it done; the folder of its rows."""
     config = changed(request.config, choice)
     say(console, f"pass: {settings_text(choice, 'the given settings')}")
-    shards = config.input.shards if request.shards is None else list(request.shards)
+    others = {} if request.shards is None else {"shards": list(request.shards), "images": []}
     if config.cam.zoom is None:
         # One box of each map, whatever its size, so that the row says the probability of its class;
         # and the same box settings always, so that a pass is found again whatever the recipe's are.
@@ -112,7 +112,7 @@ def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
     changes = {
         "boxes": boxes,
         "output": config.output.model_copy(update={"uri": request.work, "store_maps": stored}),
-        "input": config.input.model_copy(update={"shards": shards}),
+        "input": config.input.model_copy(update=others),
     }
     summary = run(config.model_copy(update=changes), console)
     if not summary.complete:

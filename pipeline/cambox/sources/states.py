@@ -1,0 +1,63 @@
+"""Whether shards are still those that were annotated, from what their store says of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+from cambox.sources.listing import Info, describe
+from cambox.sources.shards import Shard
+from cambox.sources.storage import fingerprint, locate, storage_failures
+
+ShardState = Literal["same", "changed", "gone"]
+
+
+def state_of(
+    shard: Shard, storage_options: Mapping[str, Any] | None = None, moved: bool = False
+) -> ShardState:
+    """What became of one shard; see ``states_of``."""
+    return states_of([shard], storage_options, moved)[0]
+
+
+def states_of(
+    shards: Sequence[Shard], storage_options: Mapping[str, Any] | None = None, moved: bool = False
+) -> list[ShardState]:
+    """Whether each shard is still the one that was annotated, from what its store says of it.
+
+    Args:
+        shards: as footers describe them.
+        moved: they are copies, which have another time and ETag, and are known by their size.
+
+    Raises:
+        RequestError: a URI is of a kind that is not allowed, or its driver is not installed.
+        OSError: the storage failed.
+    """
+    with storage_failures(shards[0].uri if len(shards) == 1 else "the shards"):
+        places = [locate(uri, storage_options) for shard in shards for uri in shard.stored]
+        infos = describe(places, lists=True)
+        return [_state(shard, list(islice(infos, len(shard.stored))), moved) for shard in shards]
+
+
+def _state(shard: Shard, infos: Sequence[Info | None], moved: bool) -> ShardState:
+    present = [info for info in infos if info and info["type"] == "file"]
+    if not present:
+        return "gone"
+    if len(present) < len(infos):
+        return "changed"
+    # A fingerprint of the content cannot be compared with what the store says of it.
+    if moved or shard.fingerprint.startswith("sha256="):
+        size = sum(int(info.get("size") or 0) for info in present)
+        same = size == shard.size or 0 in (size, shard.size)
+    elif shard.files:
+        same = files_fingerprint(present) == shard.fingerprint
+    else:
+        same = fingerprint(present[0]) == shard.fingerprint
+    return "same" if same else "changed"
+
+
+def files_fingerprint(infos: Iterable[Info]) -> str:
+    """The fingerprint of a chunk, from what the store says of its files, in order."""
+    states = "\n".join(map(fingerprint, infos))
+    return f"files={hashlib.sha256(states.encode()).hexdigest()}"
