@@ -34,9 +34,9 @@ class InputSettings(Section):
     """so many parts, at most, of what each entry of images names play the part of shards"""
     labels: str = "cls"
     """member that holds the sample's classes: cls, or json:<field>"""
-    class_names: str | None = None
-    """a file with the names of the classes that labels count, one a line; null: class_names.txt in
-    the shards' folder, where pack leaves it"""
+    class_names: str | tuple[str, ...] | None = None
+    """the names of the classes that labels count: a file with one a line, or a list; null:
+    class_names.txt in the shards' folder, where pack leaves it, or the class folders of images"""
     image: str | None = None
     """the member that is the image, such as rgb.png where depth.png is beside it; null: the one
     image of the sample"""

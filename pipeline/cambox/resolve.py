@@ -136,9 +136,17 @@ def class_names(path: str | None, class_count: int, listed: Sequence[str] = ()) 
 def _listed_classes(config: Config) -> tuple[str, ...]:
     """The classes that labels count; none where that is not known."""
     settings = config.input
-    if settings.class_names is None:
-        return ()
+    if not isinstance(settings.class_names, str):
+        return settings.class_names or ()
     return read_class_list("input.class_names", settings.class_names, settings.storage_options)
+
+
+def _list_of(config: Config) -> str:
+    """Where the names of the labels' classes are from."""
+    given, images = config.input.class_names, config.input.images
+    if isinstance(given, str):
+        return given
+    return f"the folder {', '.join(images)}" if images else "the configuration"
 
 
 def _require_same_classes(config: Config, listed: Sequence[str], names: Sequence[str]) -> None:
@@ -148,12 +156,12 @@ def _require_same_classes(config: Config, listed: Sequence[str], names: Sequence
     differs = difference(listed, names)
     if differs is not None:
         raise RequestError(
-            f"input.class_names: {config.input.class_names} lists {differs}, so that labels would "
+            f"input.class_names: {_list_of(config)} lists {differs}, so that labels would "
             f"get boxes of other classes; set model.checkpoint to a classifier of the listed "
             f"classes, or model.class_groups to a file that says which of the model's each of them "
             f"is, or pack with --class-names of the model's list, or set cam.classes=predicted"
         )
-    LOG.info("the labels' %d classes are those of %s", len(listed), config.input.class_names)
+    LOG.info("the labels' %d classes are those of %s", len(listed), _list_of(config))
 
 
 def _read(setting: str, path: str) -> str:

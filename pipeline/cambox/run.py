@@ -114,23 +114,24 @@ def _checked(config: Config, console: Console) -> tuple[Config, list[Shard], str
     options = config.input.storage_options
     setting = "input.images" if config.input.images else "input.shards"
     try:
+        listed: str | tuple[str, ...] | None
         if config.input.images:
-            shards = _chunks(config, console)
+            shards, listed = _chunks(config, console)
         else:
             shards = find_shards(config.input.shards, options)
+            listed = config.input.class_names or find_class_list(shards, options)
         if config.input.fingerprint == "content":
             shards = with_content_fingerprints(shards, options)
-        # Pictures in folders have none beside them.
-        if config.input.class_names is None and not config.input.images:
-            found = {"class_names": find_class_list(shards, options)}
-            config = config.model_copy(update={"input": config.input.model_copy(update=found)})
+        if config.input.class_names is None and listed:
+            found = config.input.model_copy(update={"class_names": listed})
+            config = config.model_copy(update={"input": found})
     except OSError as error:
         raise RequestError(f"{setting}: the input cannot be read: {error}") from error
     locate(config.output.uri, config.output.storage_options)
     return config, shards, recipe_key(config)
 
 
-def _chunks(config: Config, console: Console) -> list[Shard]:
+def _chunks(config: Config, console: Console) -> tuple[list[Shard], tuple[str, ...]]:
     # Late: it brings what reads tables, which shards need not wait for.
     from cambox.sources.chunks import find_chunks
 

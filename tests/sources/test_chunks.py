@@ -44,7 +44,7 @@ def test_a_picture_that_comes_moves_no_other(
     stored: Stored, some: set[str], more: set[str], count: int
 ) -> None:
     def chunk_of(stems: set[str]) -> dict[str, str]:
-        chunks = find_chunks([stored({f"x/y{stem}.z.jpg" for stem in stems})], count)
+        chunks, _ = find_chunks([stored({f"x/y{stem}.z.jpg" for stem in stems})], count)
         assert len(chunks) <= count
         return {file.path: Path(chunk.uri).name for chunk in chunks for file in chunk.files}
 
@@ -60,7 +60,7 @@ def test_every_picture_is_read_once_with_its_key(
     stored: Stored, stems: set[str], count: int
 ) -> None:
     paths = {f"x/y{stem}.z.PNG" for stem in stems}
-    chunks = find_chunks([stored(paths)], count)
+    chunks, _ = find_chunks([stored(paths)], count)
     read = {}
     for chunk in chunks:
         seen: list[bytes] = []
@@ -81,7 +81,7 @@ def test_a_tar_s_entry_is_what_it_was() -> None:
 
 def test_what_has_changed_since_it_was_listed_is_noticed(stored: Stored) -> None:
     folder = stored({"a.jpg", "b.jpg"})
-    (chunk,) = find_chunks([folder], 1)
+    (chunk,), _ = find_chunks([folder], 1)
     with pytest.raises(ShardError, match=r"a\.jpg has more than 4 bytes; remove it, or raise"):
         list(read_samples(chunk, max_sample_bytes=4))
     Path(folder, "b.jpg").write_text("longer")
@@ -99,7 +99,7 @@ def test_what_has_changed_since_it_was_listed_is_noticed(stored: Stored) -> None
 def test_class_folders_are_labels_and_strays_are_named(stored: Stored) -> None:
     folder = stored({"b/1.jpg", "a/2.jpg", "a/3.jpg", "stray.jpg"})
     notes: list[str] = []
-    chunks = find_chunks([folder], 3, on_note=notes.append)
+    chunks, _ = find_chunks([folder], 3, on_note=notes.append)
     classes = {file.path: file.classes for chunk in chunks for file in chunk.files}
     assert classes == {"a/2.jpg": "0", "a/3.jpg": "0", "b/1.jpg": "1", "stray.jpg": None}
     (note,) = notes
@@ -112,7 +112,7 @@ def test_a_name_that_is_not_utf_8_is_passed_over_and_said(stored: Stored) -> Non
     folder = stored({"a.jpg"})
     Path(folder, "caf\udce9.jpg").write_bytes(b"")
     notes: list[str] = []
-    (chunk,) = find_chunks([folder], 1, on_note=notes.append)
+    (chunk,), _ = find_chunks([folder], 1, on_note=notes.append)
     assert [file.path for file in chunk.files] == ["a.jpg"]
     assert notes[0].endswith(r"passed over 1 with names that are not UTF-8 (caf\xe9.jpg)")
 
@@ -126,7 +126,7 @@ def test_pictures_may_lie_on_other_storage() -> None:
         ("memory://chunks/a", {"one": "one.jpg", "two": "two.jpg"}),
         ("memory://chunks/table.csv", {"a/one": "one.jpg", "chunks/a/two": "two.jpg"}),
     ):
-        chunks = find_chunks([pattern], 2)
+        chunks, _ = find_chunks([pattern], 2)
         assert all(chunk.uri.startswith("memory://chunks/") for chunk in chunks)
         samples = [sample for chunk in chunks for sample in read_samples(chunk)]
         assert {sample.key: sample.members["jpg"].decode() for sample in samples} == keys

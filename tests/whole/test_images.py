@@ -49,9 +49,10 @@ def rows_of(summary: RunSummary) -> list[dict]:
 def test_a_folder_gives_the_rows_that_its_pictures_in_a_tar_give(
     make_config: ConfigMaker, photos: Path, pictures: Path
 ) -> None:
-    from_tars = rows_of(run(make_config(), QUIET))
+    three = "model.kwargs={num_classes: 3}"
+    from_tars = rows_of(run(make_config(three), QUIET))
     out = io.StringIO()
-    config = make_config(f"input.images={photos}", "input.chunks=4", "cam.classes=both")
+    config = make_config(f"input.images={photos}", "input.chunks=4", "cam.classes=both", three)
     summary = run(config, Console(file=out))
     assert summary.complete
     passed_over = "passed over 1 .txt (note.txt), 1 hidden (.hidden.jpg)"
@@ -66,9 +67,22 @@ def test_a_folder_gives_the_rows_that_its_pictures_in_a_tar_give(
             assert row[column] == expected[column]
         found = [entry["class_id"] for entry in row["classes"]]
         assert found == [entry["class_id"] for entry in expected["classes"]]
+    assert {box["class_name"] for row in rows for box in row["objects"]} == set("cde")
     names = {Path(row["shard"]).name for row in rows}
     assert names <= {f"chunk-{number:05d}-of-00004" for number in range(4)}
     assert {Path(row["shard"]).parent for row in rows} == {photos}
+
+
+def test_class_folders_that_are_not_the_models_classes_are_refused(
+    make_config: ConfigMaker, photos: Path
+) -> None:
+    images = f"input.images={photos}"
+    refused = rf"input\.class_names: the folder {photos} lists 3 classes \(c, d, e\), and the model"
+    with pytest.raises(RequestError, match=refused):
+        run(make_config(images, "cam.classes=label"), QUIET)
+    # Named otherwise by who knows better.
+    known = "input.class_names=[a, b, c, d, e, f, g, h, i, j]"
+    assert run(make_config(images, "cam.classes=label", known), QUIET).complete
 
 
 def test_a_second_run_does_what_is_new_and_no_picture_is_in_two_chunks(

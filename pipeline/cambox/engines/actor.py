@@ -181,7 +181,7 @@ def absolute(config: Config) -> Config:
     if model.source == LOCAL_DIR:
         paths["name"] = f"{LOCAL_DIR}:{canonical_uri(model.name.partition(':')[2])}"
     listed = config.input.class_names
-    named = {} if listed is None else {"class_names": canonical_uri(listed)}
+    named = {"class_names": canonical_uri(listed)} if isinstance(listed, str) else {}
     return config.model_copy(
         update={
             "input": config.input.model_copy(update=named),

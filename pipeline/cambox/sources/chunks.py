@@ -42,11 +42,13 @@ class _Found:
         base: the folder, with a slash at its end, that paths are below.
         files: what the store says of each picture, by its path.
         classes: of the pictures for which some are given, as a ``.cls`` member has them.
+        names: of the classes, where folders are.
     """
 
     base: str
     files: Mapping[str, Info]
     classes: Mapping[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 def find_chunks(
@@ -54,7 +56,7 @@ def find_chunks(
     count: int,
     storage_options: Mapping[str, Any] | None = None,
     on_note: Callable[[str], None] = lambda note: None,
-) -> list[Shard]:
+) -> tuple[list[Shard], tuple[str, ...]]:
     """The pictures that the patterns name, each pattern's in ``count`` chunks at most.
 
     Args:
@@ -63,18 +65,28 @@ def find_chunks(
             folder) and, where classes are given, ``class_index``.
         on_note: called with a line on what is passed over.
 
+    Returns:
+        The chunks, and the names of the classes where folders are the classes.
+
     Raises:
         RequestError: a pattern is not allowed, names no picture or a missing one, or a table is
-            none.
+            none; or the class folders of two patterns differ.
         OSError: the storage failed.
     """
     chunks: dict[str, Shard] = {}
+    names: tuple[str, ...] = ()
     for pattern in patterns:
         with name_failures("input.images", pattern):
             found = _found(pattern, storage_options, on_note)
+            if names and found.names and names != found.names:
+                raise RequestError(
+                    f"{pattern!r} has other class folders than those before it, so that a label "
+                    "would mean another class in each; annotate them apart"
+                )
+            names = names or found.names
             for chunk in _chunks(pattern, found, count):
                 chunks.setdefault(chunk.uri, chunk)
-    return list(chunks.values())
+    return list(chunks.values()), names
 
 
 def _chunks(pattern: str, found: _Found, count: int) -> Iterator[Shard]:
@@ -159,7 +171,8 @@ def _listed(
             f"input.images: {pattern!r}: {len(without)} images are not directly in a class folder "
             f"and have no label: {some_of(without)}"
         )
-    return _Found(base, files, {path: str(index) for path, (index,) in classes.items()})
+    of_files = {path: str(index) for path, (index,) in classes.items()}
+    return _Found(base, files, of_files, tuple(names))
 
 
 def _from_table(pattern: str, storage_options: Mapping[str, Any] | None) -> _Found:
