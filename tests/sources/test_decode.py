@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
-from cambox.sources.samples import IMAGE_SUFFIXES, image_member
+from cambox.sources.formats import IMAGE_SUFFIXES
+from cambox.sources.samples import image_member
 from makers import ROOT, SHARED
 
 PHOTOS = SHARED / "data" / "photos-300" / "images"

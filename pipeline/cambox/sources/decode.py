@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# The kinds of image file that both libraries read. Pillow is asked for the size only, but knows
-# formats that run other programs or open other files, and those bytes come from anywhere.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
+from cambox.sources.formats import PILLOW_FORMATS
 
 # OpenCV 5.0 swaps red and blue in an AVIF with transparency, and multiplies the colours of a TIFF
 # by it.
@@ -116,14 +114,14 @@ def _by_opencv(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as image:
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _read_header(data: bytes) -> Image.Image:
     """The image, of which nothing but the header is read yet."""
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
     except Image.DecompressionBombError as error:
         raise DecodeError(SampleStatus.too_large, str(error)) from error
     except UnidentifiedImageError as error:

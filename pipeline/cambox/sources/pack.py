@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cambox.errors import RequestError
+from cambox.sources.formats import IMAGE_SUFFIXES
 from cambox.sources.labels import class_folders, read_labels_csv
-from cambox.sources.samples import IMAGE_SUFFIXES, META_NAME
+from cambox.sources.samples import META_NAME
 from cambox.sources.webdataset_io import TarWriter, base_plus_ext
 from cambox.threads import grouped
 

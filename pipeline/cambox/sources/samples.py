@@ -17,14 +17,11 @@ from cambox.sources.archive import (
     Member,
     read_members,
 )
+from cambox.sources.formats import IMAGE_SUFFIXES
 from cambox.sources.shards import Shard
 from cambox.sources.stream import is_compressed, open_shard
 from cambox.sources.webdataset_io import base_plus_ext, group_by_keys, reraise_exception
 
-IMAGE_SUFFIXES = (
-    *("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"),
-    *("gif", "ppm", "pgm", "jp2", "avif"),
-)
 # WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
 META_NAME = re.compile(r"__[^/]*__($|/)")
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
