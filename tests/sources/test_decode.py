@@ -375,7 +375,7 @@ def test_noise_gives_an_image_or_a_decode_error(kind: str, draw: st.DataObject) 
         assert pixels.dtype == np.uint8
 
 
-def test_a_bad_jpeg_leaves_the_terminal_alone() -> None:
+def test_cut_files_leave_the_terminal_alone() -> None:
     program = (
         "import sys; from cambox.sources.decode import *\n"
         "for data in (bytes.fromhex(line) for line in sys.stdin.read().split()):\n"
@@ -383,7 +383,9 @@ def test_a_bad_jpeg_leaves_the_terminal_alone() -> None:
         "    except DecodeError: pass\n"
     )
     jpeg = encode(picture(), "JPEG")
+    png = encode(picture(), "PNG")
     data = [jpeg[: len(jpeg) // 2], png_of(9500, 9500)[:60], b"GIF89a", jpeg[:-2]]
+    data += [png[: len(png) // 2], png[:-13], png[:-3]]
     done = subprocess.run(
         [sys.executable, "-c", program],
         input="\n".join(item.hex() for item in data),

@@ -104,7 +104,9 @@ def _is_for_opencv(data: bytes, header: ImageFile.ImageFile) -> bool:
         case "JPEG" | "MPO":
             return True
         case "PNG":
-            return not (_is_apng(header) or notes_follow_pixels(data))
+            # Of a cut one OpenCV's libpng prints a line each.
+            is_cut = data[-8:-4] != b"IEND"
+            return not (is_cut or _is_apng(header) or notes_follow_pixels(data))
         case "WEBP":
             return not getattr(header, "is_animated", False)
         case "TIFF":

@@ -50,8 +50,9 @@ def orientation_of(image: Image.Image) -> int:
 
 def notes_follow_pixels(png: bytes) -> bool:
     """Whether a PNG may note its orientation after its pixels, where no header reader looks."""
-    pixels = png.rfind(b"IDAT")
-    return any(png.find(note, pixels) >= 0 for note in _PNG_NOTES)
+    last = png.rfind(b"IDAT")
+    end = last + len(b"IDAT") + int.from_bytes(png[last - 4 : last], "big")
+    return any(png.find(note, end) >= 0 for note in _PNG_NOTES)
 
 
 def turned(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
