@@ -189,8 +189,8 @@ def _exported(
 def _upright(data: bytes, suffix: str, max_pixels: int) -> tuple[bytes, str, bool]:
     """The file as it is, or, where an orientation is to be applied, encoded anew.
 
-    Many readers of these formats do not look at the EXIF orientation, and the boxes are those of
-    the upright image.
+    Many readers of these formats do not look at the orientation, and the boxes are those of the
+    upright image.
 
     Args:
         suffix: as in the shard; of a compound one (``left.jpg``) the last part counts.
@@ -203,7 +203,7 @@ def _upright(data: bytes, suffix: str, max_pixels: int) -> tuple[bytes, str, boo
         DecodeError: it is no image, or has to be turned and does not decode.
     """
     kind = suffix.rpartition(".")[2]
-    if is_upright(data):
+    if is_upright(data, max_pixels):
         return data, kind, False
     pixels = cv2.cvtColor(decode_image(data, max_pixels), cv2.COLOR_RGB2BGR)
     if kind in ("jpg", "jpeg"):

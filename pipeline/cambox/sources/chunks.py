@@ -21,11 +21,11 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cambox.errors import RequestError, some_of
+from cambox.sources.formats import IMAGE_SUFFIXES
 from cambox.sources.keys import file_key, file_suffix, readable
 from cambox.sources.labels import class_folders
 from cambox.sources.listing import Info, describe
 from cambox.sources.retry import from_storage
-from cambox.sources.samples import IMAGE_SUFFIXES
 from cambox.sources.shards import ImageFile, Shard, matches, name_failures, wildcard_of
 from cambox.sources.states import files_fingerprint
 from cambox.sources.storage import HTTP, canonical_uri, locate, protocol_of

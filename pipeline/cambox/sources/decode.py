@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import enum
 import io
+import struct
 import warnings
+import zlib
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
-# The kinds of image file that both libraries read. Pillow is asked for the size only, but knows
-# formats that run other programs or open other files, and those bytes come from anywhere.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF")
-
-# OpenCV 5.0 swaps red and blue in an AVIF with transparency, and multiplies the colours of a TIFF
-# by it.
-_ONLY_PILLOW = (("AVIF", "RGBA"), ("TIFF", "RGBA"))
-
-# EXIF's tag, and its values but for the first, which says that nothing is to be done.
-_ORIENTATION = 0x0112
-_TURNED = range(2, 9)
+from cambox.sources.formats import PILLOW_FORMATS, is_heic
+from cambox.sources.orientation import notes_follow_pixels, orientation_of, turned
 
 # Both settings are of the whole process, because the libraries offer no other that is safe with
 # threads: a damaged image becomes a status in the output, not a line on the terminal each.
@@ -52,10 +45,10 @@ class DecodeError(ValueError):
 
 
 def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
-    """Decode an image file to (H, W, 3) uint8 RGB, upright (the EXIF orientation is applied).
+    """Decode an image file to (H, W, 3) uint8 RGB, upright (``sources/orientation.py``).
 
-    Grey, palette, CMYK and 16-bit images are converted, transparency is dropped, and of several
-    frames the first is taken.
+    Grey, palette, CMYK and 16-bit images are converted, transparency is dropped. Of several frames
+    the first is taken, of an animated PNG the one that is shown where animations are not.
 
     Args:
         data: the whole file.
@@ -67,13 +60,13 @@ def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     """
     if not data:
         raise DecodeError(SampleStatus.unreadable, "the file is empty (zero bytes)")
-    header = _read_header(data)
+    header = _read_header(data, max_pixels)
     what = f"{header.format} of {header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
-        raise DecodeError(SampleStatus.too_large, f"{what}, the limit is {max_pixels} in all")
-    decode = _by_pillow if (header.format, header.mode) in _ONLY_PILLOW else _by_opencv
+        raise _too_large(what, max_pixels)
     try:
-        pixels = decode(data)
+        pixels = _by_opencv(data, header) if _is_for_opencv(data, header) else None
+        return _by_pillow(data, header) if pixels is None else pixels
     except MemoryError:
         # This machine's trouble, not the image's.
         raise
@@ -81,11 +74,10 @@ def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
         # Whatever a decoder trips over in bytes that came from anywhere.
         reason = f"{what} can not be decoded: cut, damaged or of a rare kind"
         raise DecodeError(SampleStatus.unreadable, reason) from error
-    return pixels
 
 
-def is_upright(data: bytes) -> bool:
-    """Whether an image's pixels are stored as they are meant to be seen.
+def is_upright(data: bytes, max_pixels: int) -> bool:
+    """Whether an image's pixels are stored as they are meant to be seen, as decoding takes it.
 
     Args:
         data: the whole file.
@@ -93,42 +85,117 @@ def is_upright(data: bytes) -> bool:
     Raises:
         DecodeError: it is not an image, or its header is cut or damaged.
     """
-    header = _read_header(data)
+    header = _read_header(data, max_pixels)
     try:
-        # What is no orientation is passed over by both libraries.
-        return header.getexif().get(_ORIENTATION) not in _TURNED
+        if header.format == "PNG" and not _is_apng(header) and notes_follow_pixels(data):
+            header.load()
     except Exception as error:
-        # The same of Pillow's parsers.
-        reason = f"the EXIF data are damaged ({type(error).__name__}: {error})"
-        raise DecodeError(SampleStatus.unreadable, reason) from error
+        raise DecodeError(SampleStatus.unreadable, f"{header.format}: {error}") from error
+    return orientation_of(header) == 1
 
 
-def _by_opencv(data: bytes) -> npt.NDArray[np.uint8]:
+def _is_for_opencv(data: bytes, header: ImageFile.ImageFile) -> bool:
+    """Whether OpenCV is asked first: for the usual kinds, where it is quicker and gives the same.
+
+    Elsewhere it has ways of its own: the background's colour in a GIF, 16-bit BMP too dark, JPEG
+    2000 of wrong colours, transparency mixed into TIFF and AVIF, a PPM's comment as its size.
+    """
+    match header.format:
+        case "JPEG" | "MPO":
+            return True
+        case "PNG":
+            # Of a cut one OpenCV's libpng prints a line each.
+            is_cut = data[-8:-4] != b"IEND"
+            return not (is_cut or _is_apng(header) or notes_follow_pixels(data))
+        case "WEBP":
+            return not getattr(header, "is_animated", False)
+        case "TIFF":
+            # OpenCV would turn it, whatever it is told.
+            return header.mode not in ("RGBA", "LAB") and orientation_of(header) == 1
+    return False
+
+
+def _by_opencv(data: bytes, header: ImageFile.ImageFile) -> npt.NDArray[np.uint8] | None:
+    """Upright pixels; None where OpenCV gives up, or reads another size than is promised."""
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(str(error)) from error
-        raise
-    if pixels is None:
-        raise ValueError("OpenCV gives no image and no reason")
-    return np.asarray(pixels, dtype=np.uint8)
+        return None
+    if pixels is None or pixels.shape[:2] != (header.height, header.width):
+        return None
+    return turned(np.asarray(pixels, dtype=np.uint8), orientation_of(header))
 
 
-def _by_pillow(data: bytes) -> npt.NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+def _by_pillow(data: bytes, image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]:
+    """Upright pixels; what is cut or known to be damaged is refused."""
+    if image.format == "PNG" and not _pixels_are_sound(data):
+        raise ValueError("the checksum of the pixels does not hold")
+    if _is_apng(image):
+        # Only the default image is wanted; what follows it is the animation, sound or not.
+        image.load_end = lambda: None  # type: ignore[method-assign]
+    image.load()
+    if image.mode.startswith("I;16") or (image.format, image.mode) == ("PPM", "I"):
+        # Converting would clip at 255.
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        pixels = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), dtype=np.uint8)
+    else:
+        pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return turned(pixels, orientation_of(image))
 
 
-def _read_header(data: bytes) -> Image.Image:
+def _pixels_are_sound(png: bytes) -> bool:
+    """Whether the checksums of a PNG's pixels hold, as far as they are there: Pillow skips them."""
+    start = 8
+    while start + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, start)
+        end = start + 8 + length
+        checksum = zlib.crc32(memoryview(png)[start + 4 : end]).to_bytes(4, "big")
+        if kind == b"IDAT" and end <= len(png) and not checksum.startswith(png[end : end + 4]):
+            return False
+        start = end + 4
+    return True
+
+
+def _is_apng(image: ImageFile.ImageFile) -> bool:
+    return image.get_format_mimetype() == "image/apng"
+
+
+def _read_header(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The image, of which nothing but the header is read yet."""
+    # Pillow refuses twice its limit, which is of the whole process: raised where a setting asks for
+    # more, and never lowered.
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)
+    formats = _formats(data)
     try:
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
+        return Image.open(io.BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
-        raise DecodeError(SampleStatus.too_large, str(error)) from error
+        raise _too_large("an image of too many pixels", max_pixels) from error
     except UnidentifiedImageError as error:
         raise DecodeError(SampleStatus.unreadable, "not an image of a known format") from error
     except Exception as error:
         # The same of Pillow's parsers.
         reason = f"the header is cut or damaged ({type(error).__name__}: {error})"
         raise DecodeError(SampleStatus.unreadable, reason) from error
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Pillow's names of what a file may be."""
+    if not is_heic(data):
+        return PILLOW_FORMATS
+    try:
+        # Nobody waits for it who has none of these.
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        reason = "HEIC is read where pillow-heif is: pip install 'cambox[heic]'"
+        raise DecodeError(SampleStatus.unreadable, reason) from error
+    register_heif_opener()
+    return ("HEIF",)
+
+
+def _too_large(what: str, max_pixels: int) -> DecodeError:
+    reason = f"{what}, the limit is {max_pixels} in all (input.max_pixels)"
+    return DecodeError(SampleStatus.too_large, reason)

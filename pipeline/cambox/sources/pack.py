@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cambox.errors import RequestError, some_of
 from cambox.sources.class_list import FILE_NAME, Labels, read_class_list, renumbered
+from cambox.sources.formats import IMAGE_SUFFIXES
 from cambox.sources.keys import META_NAME, readable
 from cambox.sources.labels import (
     class_folders,
@@ -16,7 +17,6 @@ from cambox.sources.labels import (
     read_labels_csv,
     require_no_other_folders,
 )
-from cambox.sources.samples import IMAGE_SUFFIXES
 from cambox.sources.webdataset_io import TarWriter, base_plus_ext
 from cambox.threads import grouped
 

@@ -17,15 +17,12 @@ from cambox.sources.archive import (
     Member,
     read_members,
 )
+from cambox.sources.formats import IMAGE_SUFFIXES
 from cambox.sources.keys import belongs_to_sample, file_key, file_suffix, readable
 from cambox.sources.shards import Shard
 from cambox.sources.stream import is_compressed, open_shard, read_files
 from cambox.sources.webdataset_io import group_by_keys, reraise_exception
 
-IMAGE_SUFFIXES = (
-    *("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"),
-    *("gif", "ppm", "pgm", "jp2", "avif"),
-)
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
 _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
 # So many bytes at most come out of one of gzip data.
