@@ -7,7 +7,7 @@ none of it for markup.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 SECONDS_BETWEEN_LINES = 10.0
+NAMES_SHOWN = 5
 
 Advance = Callable[[int], None]
 """Called with the total after each one that is done, from any thread."""
@@ -47,6 +48,16 @@ def one_line(error: BaseException, most: int | None = None) -> str:
         most: characters; None: all.
     """
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, whose name is in the plural with an s: ``1 shard``, ``12,000 rows``."""
+    return f"{number:,} {what.removesuffix('s') if number == 1 else what}"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of some names, and whether there are more."""
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 class Steps(Progress):

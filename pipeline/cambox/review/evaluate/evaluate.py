@@ -33,7 +33,8 @@ from cambox.review.evaluate.report import (
     Unmeasured,
 )
 from cambox.review.rows_with_truth import MappedImages, numbered, read_rows
-from cambox.review.truth import UNKNOWN_CLASS, Truth, read_truth
+from cambox.review.truth import Truth, read_truth
+from cambox.review.truth_files import UNKNOWN_CLASS
 
 FOLDS = 5
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 
+from cambox.console import some
 from cambox.review.evaluate.localisation import Pairs
 from cambox.review.evaluate.report import Counts
 from cambox.review.rows_with_truth import OK, MappedImages, RowWithTruth
 from cambox.review.truth import Truth
-
-NAMES_SHOWN = 3
 
 
 def counts_and_remarks(
@@ -42,11 +40,11 @@ def counts_and_remarks(
         (
             counts.truth_without_row,
             "images of the truth have no row in the output and are left out: "
-            f"{_some(images.without_row)}",
+            f"{some(images.without_row)}",
         ),
         (counts.rows_without_truth, "rows are of images that the truth does not name, left out"),
         *(
-            (len(keys), f"images are {status} and count as missed: {_some(keys)}")
+            (len(keys), f"images are {status} and count as missed: {some(keys)}")
             for status, keys in sorted(statuses.items())
         ),
         (
@@ -74,7 +72,3 @@ def _reaches_out(row: RowWithTruth) -> bool:
     height, width = row.size
     corners = row.true_boxes.corners
     return bool((corners > np.array([width, height] * 2) + 1).any() or (corners < -1).any())
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
