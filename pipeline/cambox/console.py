@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,9 @@ def one_line(error: BaseException, most: int | None = None) -> str:
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things, whose name is in the plural with an s: ``1 shard``, ``12,000 rows``."""
-    return f"{number:,} {what.removesuffix('s') if number == 1 else what}"
+    """A number of things, by the name of one: ``1 shard``, ``12 boxes``."""
+    ending = "" if number == 1 else "es" if what.endswith(("s", "x")) else "s"
+    return f"{number} {what}{ending}"
 
 
 def some(names: Sequence[str]) -> str:
@@ -103,12 +105,27 @@ def require_folder(folder: Path) -> None:
     """Make the folder, before the work whose result goes there.
 
     Raises:
-        RequestError: it cannot be made.
+        RequestError: it cannot be made, or nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"--to: {folder} cannot be made: {error.strerror}") from error
+    require_writable(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """See that files can be made in a folder that is there.
+
+    Raises:
+        RequestError: they cannot.
+    """
+    try:
+        # What permissions say is not enough: a disk may be mounted for reading only.
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(f"--to: {folder} cannot be written: {error.strerror}") from error
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | None]) -> list[Path]:

@@ -14,7 +14,7 @@ from cambox.console import say
 from cambox.errors import RequestError
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, plan
-from cambox.output.publish import recipe_uri, remove_leftovers
+from cambox.output.publish import recipe_uri, remove_leftovers, require_publishable
 from cambox.resolve import recipe_key, remember, remembered
 from cambox.sources.shards import Shard, find_shards
 from cambox.sources.storage import locate
@@ -68,6 +68,9 @@ def annotate_planned(config: Config, engine: Engine, work: Plan, console: Consol
     if removed := remove_leftovers(config.output, engine.recipe):
         say(console, f"removed {removed} temporary files of runs that died")
     to_do = work.to_do
+    if to_do:
+        # Told once and now, and not by each shard when it is computed.
+        require_publishable(config.output, engine.recipe)
     with RunDisplay(console, len(to_do), sum(shard.size for shard in to_do)) as display:
         outcomes = engine.annotate(to_do, display) if to_do else []
         seconds = display.seconds

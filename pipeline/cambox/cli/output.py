@@ -149,6 +149,18 @@ def export(
         str | None,
         Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
     ] = None,
+    val: Annotated[
+        float | None,
+        Option(
+            metavar="SHARE",
+            help="yolo: the share of the images to validate with, by a hash of their keys; 0.1 "
+            "unless given",
+        ),
+    ] = None,
+    fractions: Annotated[
+        bool,
+        Option("--fractions", help="voc: corners with fractions of pixels, which not all read"),
+    ] = False,
 ) -> None:
     """Write boxes as COCO, YOLO, Pascal VOC or Hugging Face Parquet.
 
@@ -170,7 +182,17 @@ def export(
         keep_empty=keep_empty,
         **({} if status is None else {"statuses": tuple(status)}),
     )
-    request = ExportRequest(output, to_format, to, selection, present_classes, images, shards_at)
+    request = ExportRequest(
+        output,
+        to_format,
+        to,
+        selection,
+        present_classes=present_classes,
+        with_images=images,
+        shards_at=shards_at,
+        val=val,
+        fractions=fractions,
+    )
     console = Console()
     with Steps(console) as steps:
         report = export_output(request, steps.step("images"))

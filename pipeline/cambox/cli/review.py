@@ -101,9 +101,11 @@ def evaluate(
     OUTPUT, whose readers expect Parquet. Exit code: 0 it is compared, 2 the request is wrong.
     """
     from cambox.output.folders import recipe_folder
+    from cambox.review.truth import require_truth
 
     # What can be wrong is told before the libraries of figures and plots are imported.
     recipe_folder(output)
+    require_truth(truth)
     require_folder(to)
     from cambox.review.evaluate.evaluate import evaluate as evaluate_output
     from cambox.review.evaluate.show import print_evaluation, write_evaluation
@@ -175,12 +177,12 @@ def tune(
     the configuration is written, 2 the request is wrong.
     """
     settings = configured(config, overrides)
-    from cambox.review.tune.report import print_tuning, require_writable, write_recipe
+    from cambox.review.tune.report import print_tuning, require_place, write_recipe
     from cambox.review.tune.tune import TuneRequest
     from cambox.review.tune.tune import tune as tune_config
 
     console = Console(stderr=as_json)
-    require_writable(to)
+    require_place(to)
     request = TuneRequest(
         config=settings,
         truth=truth,

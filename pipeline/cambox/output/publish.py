@@ -11,6 +11,7 @@ import secrets
 import stat
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,14 +20,17 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from cambox.config import OutputSettings
+from cambox.errors import RequestError
 from cambox.output.footer import DIGEST_KEY, Footer, Recipe
 from cambox.sources.retry import from_storage
 from cambox.sources.shards import Shard
-from cambox.sources.storage import locate, protocol_of
+from cambox.sources.storage import locate, protocol_of, storage_failures
 
 ROW_GROUP_ROWS = 10_000
 # Publishing takes seconds. What is a day old has no live owner, on this machine or another.
 SECONDS_UNTIL_ABANDONED = 24 * 3600.0
+# One name for all, so that at most one is left where nothing may be deleted.
+_PROBE = f"_writable-{16 * '0'}.parquet.probe"
 _TEMPORARY = re.compile(r"[._].+-[0-9a-f]{16}\.parquet\..+")
 # Their drivers write in place, so a reader meets half a file; they rename at once, like a disk.
 _WRITTEN_IN_PLACE = ("hdfs", "webhdfs")
@@ -141,6 +145,31 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
     else:
         # One PUT, or a completed multipart: object stores show the object only once it is complete.
         from_storage(uri, lambda: filesystem.pipe_file(path, data))
+
+
+def require_publishable(
+    output: OutputSettings, recipe: Recipe, setting: str = "output.uri"
+) -> None:
+    """See that files can be published in a recipe's folder, before there is anything to publish.
+
+    Args:
+        setting: that names the output, for the error.
+
+    Raises:
+        RequestError: they cannot.
+    """
+    uri = f"{recipe_uri(output, recipe)}/{_PROBE}"
+    try:
+        publish_bytes(uri, b"", output.storage_options)
+    except OSError as error:
+        raise RequestError(
+            f"{setting}: {output.uri} cannot be written: {error.strerror or error}; name a place "
+            "where you may write"
+        ) from error
+    filesystem, path = locate(uri, output.storage_options)
+    # Who may write need not be one who may delete; what is left there is a temporary file of ours.
+    with suppress(OSError), storage_failures(uri):
+        filesystem.rm_file(path)
 
 
 def _publish_locally(path: Path, data: bytes) -> None:

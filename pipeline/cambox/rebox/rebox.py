@@ -23,7 +23,14 @@ from cambox.config_file import override_boxes
 from cambox.console import Advance, one_line, say
 from cambox.errors import RequestError
 from cambox.output.footer import SOURCE_KEY, Recipe, recipe_digest
-from cambox.output.publish import file_name, is_intact, publish, recipe_uri, remove_leftovers
+from cambox.output.publish import (
+    file_name,
+    is_intact,
+    publish,
+    recipe_uri,
+    remove_leftovers,
+    require_publishable,
+)
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, files_in, open_recipe
 from cambox.rebox.rows import Reboxed, rebox_rows
@@ -103,6 +110,8 @@ def rebox_output(
         raise RequestError(f"{to} cannot be read: {error}; check access") from error
     names = {file_name(file.shard.uri): file for file in source.files}
     to_do = [file for name, file in names.items() if not _is_done(file, recipe, made.get(name))]
+    if to_do:
+        require_publishable(target, recipe, "--to")
     remove_leftovers(target, recipe)
     start = time.monotonic()
     failures: dict[str, str] = {}
