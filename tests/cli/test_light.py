@@ -89,6 +89,13 @@ WRONG = {
     "diff out nowhere": "nowhere does not exist",
     "gallery nowhere": "nowhere does not exist",
     "evaluate nowhere --truth photos/labels.csv": "nowhere does not exist",
+    "evaluate out --truth no.csv": "--truth: no.csv does not exist; correct the path",
+    "evaluate out --truth photos": "--truth: photos is a folder",
+    "evaluate out --truth photos/labels.csv --to run.yaml": "--to: run.yaml cannot be made",
+    "gallery out --to run.yaml/a": "--to: run.yaml/a cannot be made",
+    "tune run.yaml --truth no.csv --to b.yaml": "--truth: no.csv does not exist; correct the path",
+    "tune run.yaml --truth photos/labels.csv --to b.yaml": "line 1: no column 'x_min'",
+    "export out --format voc --to run.yaml/a": "nothing was exported to run.yaml/a",
     "rebox nowhere --to a": "nowhere does not exist",
     "pack nowhere --to a": "nowhere: not a folder",
 }

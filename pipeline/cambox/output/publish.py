@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 from cambox.config import OutputSettings
 from cambox.errors import RequestError
 from cambox.output.footer import DIGEST_KEY, Footer, Recipe
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import StorageError, can_pass, from_storage
 from cambox.sources.shards import Shard
 from cambox.sources.storage import locate, protocol_of, storage_failures
 
@@ -159,25 +161,36 @@ def require_publishable(
         RequestError: they cannot.
     """
     uri = f"{recipe_uri(output, recipe)}/{_PROBE}"
+    filesystem, path = locate(uri, output.storage_options)
     try:
+        if isinstance(filesystem, LocalFileSystem):
+            _make_folder(Path(path).parent)
+            with TemporaryFile(dir=Path(path).parent):
+                return
         publish_bytes(uri, b"", output.storage_options)
     except OSError as error:
+        if can_pass(error) or isinstance(error, StorageError) or error.errno == errno.ENOSPC:
+            # By the time that a shard is done this may be over; shards have attempts of their own.
+            return
         raise RequestError(
             f"{setting}: {output.uri} cannot be written: {error.strerror or error}; name a place "
             "where you may write"
         ) from error
-    filesystem, path = locate(uri, output.storage_options)
     # Who may write need not be one who may delete; what is left there is a temporary file of ours.
     with suppress(OSError), storage_failures(uri):
         filesystem.rm_file(path)
 
 
-def _publish_locally(path: Path, data: bytes) -> None:
+def _make_folder(folder: Path) -> None:
     # The folder's own name, too, has to survive a loss of power, and with it the files in it.
-    missing = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync_folder(folder.parent)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def _publish_locally(path: Path, data: bytes) -> None:
+    _make_folder(path.parent)
     beside = path.with_name(name_beside(path.name))
     try:
         with beside.open("wb") as file:
