@@ -66,7 +66,7 @@ WITHOUT_A_MODEL = {
 }
 
 WRONG = {
-    "annotate run.yaml --set cam.topk=1": "run.yaml: cam.topk: unknown key; did you mean top_k?",
+    "annotate run.yaml --set cam.topk=1": "--set cam.topk: unknown key; did you mean top_k?",
     "plan run.yaml --set boxes.threshold=2": "boxes.threshold: ",
     "nightly run.yaml --set modl.name=a": "modl: unknown key; did you mean model?",
     "nightly run.yaml --date yesterday": "--date: 'yesterday' is not a date",
