@@ -7,7 +7,7 @@ none of it for markup.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 SECONDS_BETWEEN_LINES = 10.0
-NAMES_SHOWN = 5
 
 Advance = Callable[[int], None]
 """Called with the total after each one that is done, from any thread."""
@@ -55,11 +54,6 @@ def counted(number: int, what: str) -> str:
     """A number of things, by the name of one: ``1 shard``, ``12 boxes``."""
     ending = "" if number == 1 else "es" if what.endswith(("s", "x")) else "s"
     return f"{number} {what}{ending}"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of some names, and whether there are more."""
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 class Steps(Progress):

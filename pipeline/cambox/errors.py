@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Names for a message: the first few, and how many more there are.
+
+    >>> some_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
 
 class RequestError(Exception):
     """The request itself is wrong: a bad setting, a missing file, a model that cannot serve.

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cambox.config import Config
 from cambox.config_file import load_config
-from cambox.console import say
+from cambox.console import counted, say
 from cambox.errors import RequestError
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, plan
@@ -72,7 +72,17 @@ def annotate_planned(config: Config, engine: Engine, work: Plan, console: Consol
         # Told once and now, and not by each shard when it is computed.
         require_publishable(config.output, engine.recipe)
     with RunDisplay(console, len(to_do), sum(shard.size for shard in to_do)) as display:
-        outcomes = engine.annotate(to_do, display) if to_do else []
+        try:
+            outcomes = engine.annotate(to_do, display) if to_do else []
+        except KeyboardInterrupt:
+            published = len(work.done) + display.finished_shards - display.failed_shards
+            of_all = f"{published} of {counted(len(work.done) + len(to_do), 'shard')}"
+            say(
+                console,
+                f"interrupted: {of_all} published in {recipe_uri(config.output, engine.recipe)}; "
+                "the same command goes on with the rest",
+            )
+            raise
         seconds = display.seconds
     failures = tuple(outcome for outcome in outcomes if isinstance(outcome, ShardFailure))
     reports = tuple(outcome for outcome in outcomes if not isinstance(outcome, ShardFailure))

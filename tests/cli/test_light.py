@@ -56,7 +56,7 @@ WITHOUT_A_MODEL = {
     "plan run.yaml --json": '"new": []',
     "verify out": "12 rows",
     "verify out --against-input": "12 rows",
-    "pack photos --to packed --labels photos/labels.csv": "12 images in 1 shards",
+    "pack photos --to packed --labels photos/labels.csv": "12 images in 1 shard,",
     "export out --format coco --to coco --images": "images",
     "export out --format yolo --to yolo": "images",
     "export out --format voc --to voc": "images",

@@ -22,7 +22,7 @@ from cambox.cli.options import (
     configured,
     version_of,
 )
-from cambox.console import say
+from cambox.console import counted, say
 
 
 @app.command()
@@ -59,8 +59,8 @@ def pack(
         report = write_shards(images_dir, to, labels, samples_per_shard, lambda: bar.advance(task))
     say(
         console,
-        f"{report.samples} images in {report.shards} shards, {report.unlabelled} without a label, "
-        f"{report.skipped} other files skipped: {to}",
+        f"{counted(report.samples, 'image')} in {counted(report.shards, 'shard')}, "
+        f"{report.unlabelled} without a label, {report.skipped} other files skipped: {to}",
     )
 
 

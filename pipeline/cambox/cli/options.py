@@ -17,6 +17,9 @@ from cambox.errors import RequestError
 if TYPE_CHECKING:
     from cambox.config import Config
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, which is the shells' own."""
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -115,3 +118,7 @@ def carry_out(command: Callable[[], object]) -> None:
     except RequestError as error:
         sys.stderr.write(f"cambox: {error}\n")
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            sys.stderr.write("cambox: interrupted; what is published is whole\n")
+        raise

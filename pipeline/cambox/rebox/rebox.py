@@ -20,7 +20,7 @@ from cambox.cams.boxes import upsampled_size
 from cambox.config import OutputSettings
 from cambox.config_cam import BoxSettings
 from cambox.config_file import override_boxes
-from cambox.console import Advance, one_line, say
+from cambox.console import Advance, counted, one_line, say
 from cambox.errors import RequestError
 from cambox.output.footer import SOURCE_KEY, Recipe, recipe_digest
 from cambox.output.publish import (
@@ -219,11 +219,13 @@ def print_rebox(summary: ReboxSummary, console: Console) -> None:
     made = summary.made
     rate = made.rows / summary.seconds if summary.seconds else 0.0
     lines = [
-        f"{summary.published} files reboxed, {summary.done_before} were done before, "
+        f"{counted(summary.published, 'file')} reboxed, {summary.done_before} were done before, "
         f"{len(summary.failures)} given up"
     ]
     if summary.published:
-        lines.append(f"{made.rows} rows, {made.boxes} boxes, {rate:.1f} images/s")
+        lines.append(
+            f"{counted(made.rows, 'row')}, {counted(made.boxes, 'box')}, {rate:.1f} images/s"
+        )
     if made.no_box:
         reasons = ", ".join(f"{name} {count}" for name, count in sorted(made.no_box.items()))
         lines.append(f"maps without a box: {reasons}")

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from cambox.console import some
-from cambox.errors import RequestError
+from cambox.errors import RequestError, some_of
 from cambox.output.rows import SIDES
 
 UNKNOWN_CLASS = -1
@@ -158,7 +157,7 @@ def from_coco(uri: str, text: str, class_names: Sequence[str] | None) -> tuple[L
     if no_class:
         called = {category.id: category.name for category in coco.categories}
         which = [called.get(number, str(number)) for number in sorted(no_class)]
-        remarks.append(f"categories that are no class of the output: {some(which)}")
+        remarks.append(f"categories that are no class of the output: {some_of(which)}")
     return listed, remarks
 
 
@@ -198,12 +197,13 @@ def _classes(
             if name not in exact:
                 other_case.append(name)
     if not classes:
+        called = some_of(list(categories.values()))
         raise RequestError(
-            f"--truth: {uri}: none of its categories ({some(list(categories.values()))}) has the "
-            f"name of a class of the output ({some(class_names)}); give them these names, or use "
-            "a CSV with a column class_index"
+            f"--truth: {uri}: none of its categories ({called}) has the name of a class of the "
+            f"output ({some_of(class_names)}); give them these names, or use a CSV with a column "
+            "class_index"
         )
-    remark = f"categories matched without regard to case: {some(other_case)}"
+    remark = f"categories matched without regard to case: {some_of(other_case)}"
     return classes, [remark] if other_case else []
 
 

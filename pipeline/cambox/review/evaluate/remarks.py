@@ -6,7 +6,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from cambox.console import some
+from cambox.errors import some_of
 from cambox.review.evaluate.localisation import Pairs
 from cambox.review.evaluate.report import Counts
 from cambox.review.rows_with_truth import OK, MappedImages, RowWithTruth
@@ -40,11 +40,11 @@ def counts_and_remarks(
         (
             counts.truth_without_row,
             "images of the truth have no row in the output and are left out: "
-            f"{some(images.without_row)}",
+            f"{some_of(images.without_row)}",
         ),
         (counts.rows_without_truth, "rows are of images that the truth does not name, left out"),
         *(
-            (len(keys), f"images are {status} and count as missed: {some(keys)}")
+            (len(keys), f"images are {status} and count as missed: {some_of(keys)}")
             for status, keys in sorted(statuses.items())
         ),
         (
