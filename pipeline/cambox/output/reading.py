@@ -109,6 +109,23 @@ def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> P
     return PublishedRecipe(folder, footer, files)
 
 
+def names_in(folder_uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """The names of the visible files of a folder, of which nothing is read.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    filesystem, path = locate(folder_uri, storage_options)
+    # Another process may have published since this one looked.
+    filesystem.invalidate_cache()
+    try:
+        entries = list_folder(filesystem, path)
+    except FileNotFoundError:
+        return []
+    names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries]
+    return [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
+
+
 def files_in(
     folder_uri: str, storage_options: Mapping[str, Any] | None = None
 ) -> dict[str, PublishedFile | None]:
@@ -117,15 +134,7 @@ def files_in(
     Raises:
         OSError: the folder cannot be listed, or a footer cannot be read.
     """
-    filesystem, path = locate(folder_uri, storage_options)
-    # Another process may have published since this one looked.
-    filesystem.invalidate_cache()
-    try:
-        entries = list_folder(filesystem, path)
-    except FileNotFoundError:
-        return {}
-    names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries]
-    visible = [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
+    visible = names_in(folder_uri, storage_options)
 
     def known(name: str) -> PublishedFile | None:
         uri = f"{folder_uri}/{name}"
