@@ -84,13 +84,13 @@ class PublishedRecipe:
 
 
 def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> PublishedRecipe:
-    """Open the one recipe's folder that a URI names, or that its output holds.
+    """Open the one recipe's folder that a URI names, or that its output holds or calls latest.
 
     Only footers are read, many at a time.
 
     Raises:
-        RequestError: there is none, or several; or a file cannot be read, is damaged, not of
-            cambox, or of another recipe than the first.
+        RequestError: there is none, or several and no latest; or a file cannot be read, is
+            damaged, not of cambox, or of another recipe than the first.
     """
     folder = recipe_folder(uri, storage_options)
 
@@ -167,15 +167,7 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
     # It takes as long to import as all the rest here, where pandas is installed.
     import pyarrow.dataset
 
-    from cambox.config import OutputSettings
-    from cambox.output.latest import latest_folder
-
-    settings = OutputSettings(uri=output, storage_options=dict(storage_options or {}))
-    try:
-        uri = latest_folder(settings) or output
-    except OSError as error:
-        raise RequestError(f"{output} cannot be read: {error}; check access to it") from error
-    folder = recipe_folder(uri, storage_options)
+    folder = recipe_folder(output, storage_options)
     filesystem, _ = locate(folder.uri, storage_options)
     paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
     return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")

@@ -43,6 +43,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     counts = evaluation.counts
     say(
         console,
+        evaluation.verdict(),
         f"{evaluation.output}",
         f"{counted(counts.images, 'image')} with truth, "
         f"{counted(counts.pairs, '(image, class) pair')}, "
