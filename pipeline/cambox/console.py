@@ -62,7 +62,8 @@ class Steps(Progress):
     def __init__(self, console: Console) -> None:
         super().__init__(
             TextColumn("{task.description}"),
-            BarColumn(),
+            # Short, so that a long name and two times have room in 80 columns.
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),

@@ -38,7 +38,7 @@ class ExportRequest:
     """What is exported, and how.
 
     Attributes:
-        output: a recipe's folder, or an output that holds one recipe; a path or URL.
+        output: a recipe's folder, or an output with one or a ``latest``; a path or URL.
         to: a folder that is not there yet.
         present_classes: only classes that a box is left of, in the order of their ids.
         with_images: extract the images; else the export says of each its shard and key.

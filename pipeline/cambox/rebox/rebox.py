@@ -93,7 +93,7 @@ def rebox_output(
     """Make new boxes from an output's maps, for every file that has none yet.
 
     Args:
-        output: URI of a recipe's folder, or of an output that holds one recipe; with maps.
+        output: URI of a recipe's folder, or of an output (see ``recipe_folder``); with maps.
         to: URI of the new output.
         overrides: ``boxes.key=value``, the value in YAML.
         on_file: called after each file.
