@@ -1,7 +1,8 @@
-"""Settings from a file, a recipe's name and the command line; errors name the key."""
+"""Settings from a file, a recipe's name and the command line; errors name every wrong key."""
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from importlib import resources
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from cambox.config import Config
 from cambox.config_cam import BoxSettings, Section
@@ -84,7 +86,7 @@ def override_boxes(settings: BoxSettings, overrides: Sequence[str]) -> BoxSettin
                 f"--set {key}: stored maps are enough for the keys of boxes only; for this one "
                 "run cambox annotate"
             )
-    return _with_overrides(_OnlyBoxes, document, overrides, "--set: ").boxes
+    return _with_overrides(_OnlyBoxes, document, overrides, "").boxes
 
 
 class _OnlyBoxes(Section):
@@ -97,20 +99,62 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
     Raises:
         RequestError: a key is unknown, or a value is wrong.
     """
-    return _with_overrides(Config, config.model_dump(mode="json"), overrides, "")
+    return _with_overrides(Config, config.model_dump(mode="json"), overrides, "", "")
 
 
 def _with_overrides(
-    kind: type[_Kind], document: dict[str, Any], overrides: Sequence[str], where: str
+    kind: type[_Kind],
+    document: dict[str, Any],
+    overrides: Sequence[str],
+    where: str,
+    overriding: str = "--set ",
 ) -> _Kind:
-    """The settings of a document; an error of theirs begins with ``where``."""
+    """The settings of a document with overrides.
+
+    Args:
+        where: what an error of the document's own begins with.
+        overriding: the same of one that an override brought.
+    """
+    own = copy.deepcopy(document)
     for override in overrides:
         _apply(document, override)
     _let_the_command_line_win(document, {one.partition("=")[0].strip() for one in overrides})
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        raise RequestError(f"{where}{_explain(error)}") from error
+        own_problems = {_identity(problem) for problem in _problems(kind, own)}
+        texts: dict[str, list[str]] = {where: [], overriding: []}
+        for problems in _by_setting(error.errors(include_url=False)):
+            is_own = _identity(problems[0]) in own_problems
+            texts[where if is_own else overriding].append(_explain(problems))
+        lines = [f"{begin}{' | '.join(some)}" for begin, some in texts.items() if some]
+        raise RequestError(" | ".join(lines)) from error
+
+
+def _problems(kind: type[Section], document: dict[str, Any]) -> list[ErrorDetails]:
+    try:
+        kind.model_validate(document)
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
+
+
+def _identity(problem: ErrorDetails) -> tuple[object, ...]:
+    """What tells one problem from another; a section's values may differ where it is the same."""
+    value = problem["input"]
+    given = None if isinstance(value, dict) else repr(value)
+    return problem["loc"], problem["type"], problem["msg"], given
+
+
+def _by_setting(problems: Sequence[ErrorDetails]) -> list[list[ErrorDetails]]:
+    """A setting of several types has one problem for each type that it is not."""
+    groups: dict[tuple[object, ...], list[ErrorDetails]] = {}
+    for problem in problems:
+        place = problem["loc"]
+        if problem["type"] != "extra_forbidden":
+            place = tuple(_settings(place)[0])
+        groups.setdefault(place, []).append(problem)
+    return list(groups.values())
 
 
 def _let_the_command_line_win(document: dict[str, Any], overridden: set[str]) -> None:
@@ -154,28 +198,23 @@ def _apply(document: dict[str, Any], override: str) -> None:
     place[names[-1]] = value
 
 
-def _explain(error: ValidationError) -> str:
-    """The first problem, in one line that names the key and the remedy."""
-    problems = error.errors(include_url=False)
+def _explain(problems: Sequence[ErrorDetails]) -> str:
+    """What is wrong with one setting: the key and the remedy."""
     first = problems[0]
     keys, _ = _settings(first["loc"])
     key = ".".join(keys) or "configuration"
-    same = [problem for problem in problems if _settings(problem["loc"])[0] == keys]
-    others = len(problems) - len(same)
-    more = f" (and {others} more)" if others else ""
     if first["type"] == "extra_forbidden":
         _, known = _settings(first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         unknown = ".".join(str(part) for part in first["loc"])
-        return f"{unknown}: unknown key; {hint}{more}"
+        return f"{unknown}: unknown key; {hint}"
     if first["type"] == "missing" and len(keys) == len(first["loc"]):
-        return f"{key}: missing; set it in the file or with --set {key}=...{more}"
-    # A setting of several types has one problem for each type that it is not.
-    messages = [problem["msg"].removeprefix("Value error, ") for problem in same]
+        return f"{key}: missing; set it in the file or with --set {key}=..."
+    messages = [problem["msg"].removeprefix("Value error, ") for problem in problems]
     given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
     text = "; or: ".join(dict.fromkeys(messages))
-    return f"{key}: {text}{given if given not in text else ''}{more}"
+    return f"{key}: {text}{given if given not in text else ''}"
 
 
 def _settings(location: tuple[int | str, ...]) -> tuple[list[str], list[str]]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -79,13 +80,20 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     return text or type(error).__name__
 
 
+def counted(number: int, what: str) -> str:
+    """A number of things, by the name of one: ``1 shard``, ``12 boxes``."""
+    ending = "" if number == 1 else "es" if what.endswith(("s", "x")) else "s"
+    return f"{number} {what}{ending}"
+
+
 class Steps(Progress):
     """The steps of a command, one after the other: a bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(
             TextColumn("{task.description}"),
-            BarColumn(),
+            # Short, so that a long name and two times have room in 80 columns.
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
@@ -122,12 +130,27 @@ def require_folder(folder: Path) -> None:
     """Make the folder, before the work whose result goes there.
 
     Raises:
-        RequestError: it cannot be made.
+        RequestError: it cannot be made, or nothing can be written there.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"--to: {folder} cannot be made: {error.strerror}") from error
+    require_writable(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """See that files can be made in a folder that is there.
+
+    Raises:
+        RequestError: they cannot.
+    """
+    try:
+        # What permissions say is not enough: a disk may be mounted for reading only.
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(f"--to: {folder} cannot be written: {error.strerror}") from error
 
 
 def write_files(folder: Path, files: Mapping[str, bytes | None]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,12 @@ from rich.console import Console
 
 from cambox.config import Config
 from cambox.config_file import load_config
-from cambox.console import say, saying_notes
+from cambox.console import counted, say, saying_notes
 from cambox.errors import RequestError
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, plan
-from cambox.output.publish import recipe_uri, remove_leftovers
+from cambox.output.publish import file_name, recipe_uri, remove_leftovers, require_publishable
+from cambox.output.reading import names_in
 from cambox.resolve import recipe_key, remember, remembered
 from cambox.sources.class_list import find_class_list
 from cambox.sources.shards import Shard, find_shards
@@ -69,13 +71,36 @@ def annotate_planned(config: Config, engine: Engine, work: Plan, console: Consol
     if removed := remove_leftovers(config.output, engine.recipe):
         say(console, f"removed {removed} temporary files of runs that died")
     to_do = work.to_do
+    if to_do:
+        # Told once and now, and not by each shard when it is computed.
+        require_publishable(config.output, engine.recipe)
     with RunDisplay(console, len(to_do), sum(shard.size for shard in to_do)) as display:
-        outcomes = engine.annotate(to_do, display) if to_do else []
+        try:
+            outcomes = engine.annotate(to_do, display) if to_do else []
+        except KeyboardInterrupt:
+            # A storage that fails just now must not hide that a person ended the run.
+            with suppress(OSError):
+                say(console, _interrupted(work, recipe_uri(config.output, engine.recipe), config))
+            raise
         seconds = display.seconds
     failures = tuple(outcome for outcome in outcomes if isinstance(outcome, ShardFailure))
     reports = tuple(outcome for outcome in outcomes if not isinstance(outcome, ShardFailure))
     folder = recipe_uri(config.output, engine.recipe)
     return RunSummary(folder, engine.recipe, work, reports, failures, seconds)
+
+
+def _interrupted(work: Plan, folder: str, config: Config) -> str:
+    """What is published, and what to do about the rest."""
+    # Those that were in work may have been published after the last that was told of.
+    names = set(names_in(folder, config.output.storage_options))
+    published = len(work.done) + sum(file_name(shard.uri) in names for shard in work.new)
+    again = len(work.changed) + len(work.outdated)
+    anew = f", {again} to be done anew are in work" if again else ""
+    all_shards = counted(len(work.done) + len(work.to_do), "shard")
+    return (
+        f"interrupted: {published} of {all_shards} published in {folder}{anew}; the same command "
+        "goes on with the rest"
+    )
 
 
 def prepare(

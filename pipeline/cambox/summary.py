@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cambox.console import say
+from cambox.console import counted, say
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan
 from cambox.sources.storage import canonical_uri
@@ -128,12 +128,13 @@ class RunSummary:
 def print_summary(summary: RunSummary, console: Console) -> None:
     """Say where the output is and what to do next."""
     lines = [
-        f"{len(summary.reports)} shards published, {summary.done_before} were done before, "
-        f"{len(summary.failures)} given up",
+        f"{counted(len(summary.reports), 'shard')} published, "
+        f"{summary.done_before} were done before, {len(summary.failures)} given up",
     ]
     if summary.reports:
         lines.append(
-            f"{summary.samples} rows ({_listed(summary.statuses)}), {summary.boxes} boxes, "
+            f"{counted(summary.samples, 'row')} ({_listed(summary.statuses)}), "
+            f"{counted(summary.boxes, 'box')}, "
             f"{summary.images_per_second:.1f} images/s"
         )
         stages = ", ".join(f"{name} {ms:.2f}" for name, ms in summary.stage_milliseconds.items())

@@ -58,7 +58,7 @@ def test_a_bad_shard_is_named_and_the_exit_code_is_1(config_path: Path, shards: 
     result = cambox("annotate", str(config_path), "--set", patterns, cwd=config_path.parent)
     assert result.returncode == 1
     assert f"given up: {bad}" in result.stdout
-    assert "1 shards published" in result.stdout
+    assert "1 shard published" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_pack_then_annotate_an_own_folder(config_path: Path, pictures: Path) -> 
         "pack", str(pictures), "--to", "mine", "--labels", str(pictures / "labels.csv"), cwd=folder
     )
     assert packed.returncode == 0, packed.stderr
-    assert "12 images in 1 shards" in packed.stdout
+    assert "12 images in 1 shard," in packed.stdout
     result = cambox("annotate", str(config_path), "--set", "input.shards=mine/*.tar", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "12 rows (ok 12)" in result.stdout

@@ -111,6 +111,30 @@ def test_wrong_settings_are_named(tmp_path: Path, override: str, message: str) -
     assert "\n" not in str(refusal.value)
 
 
+def test_all_wrong_keys_are_named_and_each_is_blamed_on_where_it_stands(tmp_path: Path) -> None:
+    text = MINIMAL + "cam: {topk: 3, shfit: 0, top_k: 0}\nboxes: {threshold: 2}\n"
+    with pytest.raises(RequestError) as refusal:
+        load(tmp_path, "boxes.treshold=0.3", "cam.top_k=-1", "engine.batch_size=big", text=text)
+    of_file, of_command = str(refusal.value).split(" | --set ")
+    path, problems = of_file.split("run.yaml: ")
+    assert path == f"{tmp_path}/"
+    unknown, wrong = problems.split(" | "), of_command.split(" | ")
+    assert unknown[0] == "cam.topk: unknown key; did you mean top_k?"
+    assert unknown[1] == "cam.shfit: unknown key; did you mean shift?"
+    assert unknown[2].startswith("boxes.threshold: Input should be less than or equal to 1, got 2")
+    assert len(unknown) == 3
+    assert wrong[0].startswith("cam.top_k: Input should be greater than or equal to 1, got -1")
+    assert wrong[1] == "boxes.treshold: unknown key; did you mean threshold?"
+    assert wrong[2].startswith("engine.batch_size: ")
+    assert len(wrong) == 3
+
+    with pytest.raises(RequestError, match=r"^--set cam\.topk: unknown key; did you mean top_k\?$"):
+        load(tmp_path, "cam.topk=1")
+    # What the file lacks is the file's affair, whatever else is set.
+    with pytest.raises(RequestError, match=r"^.*run\.yaml: model: missing; set it in the file"):
+        load(tmp_path, "cam.top_k=1", text="input: {shards: a.tar}\noutput: {uri: out}\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("a: [", "not YAML"), ("- 1", "expected sections"), ("", "expected sections")],

@@ -307,6 +307,29 @@ def test_plain_lines_tell_rate_counts_and_the_time_left(monkeypatch: pytest.Monk
     assert "[brackets]" in text
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_bar_fits_the_terminal_and_says_what_matters_most_first(width: int) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=width, force_terminal=True)
+    with RunDisplay(console, 12_345, 10**12) as display:
+        display.started -= 3 * 3600
+        display.statuses.update(ok=10**6, unreadable=1234, too_large=17)
+        display.finished_shards, display.failed_shards = 6_172, 3
+        display.advance(Progress(bytes_read=5 * 10**11, samples=123_456_789))
+        display.bar.refresh()
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue()).replace("\r", "\n")
+    shown = [line.rstrip() for line in lines.splitlines() if "6172/12345 shards" in line]
+    assert shown
+    assert max(map(len, shown)) <= width
+    assert "50%" in shown[-1]
+    # Cut nowhere.
+    assert not [line for line in shown if "…" in line]
+    assert ("given up 3 · 3 h 00 min left" in shown[-1]) == (width > 40)
+    assert ("images/s · too_large 17 · unreadable 1234 · 123456789 images" in shown[-1]) == (
+        width > 80
+    )
+
+
 def test_the_shards_are_taken_largest_first(make_config: ConfigMaker) -> None:
     from cambox.output.ledger import plan
 

@@ -6,6 +6,7 @@ A worker is as still as its oldest shard, whatever the others do.
 from __future__ import annotations
 
 import gc
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import cambox.annotator as station
 from cambox.annotator import Progress
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import Prefetch, WorkerProgress
 from cambox.engines.worklist import Outcome
+from cambox.output.ledger import plan
+from cambox.run import annotate_planned
 from cambox.sources.samples import Sample
 from cambox.sources.shards import Shard, find_shards
-from fault_runs import QUIET, LocalRuns, visible
+from fault_runs import QUIET, LocalRuns, visible, with_output
 
 PATIENCE = 20.0
 
@@ -104,6 +108,32 @@ def test_an_interrupt_ends_the_shards_in_work(
     # The same again does the rest.
     assert local_runs.run(tmp_path / "out").complete
     assert visible(local_runs.folder(tmp_path / "out")) == clean.files
+
+
+def test_after_an_interrupt_a_run_says_what_is_published_and_how_to_go_on(
+    local_runs: LocalRuns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    honest = RunDisplay.finished
+
+    def interrupt(self: RunDisplay, outcome: Outcome) -> None:
+        honest(self, outcome)
+        if self.finished_shards == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDisplay, "finished", interrupt)
+    config = with_output(local_runs.config, tmp_path / "out")
+    local_runs.engine.config = config
+    shards = find_shards(config.input.shards)
+    log = io.StringIO()
+    work = plan(shards, local_runs.engine.recipe, config.output)
+    with pytest.raises(KeyboardInterrupt):
+        annotate_planned(config, local_runs.engine, work, Console(file=log))
+    folder = local_runs.folder(tmp_path / "out")
+    said = log.getvalue()
+    # Among them what was written meanwhile.
+    count = len(visible(folder))
+    assert count > 0
+    assert f"interrupted: {count} of 3 shards published in {folder}; the same command" in said
 
 
 class ByHand:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import re
 import tarfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +26,45 @@ from pycocotools.coco import COCO
 
 from cambox.boxes import Boxes
 from cambox.cli import main
+from cambox.config import OutputSettings
 from cambox.errors import RequestError
 from cambox.export import Format
 from cambox.export.coco import CocoWriter
-from cambox.export.export import WRITERS, ExportRequest, export
-from cambox.export.writer import Exported, FileNames
+from cambox.export.export import ExportRequest, export
+from cambox.export.hf import HuggingFaceWriter
+from cambox.export.voc import VocWriter
+from cambox.export.writer import Exported, FileNames, Writer
+from cambox.export.yolo import YoloWriter
+from cambox.output.footer import Recipe
+from cambox.output.publish import publish
+from cambox.output.rows import table
+from cambox.sources.shards import find_shards
 from cambox.training.labelled import LabelledImage
 from cambox.training.selection import ClassList, Selection
 from makers import (
     CLASS_NAMES,
+    ORIENTATION,
+    TURN_BY_90,
+    KnownBox,
     KnownRow,
     Published,
+    boxes_of,
     corners_of,
     publish_rows,
     stored_picture,
+    write_tar,
 )
 
 NAMES = ("striped", "crane (1)", "dotted", "crane (3)", "plain <&>")
 PIXELS = 0.01
+# What torchvision calls them.
+VOC_NUMBERS = {"person": 15, "dog": 12}
+WRITERS: dict[Format, type[Writer]] = {
+    Format.coco: CocoWriter,
+    Format.yolo: YoloWriter,
+    Format.voc: VocWriter,
+    Format.hf: HuggingFaceWriter,
+}
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +140,7 @@ def test_coco_images_by_torchvision(published: Published, exported: Callable[...
 
 
 def test_yolo_by_supervision(published: Published, exported: Callable[..., Path]) -> None:
-    folder = exported(Format.yolo)
+    folder = exported(Format.yolo, val=0.0)
     images, labels = folder / "images" / "train", folder / "labels" / "train"
     loaded = supervision.DetectionDataset.from_yolo(
         str(images), str(labels), str(folder / "data.yaml")
@@ -139,11 +162,11 @@ def test_yolo_by_supervision(published: Published, exported: Callable[..., Path]
 def test_yolo_by_the_rules_of_ultralytics(
     published: Published, exported: Callable[..., Path]
 ) -> None:
-    folder = exported(Format.yolo, selection=Selection(keep_empty=True))
+    folder = exported(Format.yolo, selection=Selection(keep_empty=True), val=0.4)
     data = yaml.safe_load((folder / "data.yaml").read_text())
     assert data["names"] == dict(enumerate(NAMES))
-    assert {"train", "val"} <= data.keys()
-    images = sorted((folder / data["train"]).rglob("*.*"))
+    assert data["train"] != data["val"]
+    images = [path for split in ("train", "val") for path in (folder / data[split]).iterdir()]
     assert len(images) == len(published.with_boxes) + 1
     rows = {name: key for key, name in names_of(folder).items()}
     of_key = {(row.shard, row.key): row for row in published.rows}
@@ -168,9 +191,9 @@ def voc_corners(box: Any) -> list[float]:
     return [float(box["xmin"]) - 1, float(box["ymin"]) - 1, float(box["xmax"]), float(box["ymax"])]
 
 
-def voc_boxes(row: KnownRow) -> np.ndarray:
+def voc_boxes(row: KnownRow, decimals: int = 0) -> np.ndarray:
     """The boxes of a row; sides shorter than a pixel, which VOC cannot say, are one pixel."""
-    boxes = corners_of(row)
+    boxes = corners_of(row).round(3).round(decimals)
     low = np.minimum(boxes[:, :2], np.array([row.width, row.height]) - 1)
     short = boxes[:, 2:] - boxes[:, :2] < 1
     low = np.where(short, low, boxes[:, :2])
@@ -204,7 +227,7 @@ def test_voc_by_torchvision(published: Published, exported: Callable[..., Path])
 
 
 def test_voc_by_supervision(published: Published, exported: Callable[..., Path]) -> None:
-    folder = exported(Format.voc)
+    folder = exported(Format.voc, fractions=True)
     root = folder / "VOCdevkit" / "VOC2012"
     loaded = supervision.DetectionDataset.from_pascal_voc(
         str(root / "JPEGImages"), str(root / "Annotations")
@@ -213,7 +236,112 @@ def test_voc_by_supervision(published: Published, exported: Callable[..., Path])
     assert len(loaded) == len(published.with_boxes)
     for row in published.with_boxes:
         found = loaded.annotations[str(root / "JPEGImages" / names[row.shard, row.key])]
-        assert np.abs(found.xyxy - voc_boxes(row)).max() < PIXELS
+        assert np.abs(found.xyxy - voc_boxes(row, decimals=3)).max() < PIXELS
+
+
+def odd_output(folder: Path, pictures: dict[str, bytes], class_names: Sequence[str]) -> Path:
+    """An output of one shard: pictures by member name, of 40 x 30 pixels, each with one box."""
+    folder.mkdir(exist_ok=True)
+    (shard,) = find_shards([str(write_tar(folder / "odd.tar", pictures))])
+    settings = {name: {} for name in ("model", "cam", "boxes", "output")}
+    settings |= {"input": {"labels": "cls", "max_pixels": 10_000}}
+    recipe = Recipe(json.dumps(settings), tuple(class_names), 64 * "0")
+    rows = [
+        KnownRow(
+            key=name.rpartition(".")[0],
+            shard=shard.uri,
+            sample_index=place,
+            status="ok",
+            error=None,
+            width=40,
+            height=30,
+            labels=(0,),
+            classes=(),
+            objects=(KnownBox(place % len(class_names), 0, 0, 0.5, 2.4, 3.6, 20.5, 29.9),),
+        )
+        for place, name in enumerate(pictures)
+    ]
+    output = OutputSettings(uri=str(folder / "out"))
+    publish(table(rows, boxes_of(rows), class_names, with_maps=False), shard, recipe, output)
+    return folder / "out"
+
+
+def encoded(kind: str, **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 30, 90)).save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["JPEG", "jpeg", "jpg", "jpe", "jfif", "png"])
+def test_voc_by_torchvision_and_its_second_version_whatever_jpegs_are_called(
+    tmp_path: Path, suffix: str
+) -> None:
+    pictures = {f"{name}.{suffix}": encoded("JPEG") for name in ("a", "b")}
+    names = list(VOC_NUMBERS)
+    output = odd_output(tmp_path, pictures, names)
+    export(ExportRequest(str(output), Format.voc, tmp_path / "voc", with_images=True))
+    plain = torchvision.datasets.VOCDetection(str(tmp_path / "voc"), "2012", "train")
+    wrapped = torchvision.datasets.wrap_dataset_for_transforms_v2(plain)
+    assert len(wrapped) == 2
+    for place, ((image, found), (_, target)) in enumerate(zip(plain, wrapped, strict=True)):
+        assert image.size == (40, 30)
+        assert found["annotation"]["filename"] == f"{'ab'[place]}.jpg"
+        (item,) = found["annotation"]["object"]
+        assert item["name"] == names[place]
+        # 2.4 and 3.6 begin in the third and in the fifth pixel, counted from 1.
+        assert target["boxes"].tolist() == [[3, 5, 20, 30]]
+        assert target["labels"].tolist() == [VOC_NUMBERS[names[place]]]
+
+
+def test_an_image_that_cannot_be_turned_is_named_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURN_BY_90
+    turned = encoded("JPEG", exif=exif)
+    # Cut before the pixels begin.
+    odd = turned[: turned.index(b"\xff\xda")]
+    pictures = {"a.jpg": encoded("JPEG"), "odd.jpg": odd, "p.png": encoded("PNG")}
+    output = odd_output(tmp_path, pictures, ["x"])
+    asked = [str(output), "--format", "voc", "--images", "--to", str(tmp_path / "voc")]
+    assert run(monkeypatch, "export", *asked) == 0
+    said = capsys.readouterr().out
+    assert "2 images with 2 boxes, 1 class" in said
+    assert "left out: 1 cannot be turned upright" in said
+    assert re.search(
+        r"left out: odd of .*odd\.tar: JPEG of 40 x 30 pixels can not be decoded", said
+    )
+    assert "another format than JPEG: 1 image" in said
+    about = json.loads((tmp_path / "voc" / "cambox.json").read_text())
+    assert (about["images"], about["left_out"]) == (2, {"cannot be turned upright": 1})
+    assert sorted(names_of(tmp_path / "voc").values()) == ["a.jpg", "p.png"]
+
+    alone = odd_output(tmp_path / "alone", {"odd.jpg": odd}, ["x"])
+    with pytest.raises(RequestError, match=r"no image is left .*odd of .*odd\.tar"):
+        export(ExportRequest(str(alone), Format.coco, tmp_path / "coco", with_images=True))
+    assert not (tmp_path / "coco").exists()
+
+
+def test_yolo_puts_a_share_of_the_images_aside_and_keeps_them_there(tmp_path: Path) -> None:
+    keys = [f"key-{number}.jpg" for number in range(300)]
+    lists = []
+    for name, some in (("some", keys[:200]), ("all", keys)):
+        output = odd_output(tmp_path / name, dict.fromkeys(some, b"-"), ["x"])
+        report = export(ExportRequest(str(output), Format.yolo, tmp_path / name / "yolo"))
+        splits = [
+            {path.stem for path in (tmp_path / name / "yolo" / "labels" / split).iterdir()}
+            for split in ("train", "val")
+        ]
+        assert splits[0] | splits[1] == {key.removesuffix(".jpg") for key in some}
+        assert not splits[0] & splits[1]
+        assert report.notes == (
+            f"by a hash of the key: train {len(splits[0])}, val {len(splits[1])}",
+        )
+        lists.append(splits)
+    assert lists[0][0] <= lists[1][0]
+    assert lists[0][1] <= lists[1][1]
+    # A tenth of 300; this far from it once in ten thousand.
+    assert 10 < len(lists[1][1]) < 50
 
 
 @pytest.mark.parametrize("with_images", [True, False])
@@ -296,7 +424,7 @@ def test_classes_without_a_box_can_be_left_out(
         Format.yolo, selection=Selection(min_score=best), present_classes=True, with_images=False
     )
     assert yaml.safe_load((folder / "data.yaml").read_text())["names"] == {0: NAMES[only]}
-    (label,) = (folder / "labels" / "train").iterdir()
+    (label,) = (folder / "labels").glob("*/*")
     assert label.read_text().startswith("0 ")
 
 
@@ -386,6 +514,7 @@ def test_the_command(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--to", "{tmp}/x", "--val", "0.1"], "--val: voc has one list of images"),
         (["--to", "{tmp}/x", "--classes", "one"], "no list of class ids"),
         (["--to", "{tmp}/x", "--classes", "77"], "none of the recipe's classes"),
         (["--to", "{tmp}/x", "--status", "fine"], "statuses"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cambox.errors import RequestError
 from cambox.output import publish as publishing
 from cambox.sources import stream
 from conftest import ConfigMaker
@@ -61,10 +62,10 @@ class _HalfWriter(io.BufferedWriter):
 
 
 def failing_call(failing: Failing) -> Honest:
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         if (error := failing.error()) is not None:
             raise error
-        return failing.honest(*arguments)
+        return failing.honest(*arguments, **named)
 
     return call
 
@@ -107,6 +108,24 @@ def test_publishing_fails_and_is_done_again(
     assert len(runs.run().reports) == (2 if attempts == 1 and "folder" not in operation else 0)
     what = f"{errno.errorcode[number]} from {operation}"
     fault_table.check(10, what, failing.failed, folder, clean)
+
+
+def test_an_output_that_may_not_be_written_is_told_once_and_before_the_first_shard(
+    make_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = LocalRuns(make_config())
+    runs.folder(tmp_path / "out")
+    failing = Failing(publishing.TemporaryFile, errno.EACCES, times=100)
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "TemporaryFile", failing_call(failing))
+        with pytest.raises(RequestError, match=r"output\.uri: .*out cannot be written: Permission"):
+            runs.run()
+    assert failing.failed == 1
+    assert len(runs.run().reports) == 3
+    # Nothing is tried where there is nothing to write.
+    with monkeypatch.context() as patched:
+        patched.setattr(publishing, "TemporaryFile", failing_call(failing))
+        assert runs.run().complete
 
 
 def test_a_connection_that_breaks_while_a_shard_is_read(

@@ -170,12 +170,12 @@ def test_a_cut_shard_holds_latest_until_it_is_mended(nights: Nights) -> None:
     assert (given_up.shard, given_up.attempts) == (str(cut), 1)
     assert "cut" in given_up.reason
     assert not bad.latest.moved
-    assert bad.latest.why_not == "1 shards were given up"
+    assert bad.latest.why_not == "given up: 1 shard"
     assert good.recipe is not None
     assert bad.latest.recipe == good.recipe.folder
     assert nights.pointer() == held
     assert nights.link() == good.recipe.folder
-    assert "latest: not moved (1 shards were given up)" in nights.log
+    assert "latest: not moved (given up: 1 shard)" in nights.log
 
     page = nights.page(bad.name)
     assert "shard-&lt;script&gt;alert(1).tar" in page
@@ -184,7 +184,7 @@ def test_a_cut_shard_holds_latest_until_it_is_mended(nights: Nights) -> None:
     assert tags.targets == []
     text = " ".join(tags.text)
     assert given_up.reason in text
-    assert "1 shards were given up" in text
+    assert "given up: 1 shard" in text
     assert text.index(given_up.reason) < text.index("images per second")
     assert "prefers-color-scheme: dark" in page
 

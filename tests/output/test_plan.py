@@ -65,7 +65,7 @@ def test_an_upgrade_redoes_nothing_unless_asked(finished: tuple[Config, RunSumma
     output = io.StringIO()
     _, work = prepare(config, Console(file=output, width=300))
     assert len(work.done) == 3
-    assert "cambox 0.0.9 (1 files)" in output.getvalue()
+    assert "cambox 0.0.9 (1 file)" in output.getvalue()
     _, asked = prepare(config, QUIET, Version("0.0.9"))
     assert len(asked.outdated) == 0
     again = run(config, QUIET, Version("0.2.0"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,9 +21,16 @@ from hypothesis.extra import numpy as arrays
 import cambox.output.publish
 from cambox.boxes import Boxes
 from cambox.config import OutputSettings
+from cambox.errors import RequestError
 from cambox.output.footer import Footer, Recipe
 from cambox.output.ledger import plan
-from cambox.output.publish import file_name, publish, publish_bytes, to_parquet
+from cambox.output.publish import (
+    file_name,
+    publish,
+    publish_bytes,
+    require_publishable,
+    to_parquet,
+)
 from cambox.output.rows import (
     ClassScore,
     Row,
@@ -240,3 +249,31 @@ def test_a_storage_that_writes_in_place_gets_the_file_beside_and_then_its_name(
     whole = ({}, {"/out/a.parquet": b"the first"}, {"/out/a.parquet": b"the second one"})
     assert all(seen in whole for seen in visible)
     assert len(filesystem.ls("/out")) == 1
+
+
+@pytest.mark.parametrize("store", ["disk", "object store"])
+def test_an_output_that_cannot_be_written_is_told_before_any_shard_and_one_that_can_stays_clean(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "out") if store == "disk" else "memory://unwritable/out"
+    output = OutputSettings(uri=uri)
+    require_publishable(output, RECIPE)
+    filesystem, folder = fsspec.url_to_fs(uri)
+    assert filesystem.find(folder, withdirs=False) == []
+
+    def refuse(error: OSError) -> Callable[..., None]:
+        def fail(*arguments: object, **more: object) -> None:
+            raise error
+
+        return fail
+
+    owner, name = cambox.output.publish, "publish_bytes"
+    if store == "disk":
+        name = "TemporaryFile"
+    monkeypatch.setattr(owner, name, refuse(PermissionError(errno.EACCES, "Permission denied")))
+    with pytest.raises(RequestError, match=r"--to: .*out cannot be written: Permission denied"):
+        require_publishable(output, RECIPE, "--to")
+    # What may be over when the first shard is done is its own affair.
+    for number in (errno.EIO, errno.ENOSPC):
+        monkeypatch.setattr(owner, name, refuse(OSError(number, "for now")))
+        require_publishable(output, RECIPE)

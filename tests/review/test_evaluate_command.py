@@ -125,6 +125,7 @@ def test_the_report_has_the_figures_of_the_rows_and_says_what_is_missing(
     assert picture.shape[1] > 1000
     assert picture.std() > 5
 
+    assert text.splitlines()[0] == report.verdict()
     counts = report.counts
     assert (counts.rows, counts.images, counts.truth_without_row) == (13, 12, 1)
     assert (counts.rows_without_truth, counts.not_ok) == (1, {"unreadable": 1})
@@ -362,7 +363,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     shutil.copytree(output, root / output.name)
     shutil.copytree(output, root / "0123456789abcdef")
     error = says(root, "--truth", truth)
-    assert "holds 2 recipes; name one of them" in error
+    assert "holds 2 recipes, and none is latest; name one of them" in error
     assert str(root / output.name) in error
     assert str(root / "0123456789abcdef") in error
 

@@ -9,7 +9,7 @@ import pytest
 from cambox.boxes import Boxes, best_overlaps, centre_box
 from cambox.config_cam import BoxSettings
 from cambox.output.rows import StoredMap
-from cambox.review.evaluate.figures import Bootstrap, best_share, corloc, share
+from cambox.review.evaluate.figures import Bootstrap, best_share, comparison, corloc, share
 from cambox.review.evaluate.localisation import (
     THRESHOLDS,
     correct_localisation,
@@ -19,6 +19,7 @@ from cambox.review.evaluate.localisation import (
     sweep,
     top1,
 )
+from cambox.review.evaluate.report import Comparison
 from cambox.review.rows_with_truth import MappedImages, RowWithTruth
 
 SIDE = 24
@@ -243,3 +244,22 @@ def test_a_share_over_nothing_is_not_a_number() -> None:
     shares = share(weights, np.array([0, 0]), np.array([[True], [False]]))
     assert shares[0, 0] == 0.5
     assert np.isnan(shares[1, 0])
+
+
+def test_the_verdict_says_how_far_from_a_box_in_the_middle_and_whether_that_is_noise() -> None:
+    def compared(hits: int, centre_hits: int, images: int = 200) -> Comparison:
+        bootstrap = Bootstrap(images, 400)
+        places = np.arange(images)
+        both = [
+            bootstrap.draw(share, places, places[:, None] < count) for count in (hits, centre_hits)
+        ]
+        return comparison(both[0][:, 0], both[1][:, 0])
+
+    above, below = compared(159, 125), compared(100, 125)
+    assert above.verdict("x") == "79.5 %, 17.0 points above a box in the middle (62.5 %): x"
+    assert below.verdict("x") == "50.0 %, 12.5 points below a box in the middle (62.5 %): x"
+    same = compared(125, 125).verdict("x")
+    assert same.startswith("62.5 %, no better than a box in the middle (62.5 %), gain +0.0 [")
+    assert same.endswith("]: x")
+    none = comparison(np.full(9, np.nan), np.full(9, np.nan)).verdict("x")
+    assert none == "no verdict, because there is nothing to measure: x"

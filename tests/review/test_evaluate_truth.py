@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cambox.errors import RequestError
-from cambox.review.truth import Truth, read_truth
+from cambox.review.truth import Truth, read_truth, require_truth
 
 NAMES = ["tench", "crane", "shark", "crane"]
 
@@ -102,15 +102,60 @@ def test_coco_boxes_have_a_width_and_categories_go_by_name(tmp_path: Path) -> No
     assert sorted(truth.remarks) == [
         "1 crowds are left out",
         "1 true boxes of categories that are no class of the output are left out",
+        "categories that are no class of the output: toothbrush",
     ]
 
 
-def test_coco_category_ids_are_classes_where_no_name_is_known(tmp_path: Path) -> None:
-    categories = [{"id": number, "name": f"class {number}"} for number in (1, 18, 90)]
-    truth = read(tmp_path, coco(categories=categories), "truth.json")
+@pytest.mark.parametrize("names", [None, ["0", "1", "2", "3"]])
+def test_coco_category_ids_are_classes_where_either_side_has_no_names(
+    tmp_path: Path, names: list[str] | None
+) -> None:
+    path = tmp_path / "truth.json"
+    numbered = [{"id": number, "name": str(number)} for number in (1, 18, 90)]
+    path.write_text(coco(**({} if names else {"categories": numbered})))
+    truth = read_truth(str(path), names or NAMES)
     boxes, classes = as_lists(truth)["a.jpg"]
     assert (boxes, classes) == ([[0, 0, 5, 5]], [1])
-    assert "no category has the name of a class" in truth.remarks[0]
+    assert "category ids are class indices" in truth.remarks[0]
+
+
+def test_coco_names_match_without_regard_to_case_unless_a_class_is_called_just_so(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "truth.json"
+    categories = [{"id": 18, "name": "Shark"}, {"id": 1, "name": "PERSON "}]
+    path.write_text(coco(categories=categories))
+    truth = read_truth(str(path), ["Person", "shark", "Shark", "SHARK"])
+    assert as_lists(truth)["a.jpg"] == ([[1, 2, 11, 22.5], [0, 0, 5, 5]], [2, 0])
+    assert "categories matched without regard to case: PERSON " in truth.remarks
+    with pytest.raises(RequestError, match="'Shark', and so are the classes 0, 1; give it"):
+        read_truth(str(path), ["shark", "SHARK", "person"])
+
+
+def test_boxes_without_a_size_are_left_out_and_counted(tmp_path: Path) -> None:
+    """COCO's train2017 has such boxes."""
+    flat = [
+        {"image_id": 7, "category_id": 18, "bbox": [1, 2, 0, 20]},
+        {"image_id": 9, "category_id": 18, "bbox": [4.5, 2, 7, 0.0]},
+        {"image_id": 7, "category_id": 18, "bbox": [1, 2, 10, 20]},
+    ]
+    remark = "2 true boxes have no width or no height and are left out"
+    truth = read(tmp_path, coco(annotations=flat), "truth.json")
+    assert as_lists(truth) == {"a.jpg": ([[1, 2, 11, 22]], [2]), "empty.jpg": ([], [])}
+    assert truth.remarks == (remark,)
+
+    truth = read(tmp_path, f"{COLUMNS}\na,1,2,1,22\na,1,2,11,22\nempty,4,2,9,2\n")
+    assert as_lists(truth) == {"a": ([[1, 2, 11, 22]], [-1]), "empty": ([], [])}
+    assert truth.remarks == (remark,)
+
+
+def test_a_truth_is_checked_before_its_classes_are_known(tmp_path: Path) -> None:
+    path = tmp_path / "truth.json"
+    path.write_text(coco(categories=[{"id": 18, "name": "person"}]))
+    assert len(read_truth(str(path), None).images["a.jpg"]) == 3
+    path.write_text("{")
+    with pytest.raises(RequestError, match="no JSON"):
+        read_truth(str(path), None)
 
 
 COLUMNS = "image,x_min,y_min,x_max,y_max"
@@ -123,7 +168,8 @@ COLUMNS = "image,x_min,y_min,x_max,y_max"
         ("image,x,y,w,h\na,1,2,3,4\n", "no column 'x_min'"),
         (f"{COLUMNS}\n", "holds no box"),
         (f"{COLUMNS}\na,1,2,3,4\nb,1,2,x,4\n", "line 3: .* not four numbers"),
-        (f"{COLUMNS}\na,1,2,1,4\n", "line 2: the box 1, 2, 1, 4 is empty"),
+        (f"{COLUMNS}\na,3,2,1,4\n", "line 2: the box 3, 2, 1, 4 is none"),
+        (f"{COLUMNS}\na,1,2,1,4\n", "holds no box; 1 true boxes have no width or no height"),
         (f"{COLUMNS}\na,nan,2,1,4\n", "line 2: the box"),
         (f"{COLUMNS}\na,1,2\n", "line 2: .* not four numbers"),
         (f"{COLUMNS}\n,1,2,3,4\n", "line 2: no image"),
@@ -147,8 +193,12 @@ def test_a_wrong_csv_is_one_line(tmp_path: Path, text: str, message: str) -> Non
         (coco(annotations=[{"image_id": 7, "category_id": 1}]), "annotations.0.bbox"),
         (coco(images=[]), "image_id 7, which is none"),
         (
-            coco(annotations=[{"image_id": 7, "category_id": 1, "bbox": [1, 2, 0, 4]}]),
-            "a.jpg: the box 1, 2, 1, 6 is empty",
+            coco(annotations=[{"image_id": 7, "category_id": 1, "bbox": [1, 2, -1, 4]}]),
+            "a.jpg: the box 1, 2, 0, 6 is none",
+        ),
+        (
+            coco(categories=[{"id": 18, "name": "person"}, {"id": 1, "name": "bicycle"}]),
+            r"categories \(person, bicycle\) has the name of a class of the output \(tench, crane",
         ),
         (coco(categories=[{"id": 18, "name": "crane"}]), "classes 1, 3; give it the id"),
     ],
@@ -166,5 +216,9 @@ def test_a_truth_may_be_a_url_and_a_missing_one_is_named(tmp_path: Path) -> None
     assert np.array_equal(truth.images["a"].corners, [[1, 2, 3, 4]])
     with pytest.raises(RequestError, match=r"gone.csv does not exist; correct the path"):
         read_truth(str(tmp_path / "gone.csv"), NAMES)
+    for missing, said in (("gone.csv", "gone.csv does not exist"), ("", "is a folder")):
+        with pytest.raises(RequestError, match=said):
+            require_truth(str(tmp_path / missing))
+    require_truth("memory://truth/boxes.csv")
     with pytest.raises(RequestError, match="not a storage protocol"):
         read_truth("pipe:cat", NAMES)

@@ -493,7 +493,7 @@ def test_mixed_versions_are_a_remark_and_no_problem(output: Path) -> None:
     verification = verify(str(output))
     assert verification.ok
     (remark,) = verification.remarks
-    assert "mixed versions of timm: 0.0.1 in 1 files" in remark
+    assert "mixed versions of timm: 0.0.1 in 1 file" in remark
 
 
 def test_a_file_cut_anywhere_never_passes(output: Path) -> None:
@@ -680,7 +680,7 @@ def test_the_command_says_how_it_stands(
     code, text, _ = cambox_verify(str(output))
     assert code == 1
     assert f"{path}: box: sample 0 ('good-0')" in text
-    assert "1 problems in 1 files" in text
+    assert "1 problem in 1 file" in text
 
     code, text, _ = cambox_verify(str(output), "--json")
     assert code == 1

@@ -22,7 +22,7 @@ from cambox.cli.options import (
     configured,
     version_of,
 )
-from cambox.console import say
+from cambox.console import counted, say
 from cambox.errors import some_of
 
 
@@ -76,8 +76,8 @@ def pack(
         )
     say(
         console,
-        f"{report.samples} images in {report.shards} shards, {report.unlabelled} without a label: "
-        f"{to}",
+        f"{counted(report.samples, 'image')} in {counted(report.shards, 'shard')}, "
+        f"{report.unlabelled} without a label: {to}",
     )
     found = {"skipped": report.skipped, "note": report.notes, "fault": report.faults}
     for kind, findings in found.items():

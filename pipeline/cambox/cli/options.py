@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from packaging.version import InvalidVersion, Version
+from rich.console import Console
 from typer import Argument, Option
 
 from cambox import __version__
+from cambox.console import say
 from cambox.errors import RequestError
 
 if TYPE_CHECKING:
     from cambox.config import Config
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, which is the shells' own."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +33,9 @@ app = typer.Typer(
 ConfigPath = Annotated[
     Path, Argument(help="A file, or a recipe's name: see cambox recipes", metavar="CONFIG")
 ]
-OneRecipe = Annotated[str, Argument(help="A recipe's folder, or an output that holds one recipe")]
+OneRecipe = Annotated[
+    str, Argument(help="A recipe's folder, or an output: its only recipe, or its latest one")
+]
 Overrides = Annotated[
     list[str] | None,
     Option(
@@ -108,6 +115,20 @@ def configured(path: Path, overrides: list[str] | None, engine: str | None = Non
     return load_config(path, [*(overrides or []), *of_engine])
 
 
+def one_recipe(output: str, console: Console) -> str:
+    """The URI of the recipe's folder that is asked for; says which, where ``latest`` chose it.
+
+    Raises:
+        RequestError: as ``recipe_folder``.
+    """
+    from cambox.output.folders import recipe_folder
+
+    folder = recipe_folder(output)
+    if folder.chosen_from > 1:
+        say(console, f"{output} holds {folder.chosen_from} recipes; taken: latest, {folder.name}")
+    return folder.uri
+
+
 def carry_out(command: Callable[[], object]) -> None:
     """Run a command; a wrong request ends in one line and exit code 2."""
     try:
@@ -115,3 +136,7 @@ def carry_out(command: Callable[[], object]) -> None:
     except RequestError as error:
         sys.stderr.write(f"cambox: {error}\n")
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            sys.stderr.write("cambox: interrupted; what is published is whole\n")
+        raise

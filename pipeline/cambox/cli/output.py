@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from typer import Argument, Option
 
-from cambox.cli.options import Json, OneRecipe, app
+from cambox.cli.options import Json, OneRecipe, app, one_recipe
 from cambox.console import Steps
 from cambox.export import Format
 
@@ -52,6 +52,28 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command("list")
+def list_output(
+    output: Annotated[str, Argument(help="An output, or one recipe's folder")],
+    as_json: Json = False,
+) -> None:
+    """List the recipes that an output holds, the oldest first.
+
+    Says of each when its newest file was written, its rows, whether it is `latest`, and which
+    settings differ from the one before. Reads only footers. Exit code: 0 they are listed, 2 there
+    is no such output.
+    """
+    from cambox.output.history import list_recipes, print_recipes
+
+    console = Console(stderr=as_json)
+    with Steps(console) as steps:
+        recipes = list_recipes(output, steps.step("recipes read"))
+    if as_json:
+        typer.echo(json.dumps([recipe.to_json() for recipe in recipes]))
+    else:
+        print_recipes(recipes, console)
+
+
 @app.command()
 def rebox(
     output: OneRecipe,
@@ -75,13 +97,11 @@ def rebox(
     of its own, which says what it came from. Running it again does only what is new or changed in
     OUTPUT. Exit code: 0 everything is published, 1 a file was given up, 2 the request is wrong.
     """
-    from cambox.output.folders import recipe_folder
-
+    console = Console(stderr=as_json)
     # Whether there is one is known before the compiler of boxes is imported.
-    recipe_folder(output)
+    output = one_recipe(output, console)
     from cambox.rebox.rebox import print_rebox, rebox_output
 
-    console = Console(stderr=as_json)
     with Steps(console) as steps:
         summary = rebox_output(output, to, overrides or [], steps.step("files"))
     print_rebox(summary, console)
@@ -149,6 +169,18 @@ def export(
         str | None,
         Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
     ] = None,
+    val: Annotated[
+        float | None,
+        Option(
+            metavar="SHARE",
+            help="yolo: the share of the images to validate with, by a hash of their keys; 0.1 "
+            "unless given",
+        ),
+    ] = None,
+    fractions: Annotated[
+        bool,
+        Option("--fractions", help="voc: corners with fractions of pixels, which not all read"),
+    ] = False,
 ) -> None:
     """Write boxes as COCO, YOLO, Pascal VOC or Hugging Face Parquet.
 
@@ -170,8 +202,18 @@ def export(
         keep_empty=keep_empty,
         **({} if status is None else {"statuses": tuple(status)}),
     )
-    request = ExportRequest(output, to_format, to, selection, present_classes, images, shards_at)
     console = Console()
+    request = ExportRequest(
+        one_recipe(output, console),
+        to_format,
+        to,
+        selection,
+        present_classes=present_classes,
+        with_images=images,
+        shards_at=shards_at,
+        val=val,
+        fractions=fractions,
+    )
     with Steps(console) as steps:
         report = export_output(request, steps.step("images"))
     print_report(report, to, console)

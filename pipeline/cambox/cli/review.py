@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 from typer import Argument, Option
 
-from cambox.cli.options import ConfigPath, Json, OneRecipe, Overrides, Truth, app, configured
+from cambox.cli.options import (
+    ConfigPath,
+    Json,
+    OneRecipe,
+    Overrides,
+    Truth,
+    app,
+    configured,
+    one_recipe,
+)
 from cambox.console import Steps, require_folder, say
 
 
@@ -38,6 +47,7 @@ def gallery(
     from cambox.review.gallery.page import write_gallery
 
     console = Console()
+    output = one_recipe(output, console)
     require_folder(to)
     with Steps(console) as steps:
         counted, shown = steps.step("files counted"), steps.step("rows shown")
@@ -68,11 +78,12 @@ def diff(
     from cambox.review.diff.write import print_difference, write_difference
 
     console = Console(stderr=as_json)
+    recipe_a, recipe_b = (
+        open_recipe(one_recipe(output, console)) for output in (output_a, output_b)
+    )
     require_folder(to)
     with Steps(console) as steps:
-        report, sheet = compare(
-            open_recipe(output_a), open_recipe(output_b), pictures, steps.step("shards compared")
-        )
+        report, sheet = compare(recipe_a, recipe_b, pictures, steps.step("shards compared"))
     written = write_difference(report, sheet, to)
     print_difference(report, console)
     say(console, *(f"written: {path}" for path in written))
@@ -100,15 +111,16 @@ def evaluate(
     box_score says how likely a box is right. The report goes to the current folder and not to
     OUTPUT, whose readers expect Parquet. Exit code: 0 it is compared, 2 the request is wrong.
     """
-    from cambox.output.folders import recipe_folder
+    from cambox.review.truth import require_truth
 
+    console = Console(stderr=as_json)
     # What can be wrong is told before the libraries of figures and plots are imported.
-    recipe_folder(output)
+    output = one_recipe(output, console)
+    require_truth(truth)
     require_folder(to)
     from cambox.review.evaluate.evaluate import evaluate as evaluate_output
     from cambox.review.evaluate.show import print_evaluation, write_evaluation
 
-    console = Console(stderr=as_json)
     with Steps(console) as steps:
         evaluation = evaluate_output(
             output,
@@ -183,12 +195,12 @@ def tune(
     images is above noise. Exit code: 0 the configuration is written, 2 the request is wrong.
     """
     settings = configured(config, overrides)
-    from cambox.review.tune.report import print_tuning, require_writable, write_recipe
+    from cambox.review.tune.report import print_tuning, require_place, write_recipe
     from cambox.review.tune.tune import TuneRequest
     from cambox.review.tune.tune import tune as tune_config
 
     console = Console(stderr=as_json)
-    require_writable(to)
+    require_place(to)
     request = TuneRequest(
         config=settings,
         truth=truth,

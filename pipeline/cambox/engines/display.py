@@ -7,14 +7,15 @@ import time
 from collections import Counter
 
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from cambox.annotator import Progress
-from cambox.console import say
+from cambox.console import counted, say
 from cambox.engines.worklist import Outcome, ShardFailure
 
 SECONDS_BETWEEN_LINES = 10.0
+BAR_WIDTH = 12
 
 
 class RunDisplay:
@@ -39,11 +40,9 @@ class RunDisplay:
         # Shards in work advance from threads of their own.
         self.lock = threading.RLock()
         self.bar = Bar(
-            SpinnerColumn(),
-            TextColumn("annotate"),
-            BarColumn(),
+            BarColumn(bar_width=BAR_WIDTH),
             TaskProgressColumn(),
-            TextColumn("{task.fields[display]}"),
+            TextColumn("{task.fields[display].short}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -88,22 +87,49 @@ class RunDisplay:
         """Something a person should know while the run goes on."""
         say(self.console, f"{time.strftime('%H:%M:%S')} {text}")
 
+    @property
+    def images_per_second(self) -> float:
+        """Since the display was entered."""
+        return self.samples / max(self.seconds, 1e-9)
+
     def __str__(self) -> str:
         """Shards, images, rate, statuses and the time left, in one line."""
-        rate = self.samples / max(self.seconds, 1e-9)
         parts = [
             f"shards {self.finished_shards}/{self.shards}",
-            f"{self.samples} images",
-            f"{rate:.1f} images/s",
+            counted(self.samples, "image"),
+            f"{self.images_per_second:.1f} images/s",
             *(f"{status} {count}" for status, count in sorted(self.statuses.items())),
+            *self._given_up(),
+            *self._left(),
         ]
-        if self.failed_shards:
-            parts.append(f"given up {self.failed_shards}")
+        return " · ".join(parts)
+
+    @property
+    def short(self) -> str:
+        """What of it has room beside the bar, the most important first; at least the shards."""
+        shown = f"{self.finished_shards}/{counted(self.shards, 'shard')}"
+        statuses = sorted(self.statuses.items())
+        parts = [
+            *self._given_up(),
+            *self._left(),
+            f"{self.images_per_second:.1f} images/s",
+            *(f"{status} {count}" for status, count in statuses if status != "ok"),
+            counted(self.samples, "image"),
+        ]
+        # Beside it are the bar, the percentage and a space behind each.
+        room = self.console.width - BAR_WIDTH - len(" 100% ")
+        for part in parts:
+            if len(longer := f"{shown} · {part}") <= room:
+                shown = longer
+        return shown
+
+    def _given_up(self) -> list[str]:
+        return [f"given up {self.failed_shards}"] if self.failed_shards else []
+
+    def _left(self) -> list[str]:
         # From all of the run: shards are read in large pieces, so the latest pace says little.
         done = min(self.bytes_read / self.size, 1.0) if self.size else 1.0
-        if 0 < done < 1:
-            parts.append(f"{_duration(self.seconds * (1 - done) / done)} left")
-        return " · ".join(parts)
+        return [f"{_duration(self.seconds * (1 - done) / done)} left"] if 0 < done < 1 else []
 
     def _refresh(self) -> None:
         # A shard that is read a second time must not fill the bar beyond its end.

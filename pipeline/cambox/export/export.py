@@ -5,39 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import cv2
 from rich.console import Console
 
 from cambox import __version__
-from cambox.console import Advance, say
+from cambox.console import Advance, counted, say
 from cambox.errors import RequestError, ShardError
 from cambox.export import Format
 from cambox.export.coco import CocoWriter
 from cambox.export.hf import HuggingFaceWriter
+from cambox.export.images import NotUpright, exported_images
 from cambox.export.voc import VocWriter
-from cambox.export.writer import Exported, FileNames, Writer, write_new
+from cambox.export.writer import FileNames, Writer, write_new
 from cambox.export.yolo import YoloWriter
 from cambox.output.publish import name_beside
-from cambox.sources.decode import DecodeError, decode_image, is_upright
-from cambox.sources.shards import Shard
 from cambox.training.labelled import IMAGE_COLUMNS, TrainingSet
 from cambox.training.selection import ClassList, Selection
-from cambox.training.shards import encoded_images, shards_now
+from cambox.training.shards import shards_now
 
 ABOUT = "cambox.json"
-ASSUMED_SUFFIX = "jpg"
-_JPEG_QUALITY = 95
-
-WRITERS: Mapping[Format, type[Writer]] = {
-    Format.coco: CocoWriter,
-    Format.yolo: YoloWriter,
-    Format.voc: VocWriter,
-    Format.hf: HuggingFaceWriter,
-}
+NOT_UPRIGHT = "cannot be turned upright"
+NAMES_SHOWN = 5
+# Where the format has two lists and nobody says how much the second gets.
+_VAL_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -45,11 +38,13 @@ class ExportRequest:
     """What is exported, and how.
 
     Attributes:
-        output: a recipe's folder, or an output that holds one recipe; a path or URL.
+        output: a recipe's folder, or an output with one or a ``latest``; a path or URL.
         to: a folder that is not there yet.
         present_classes: only classes that a box is left of, in the order of their ids.
         with_images: extract the images; else the export says of each its shard and key.
         shards_at: the folder or URL that holds the shards now, if they were moved or copied.
+        val: YOLO: the share of the images to validate with, 0 to below 1; None: a tenth.
+        fractions: VOC: corners to a thousandth of a pixel; else to whole pixels.
     """
 
     output: str
@@ -59,6 +54,8 @@ class ExportRequest:
     present_classes: bool = False
     with_images: bool = False
     shards_at: str | None = None
+    val: float | None = None
+    fractions: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,9 @@ class ExportReport:
     """What was exported.
 
     Attributes:
-        left_out: how many images were not, by status, and for want of a box.
+        left_out: how many images were not, by status, for want of a box, or as ``NOT_UPRIGHT``.
         turned: images that were encoded anew, because they had an orientation to be applied.
+        notes: what there is to know of the files, and which images were ``NOT_UPRIGHT``.
     """
 
     images: int
@@ -75,6 +73,7 @@ class ExportReport:
     classes: int
     left_out: Mapping[str, int]
     turned: int
+    notes: tuple[str, ...] = ()
 
 
 def export(request: ExportRequest, on_image: Advance | None = None) -> ExportReport:
@@ -89,41 +88,16 @@ def export(request: ExportRequest, on_image: Advance | None = None) -> ExportRep
         RequestError: nothing is published there, the folder is in the way, no image is left, or
             a shard is gone or not the one annotated; or the storage failed.
     """
-    to = request.to.resolve()
-    _require_free(request.to)
+    _check(request)
     training_set = TrainingSet.open(request.output, request.selection)
-    names, present, left_out = _scan(training_set)
-    if not names.keys:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        raise RequestError(
-            f"{request.output}: no image is left ({reasons or 'no rows'}); ask for less, or keep "
-            "images without a box"
-        )
-    if request.present_classes:
-        ids = [training_set.classes.ids[place] for place in sorted(present)]
-        classes = ClassList.of(training_set.recipe.footer.classes, ids)
-        training_set = replace(training_set, classes=classes)
-    files = training_set.recipe.files
-    shards = shards_now(files, request.shards_at) if request.with_images else None
+    to = request.to.resolve()
     beside = to.with_name(name_beside(to.name))
     try:
+        # First, so that nothing is read for a place that cannot be written.
         beside.mkdir(parents=True)
-        writer = WRITERS[request.format](beside, training_set.classes, request.with_images)
-        boxes = turned = 0
-        for index in range(len(files)):
-            writer.start_shard(index, len(files))
-            for exported in _exported(training_set, index, shards, names):
-                writer.add(exported)
-                boxes += len(exported.image.boxes)
-                turned += exported.turned
-                if on_image is not None:
-                    on_image(names.keys)
-        writer.close()
-        classes_count = len(training_set.classes.ids)
-        report = ExportReport(names.keys, boxes, classes_count, dict(left_out), turned)
-        write_new(beside / ABOUT, _about(request, training_set, report))
+        report = _write(request, training_set, beside, on_image)
         beside.replace(to)
-    except (ShardError, DecodeError) as error:
+    except ShardError as error:
         raise RequestError(f"{error}, or leave the images out") from error
     except OSError as error:
         raise RequestError(f"{error}; nothing was exported to {request.to}") from error
@@ -133,19 +107,86 @@ def export(request: ExportRequest, on_image: Advance | None = None) -> ExportRep
     return report
 
 
+def _write(
+    request: ExportRequest, training_set: TrainingSet, folder: Path, on_image: Advance | None
+) -> ExportReport:
+    names, present, left_out = _scan(training_set)
+    if not names.keys:
+        raise _none_left(request, left_out)
+    if request.present_classes:
+        ids = [training_set.classes.ids[place] for place in sorted(present)]
+        classes = ClassList.of(training_set.recipe.footer.classes, ids)
+        training_set = replace(training_set, classes=classes)
+    files = training_set.recipe.files
+    shards = shards_now(files, request.shards_at) if request.with_images else None
+    writer = _writer(request, folder, training_set.classes)
+    images = boxes = turned = 0
+    odd: list[str] = []
+    for index in range(len(files)):
+        writer.start_shard(index, len(files))
+        for exported in exported_images(training_set, index, shards, names):
+            if on_image is not None:
+                on_image(names.keys)
+            if isinstance(exported, NotUpright):
+                left_out[NOT_UPRIGHT] += 1
+                odd += [str(exported)] if len(odd) < NAMES_SHOWN else []
+                continue
+            writer.add(exported)
+            images += 1
+            boxes += len(exported.image.boxes)
+            turned += exported.turned
+    if not images:
+        raise _none_left(request, left_out, odd[0])
+    writer.close()
+    notes = (*writer.notes(), *odd)
+    classes_count = len(training_set.classes.ids)
+    report = ExportReport(images, boxes, classes_count, dict(left_out), turned, notes)
+    write_new(folder / ABOUT, _about(request, training_set, report))
+    return report
+
+
+def _writer(request: ExportRequest, folder: Path, classes: ClassList) -> Writer:
+    match request.format:
+        case Format.coco:
+            return CocoWriter(folder, classes, request.with_images)
+        case Format.yolo:
+            val = _VAL_SHARE if request.val is None else request.val
+            return YoloWriter(folder, classes, request.with_images, val)
+        case Format.voc:
+            return VocWriter(folder, classes, request.fractions)
+        case Format.hf:
+            return HuggingFaceWriter(folder, classes, request.with_images)
+
+
+def _none_left(request: ExportRequest, left_out: Mapping[str, int], *why: str) -> RequestError:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
+    text = "; ".join([f"no image is left ({reasons or 'no rows'})", *why])
+    return RequestError(f"{request.output}: {text}; ask for less, or keep images without a box")
+
+
 def print_report(report: ExportReport, to: Path, console: Console) -> None:
     """Say what was exported and what was not."""
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.left_out.items()))
     say(
         console,
-        f"{report.images:,} images with {report.boxes:,} boxes, {report.classes:,} classes: {to}",
+        f"{counted(report.images, 'image')} with {counted(report.boxes, 'box')}, "
+        f"{counted(report.classes, 'class')}: {to}",
         f"left out: {left_out or 'nothing'}",
+        *report.notes,
     )
     if report.turned:
-        say(console, f"{report.turned:,} images were turned upright and encoded anew")
+        say(console, f"turned upright and encoded anew: {counted(report.turned, 'image')}")
 
 
-def _require_free(to: Path) -> None:
+def _check(request: ExportRequest) -> None:
+    """What can be wrong before anything is read."""
+    to = request.to
+    if request.val is not None and request.format is not Format.yolo:
+        raise RequestError(f"--val: {request.format} has one list of images; leave it out")
+    if request.val is not None and not 0 <= request.val < 1:
+        raise RequestError(f"--val: {request.val:g} is no share from 0 to below 1, such as 0.1")
+    if request.fractions and request.format is not Format.voc:
+        raise RequestError(f"--fractions: {request.format} has them anyway; leave it out")
     if "://" in str(to) or ":/" in str(to):
         raise RequestError(f"--to: {to} is a URL; name a local folder and copy it from there")
     if to.exists() or to.is_symlink():
@@ -170,48 +211,6 @@ def _scan(training_set: TrainingSet) -> tuple[FileNames, set[int], Counter[str]]
                 yield from part.keys.to_pylist()
 
     return FileNames.of_keys(keys()), present, left_out
-
-
-def _exported(
-    training_set: TrainingSet, index: int, shards: Sequence[Shard] | None, names: FileNames
-) -> Iterator[Exported]:
-    """The images of one file, with their bytes where the shards are given."""
-    if shards is None:
-        for part in training_set.read(index):
-            for image in part:
-                yield Exported(image, names.name(image.key, image.shard), ASSUMED_SUFFIX)
-        return
-    for image, suffix, stored in encoded_images(training_set, index, shards[index]):
-        data, suffix, turned = _upright(stored, suffix, training_set.max_pixels)
-        yield Exported(image, names.name(image.key, image.shard), suffix, data, turned)
-
-
-def _upright(data: bytes, suffix: str, max_pixels: int) -> tuple[bytes, str, bool]:
-    """The file as it is, or, where an orientation is to be applied, encoded anew.
-
-    Many readers of these formats do not look at the orientation, and the boxes are those of the
-    upright image.
-
-    Args:
-        suffix: as in the shard; of a compound one (``left.jpg``) the last part counts.
-
-    Returns:
-        The file, its suffix, and whether it was turned: a JPEG stays one (quality 95), all else
-        that is turned becomes a PNG.
-
-    Raises:
-        DecodeError: it is no image, or has to be turned and does not decode.
-    """
-    kind = suffix.rpartition(".")[2]
-    if is_upright(data, max_pixels):
-        return data, kind, False
-    pixels = cv2.cvtColor(decode_image(data, max_pixels), cv2.COLOR_RGB2BGR)
-    if kind in ("jpg", "jpeg"):
-        _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    else:
-        kind = "png"
-        _, encoded = cv2.imencode(".png", pixels)
-    return encoded.tobytes(), kind, True
 
 
 def _about(request: ExportRequest, training_set: TrainingSet, report: ExportReport) -> bytes:

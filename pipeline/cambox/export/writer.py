@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 
 from cambox.training.labelled import LabelledImage
-from cambox.training.selection import ClassList
 
 # Half a thousandth of a pixel at most is lost, and a line stays short.
 _DECIMALS = 3
@@ -55,9 +54,6 @@ class Exported:
 class Writer(ABC):
     """Writes one format into a folder that is published when all is written."""
 
-    @abstractmethod
-    def __init__(self, folder: Path, classes: ClassList, with_images: bool) -> None: ...
-
     def start_shard(self, number: int, count: int) -> None:  # noqa: B027  most need not know
         """What follows is of the shard with this number, from 0."""
 
@@ -68,6 +64,10 @@ class Writer(ABC):
     @abstractmethod
     def close(self) -> None:
         """All is added; write what is still missing."""
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the files."""
+        return ()
 
 
 def write_new(path: Path, data: bytes) -> None:

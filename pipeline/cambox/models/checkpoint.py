@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 
 from cambox.console import one_line
-from cambox.errors import RequestError
+from cambox.errors import RequestError, some_of
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import locate
 
@@ -90,7 +90,7 @@ def read_weights(uri: str, names: Collection[str], averaged: bool = False) -> We
     mappings = _mappings(document)
     places = [place for path, tensors in mappings for place in _places(path, tensors, names)]
     if not places:
-        keys = _listed([*map(str, document)]) if isinstance(document, Mapping) else ""
+        keys = some_of([*map(str, document)], _NAMED) if isinstance(document, Mapping) else ""
         holds = f"only {keys}" if keys else f"a {type(document).__name__}"
         raise RequestError(
             f"model.checkpoint: {uri} holds no mapping of names to tensors, {holds}; save "
@@ -123,7 +123,8 @@ def _remarks(
         left = [name for name in place.tensors if not name.startswith(place.prefix)]
         left = [name for name in left if name not in names]
         if left:
-            yield f"model.checkpoint: left out {_listed(left)}, which are not under {place.prefix}*"
+            names_left = some_of(left, _NAMED)
+            yield f"model.checkpoint: left out {names_left}, which are not under {place.prefix}*"
 
 
 def _read(uri: str) -> object:
@@ -155,8 +156,8 @@ def _why_not(data: bytes, error: Exception) -> str:
         return "holds a whole pickled model; save model.state_dict()"
     if types_found:
         return (
-            f"holds more than data ({_listed(sorted(types_found))}), and unpickling that would run "
-            f"code; where it was made, run safetensors.torch.save_model(model, "
+            f"holds more than data ({some_of(sorted(types_found), _NAMED)}), and unpickling that "
+            f"would run code; where it was made, run safetensors.torch.save_model(model, "
             f"'weights.safetensors')"
         )
     return f"is not a safetensors or weights-only .pth file: {one_line(error, 200)}"
@@ -207,8 +208,3 @@ def _named(place: _Place, names: Collection[str]) -> Tensors:
     }
     beside = {name: value for name, value in place.tensors.items() if name in names}
     return beside | under
-
-
-def _listed(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown

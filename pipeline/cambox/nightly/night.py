@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from rich.console import Console
 
 from cambox.config import Config, OutputSettings
-from cambox.console import Steps, one_line, say
+from cambox.console import Steps, counted, one_line, say
 from cambox.errors import RequestError
 from cambox.nightly.report import (
     InputNote,
@@ -114,11 +114,11 @@ def _why_not(report: RunReport) -> str | None:
     found = report.verification
     reasons = []
     if report.work.given_up:
-        reasons.append(f"{len(report.work.given_up)} shards were given up")
+        reasons.append(f"given up: {counted(len(report.work.given_up), 'shard')}")
     if report.work.missing:
-        reasons.append(f"{len(report.work.missing)} shards are not in the output")
+        reasons.append(f"not in the output: {counted(len(report.work.missing), 'shard')}")
     if found is not None and not found.ok:
-        reasons.append(f"verification found {len(found.problems)} problems")
+        reasons.append(f"verification found {counted(len(found.problems), 'problem')}")
     return ", ".join(reasons) or None
 
 
@@ -165,8 +165,9 @@ def _error_line(error: BaseException) -> str:
 def _print(report: RunReport, uri: str, console: Console) -> None:
     found = report.verification
     if found is not None:
-        state = "passed" if found.ok else f"failed with {len(found.problems)} problems"
-        say(console, f"verification of {found.files} files, {found.rows} rows: {state}")
+        state = "passed" if found.ok else f"failed with {counted(len(found.problems), 'problem')}"
+        of_what = f"{counted(found.files, 'file')}, {counted(found.rows, 'row')}"
+        say(console, f"verification of {of_what}: {state}")
         for problem in found.problems:
             say(console, f"wrong: {problem.file}: {problem.what}")
     for shard in report.work.missing if report.work else ():

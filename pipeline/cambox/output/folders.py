@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from cambox.errors import RequestError
+from cambox.config import OutputSettings
+from cambox.errors import RequestError, some_of
+from cambox.output.latest import read_latest
 from cambox.output.publish import is_temporary
 from cambox.sources.listing import list_folder
 from cambox.sources.storage import canonical_uri, locate, storage_failures
@@ -29,12 +31,15 @@ class Folder:
         visible: names below it that readers read, sorted.
         hidden: the other names below it, such as temporary files.
         storage_options: of the output, passed to fsspec.
+        chosen_from: how many recipes its output holds, of which ``latest`` says that it is the one
+            to read; 1: no choice was to be made.
     """
 
     uri: str
     visible: tuple[str, ...]
     hidden: tuple[str, ...]
     storage_options: Mapping[str, Any] | None = None
+    chosen_from: int = 1
 
     @property
     def name(self) -> str:
@@ -88,16 +93,29 @@ def recipe_folders(uri: str, storage_options: Mapping[str, Any] | None = None) -
 def recipe_folder(uri: str, storage_options: Mapping[str, Any] | None = None) -> Folder:
     """The one recipe's folder that a URI names, or that its output holds.
 
+    Of several it is the one that ``latest`` points to.
+
     Raises:
-        RequestError: as ``recipe_folders``; or the output holds several recipes, or no rows.
+        RequestError: as ``recipe_folders``; or the output holds no rows, or several recipes, none
+            of which is latest.
     """
     full = [folder for folder in recipe_folders(uri, storage_options) if folder.parquet]
     if not full:
         raise RequestError(f"{uri} holds no published file; run cambox annotate first")
-    if len(full) > 1:
-        names = ", ".join(folder.uri for folder in full)
-        raise RequestError(f"{uri} holds {len(full)} recipes; name one of them: {names}")
-    return full[0]
+    if len(full) == 1:
+        return full[0]
+    try:
+        latest = read_latest(OutputSettings(uri=uri, storage_options=dict(storage_options or {})))
+    except OSError as error:
+        raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
+    for folder in full:
+        if latest is not None and folder.name == latest.recipe:
+            return replace(folder, chosen_from=len(full))
+    names = some_of([folder.uri for folder in full])
+    raise RequestError(
+        f"{uri} holds {len(full)} recipes, and none is latest; name one of them: {names} (cambox "
+        "list says how they differ)"
+    )
 
 
 def _folders(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from cambox.config import OutputSettings
+from cambox.console import counted
 from cambox.output.footer import Recipe
 from cambox.output.publish import file_name, recipe_uri
 from cambox.output.reading import files_in
@@ -46,7 +47,7 @@ class Plan:
         """Of each library that files were made with several versions of: name, version, files."""
         libraries = Counter(library for library, _ in self.versions)
         return tuple(
-            f"{library} {version} ({files} files)"
+            f"{library} {version} ({counted(files, 'file')})"
             for (library, version), files in sorted(self.versions.items())
             if libraries[library] > 1
         )
@@ -56,7 +57,7 @@ class Plan:
         outdated = f"{len(self.outdated)} outdated, " if self.outdated else ""
         orphaned = f", {len(self.orphaned)} orphaned" if self.orphaned else ""
         return (
-            f"{shards} shards: {len(self.new)} new, {len(self.changed)} changed, "
+            f"{counted(shards, 'shard')}: {len(self.new)} new, {len(self.changed)} changed, "
             f"{outdated}{len(self.done)} done{orphaned}"
         )
 

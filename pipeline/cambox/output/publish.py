@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -11,7 +12,9 @@ import secrets
 import stat
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
@@ -19,14 +22,17 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from cambox.config import OutputSettings
+from cambox.errors import RequestError
 from cambox.output.footer import DIGEST_KEY, Footer, Recipe
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import StorageError, can_pass, from_storage
 from cambox.sources.shards import Shard
-from cambox.sources.storage import locate, protocol_of
+from cambox.sources.storage import locate, protocol_of, storage_failures
 
 ROW_GROUP_ROWS = 10_000
 # Publishing takes seconds. What is a day old has no live owner, on this machine or another.
 SECONDS_UNTIL_ABANDONED = 24 * 3600.0
+# One name for all, so that at most one is left where nothing may be deleted.
+_PROBE = f"_writable-{16 * '0'}.parquet.probe"
 _TEMPORARY = re.compile(r"[._].+-[0-9a-f]{16}\.parquet\..+")
 # Their drivers write in place, so a reader meets half a file; they rename at once, like a disk.
 _WRITTEN_IN_PLACE = ("hdfs", "webhdfs")
@@ -143,12 +149,48 @@ def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | No
         from_storage(uri, lambda: filesystem.pipe_file(path, data))
 
 
-def _publish_locally(path: Path, data: bytes) -> None:
+def require_publishable(
+    output: OutputSettings, recipe: Recipe, setting: str = "output.uri"
+) -> None:
+    """See that files can be published in a recipe's folder, before there is anything to publish.
+
+    Args:
+        setting: that names the output, for the error.
+
+    Raises:
+        RequestError: they cannot.
+    """
+    uri = f"{recipe_uri(output, recipe)}/{_PROBE}"
+    filesystem, path = locate(uri, output.storage_options)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            _make_folder(Path(path).parent)
+            with TemporaryFile(dir=Path(path).parent):
+                return
+        publish_bytes(uri, b"", output.storage_options)
+    except OSError as error:
+        if can_pass(error) or isinstance(error, StorageError) or error.errno == errno.ENOSPC:
+            # By the time that a shard is done this may be over; shards have attempts of their own.
+            return
+        raise RequestError(
+            f"{setting}: {output.uri} cannot be written: {error.strerror or error}; name a place "
+            "where you may write"
+        ) from error
+    # Who may write need not be one who may delete; what is left there is a temporary file of ours.
+    with suppress(OSError), storage_failures(uri):
+        filesystem.rm_file(path)
+
+
+def _make_folder(folder: Path) -> None:
     # The folder's own name, too, has to survive a loss of power, and with it the files in it.
-    missing = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        sync_folder(folder.parent)
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync_folder(path.parent)
+
+
+def _publish_locally(path: Path, data: bytes) -> None:
+    _make_folder(path.parent)
     beside = path.with_name(name_beside(path.name))
     try:
         with beside.open("wb") as file:

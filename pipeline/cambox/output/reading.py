@@ -103,13 +103,13 @@ class PublishedRecipe:
 
 
 def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> PublishedRecipe:
-    """Open the one recipe's folder that a URI names, or that its output holds.
+    """Open the one recipe's folder that a URI names, or that its output holds or calls latest.
 
     Only footers are read, many at a time.
 
     Raises:
-        RequestError: there is none, or several; or a file cannot be read, is damaged, not of
-            cambox, or of another recipe than the first.
+        RequestError: there is none, or several and no latest; or a file cannot be read, is
+            damaged, not of cambox, or of another recipe than the first.
     """
     folder = recipe_folder(uri, storage_options)
 
@@ -128,6 +128,23 @@ def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> P
     return PublishedRecipe(folder, footer, files)
 
 
+def names_in(folder_uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """The names of the visible files of a folder, of which nothing is read.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    filesystem, path = locate(folder_uri, storage_options)
+    # Another process may have published since this one looked.
+    filesystem.invalidate_cache()
+    try:
+        entries = list_folder(filesystem, path)
+    except FileNotFoundError:
+        return []
+    names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries]
+    return [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
+
+
 def files_in(
     folder_uri: str, storage_options: Mapping[str, Any] | None = None
 ) -> dict[str, PublishedFile | None]:
@@ -136,15 +153,7 @@ def files_in(
     Raises:
         OSError: the folder cannot be listed, or a footer cannot be read.
     """
-    filesystem, path = locate(folder_uri, storage_options)
-    # Another process may have published since this one looked.
-    filesystem.invalidate_cache()
-    try:
-        entries = list_folder(filesystem, path)
-    except FileNotFoundError:
-        return {}
-    names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries]
-    visible = [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
+    visible = names_in(folder_uri, storage_options)
 
     def known(name: str) -> PublishedFile | None:
         uri = f"{folder_uri}/{name}"
@@ -177,15 +186,7 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
     # It takes as long to import as all the rest here, where pandas is installed.
     import pyarrow.dataset
 
-    from cambox.config import OutputSettings
-    from cambox.output.latest import latest_folder
-
-    settings = OutputSettings(uri=output, storage_options=dict(storage_options or {}))
-    try:
-        uri = latest_folder(settings) or output
-    except OSError as error:
-        raise RequestError(f"{output} cannot be read: {error}; check access to it") from error
-    folder = recipe_folder(uri, storage_options)
+    folder = recipe_folder(output, storage_options)
     filesystem, _ = locate(folder.uri, storage_options)
     paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
     return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")

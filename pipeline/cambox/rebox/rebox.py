@@ -20,10 +20,17 @@ from cambox.cams.boxes import InputSize
 from cambox.config import OutputSettings
 from cambox.config_cam import BoxSettings
 from cambox.config_file import override_boxes
-from cambox.console import Advance, one_line, say
+from cambox.console import Advance, counted, one_line, say
 from cambox.errors import RequestError
 from cambox.output.footer import SOURCE_KEY, Recipe, recipe_digest
-from cambox.output.publish import file_name, is_intact, publish, recipe_uri, remove_leftovers
+from cambox.output.publish import (
+    file_name,
+    is_intact,
+    publish,
+    recipe_uri,
+    remove_leftovers,
+    require_publishable,
+)
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, files_in, open_recipe
 from cambox.rebox.rows import Reboxed, rebox_rows
@@ -86,7 +93,7 @@ def rebox_output(
     """Make new boxes from an output's maps, for every file that has none yet.
 
     Args:
-        output: URI of a recipe's folder, or of an output that holds one recipe; with maps.
+        output: URI of a recipe's folder, or of an output (see ``recipe_folder``); with maps.
         to: URI of the new output.
         overrides: ``boxes.key=value``, the value in YAML.
         on_file: called after each file.
@@ -103,6 +110,8 @@ def rebox_output(
         raise RequestError(f"{to} cannot be read: {error}; check access") from error
     names = {file_name(file.shard.uri): file for file in source.files}
     to_do = [file for name, file in names.items() if not _is_done(file, recipe, made.get(name))]
+    if to_do:
+        require_publishable(target, recipe, "--to")
     remove_leftovers(target, recipe)
     start = time.monotonic()
     failures: dict[str, str] = {}
@@ -208,11 +217,13 @@ def print_rebox(summary: ReboxSummary, console: Console) -> None:
     made = summary.made
     rate = made.rows / summary.seconds if summary.seconds else 0.0
     lines = [
-        f"{summary.published} files reboxed, {summary.done_before} were done before, "
+        f"{counted(summary.published, 'file')} reboxed, {summary.done_before} were done before, "
         f"{len(summary.failures)} given up"
     ]
     if summary.published:
-        lines.append(f"{made.rows} rows, {made.boxes} boxes, {rate:.1f} images/s")
+        lines.append(
+            f"{counted(made.rows, 'row')}, {counted(made.boxes, 'box')}, {rate:.1f} images/s"
+        )
     if made.no_box:
         reasons = ", ".join(f"{name} {count}" for name, count in sorted(made.no_box.items()))
         lines.append(f"maps without a box: {reasons}")

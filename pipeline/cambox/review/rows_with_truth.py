@@ -19,7 +19,8 @@ from cambox.console import Advance
 from cambox.errors import RequestError
 from cambox.output.reading import PublishedRecipe
 from cambox.output.rows import SIDES, StoredMap, boxes_from_arrow, spelled
-from cambox.review.truth import UNKNOWN_CLASS, Truth
+from cambox.review.truth import Truth
+from cambox.review.truth_files import UNKNOWN_CLASS
 from cambox.threads import grouped, in_order, usable_cpus
 
 OK = "ok"

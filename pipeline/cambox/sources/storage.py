@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -141,6 +141,19 @@ def _moment(value: object) -> str:
     if isinstance(value, float):
         return f"{round(value * 1e9)}ns"
     return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def modified_at(info: Mapping[str, Any]) -> datetime | None:
+    """When a file was last written, from the store's description; None where it does not say."""
+    value = next((info[name] for name in (*_TIMES, "created") if info.get(name) is not None), None)
+    if isinstance(value, (int, float)):
+        return datetime.fromtimestamp(value, UTC)
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
 
 
 def open_stream(uri: str, storage_options: Mapping[str, Any] | None = None) -> BinaryIO:

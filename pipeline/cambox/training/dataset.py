@@ -31,7 +31,7 @@ class BoxDataset(Dataset[DetectionSample]):
     """Images and targets, each read from its place in its tar shard when it is asked for.
 
     Args:
-        output: a recipe's folder, or an output that holds one recipe; a path or URL.
+        output: a recipe's folder, or an output with one or a ``latest``; a path or URL.
         selection: which images and boxes; None: every box of every image that has one.
         transforms: any of ``torchvision.transforms.v2``, called with an image and a target.
         shards_at: the folder or URL that holds the shards now, if they were moved or copied.

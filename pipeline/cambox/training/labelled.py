@@ -109,7 +109,7 @@ class TrainingSet:
         """Read the footers of an output.
 
         Args:
-            output: a recipe's folder, or an output that holds one recipe.
+            output: a recipe's folder, or an output: its only recipe, or its latest.
 
         Raises:
             RequestError: there is no such output, a file in it is damaged, or the recipe has not

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cambox.console import Advance, say
+from cambox.console import Advance, counted, say
 from cambox.output.folders import Folder, recipe_folders
 from cambox.output.publish import file_name
 from cambox.sources.samples import SEVERAL_IMAGES
@@ -109,12 +109,12 @@ def print_verification(verification: Verification, console: Console) -> None:
         if (more := len(problems) - LINES_OF_A_KIND) > 0:
             say(console, f"... and {more} more files: {kind}")
     say(console, *(f"remark: {remark}" for remark in verification.remarks))
-    counts = f"{verification.files} files, {verification.rows} rows"
+    counts = f"{counted(verification.files, 'file')}, {counted(verification.rows, 'row')}"
     if verification.statuses:
-        counted = sorted(verification.statuses.items())
-        counts += f" ({', '.join(f'{name} {count}' for name, count in counted)})"
+        statuses = sorted(verification.statuses.items())
+        counts += f" ({', '.join(f'{name} {count}' for name, count in statuses)})"
     wrong = len({problem.file for problem in verification.problems})
-    verdict = f"{len(verification.problems)} problems in {wrong} files"
+    verdict = f"{counted(len(verification.problems), 'problem')} in {counted(wrong, 'file')}"
     say(console, f"{counts}: {'all is as promised' if verification.ok else verdict}")
 
 
@@ -158,7 +158,7 @@ def _mixed_versions(folder: Folder, reports: Iterable[FileReport]) -> Iterator[s
     versions = Counter(pair for report in reports for pair in report.versions)
     libraries: dict[str, list[str]] = defaultdict(list)
     for (library, version), count in sorted(versions.items()):
-        libraries[library].append(f"{version} in {count} files")
+        libraries[library].append(f"{version} in {counted(count, 'file')}")
     for library, listed in libraries.items():
         if len(listed) > 1:
             yield f"{folder.uri}: mixed versions of {library}: {', '.join(listed)}"

@@ -15,7 +15,7 @@ from cambox.review.evaluate.figures import Bootstrap, comparison, mean_over_clas
 from cambox.review.evaluate.localisation import centre_boxes
 from cambox.review.evaluate.report import BoxesOf, Detection
 from cambox.review.rows_with_truth import RowWithTruth, numbered
-from cambox.review.truth import UNKNOWN_CLASS
+from cambox.review.truth_files import UNKNOWN_CLASS
 
 if TYPE_CHECKING:
     # Imported where it is used: a wrong request need not wait for it.

@@ -33,7 +33,8 @@ from cambox.review.evaluate.report import (
     Unmeasured,
 )
 from cambox.review.rows_with_truth import MappedImages, numbered, read_rows
-from cambox.review.truth import UNKNOWN_CLASS, Truth, read_truth
+from cambox.review.truth import Truth, read_truth
+from cambox.review.truth_files import UNKNOWN_CLASS
 
 FOLDS = 5
 
@@ -74,7 +75,7 @@ def evaluate(
     """Compare an output with true boxes.
 
     Args:
-        output: URI of a recipe's folder, or of an output that holds one recipe.
+        output: URI of a recipe's folder, or of an output (see ``recipe_folder``).
         truth_uri: a CSV or COCO JSON file; see ``read_truth``.
         resamples: how often the images are drawn anew for the intervals.
         sweep_thresholds: also find the best threshold, where maps are stored.

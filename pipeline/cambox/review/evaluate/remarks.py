@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 
 import numpy as np
 
+from cambox.errors import some_of
 from cambox.review.evaluate.localisation import Pairs
 from cambox.review.evaluate.report import Counts
 from cambox.review.rows_with_truth import OK, MappedImages, RowWithTruth
 from cambox.review.truth import Truth
-
-NAMES_SHOWN = 3
 
 
 def counts_and_remarks(
@@ -42,16 +40,16 @@ def counts_and_remarks(
         (
             counts.truth_without_row,
             "images of the truth have no row in the output and are left out: "
-            f"{_some(images.without_row)}",
+            f"{some_of(images.without_row)}",
         ),
         (
             len(images.other_unicode),
             "images have a name in the truth that differs from the row's key by Unicode "
-            f"normalisation (NFC, NFD) and is taken for it: {_some(images.other_unicode)}",
+            f"normalisation (NFC, NFD) and is taken for it: {some_of(images.other_unicode)}",
         ),
         (counts.rows_without_truth, "rows are of images that the truth does not name, left out"),
         *(
-            (len(keys), f"images are {status} and count as missed: {_some(keys)}")
+            (len(keys), f"images are {status} and count as missed: {some_of(keys)}")
             for status, keys in sorted(statuses.items())
         ),
         (
@@ -79,7 +77,3 @@ def _reaches_out(row: RowWithTruth) -> bool:
     height, width = row.size
     corners = row.true_boxes.corners
     return bool((corners > np.array([width, height] * 2) + 1).any() or (corners < -1).any())
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")

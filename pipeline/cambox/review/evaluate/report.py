@@ -16,6 +16,8 @@ def _no_nan(value: object) -> object:
 Figure = Annotated[float | None, BeforeValidator(_no_nan)]
 """None where there is nothing to measure."""
 
+_MAIN_IOU = 0.5
+
 BoxesOf = Literal["given labels", "given labels and predicted classes", "predicted classes"]
 
 
@@ -53,6 +55,21 @@ class Comparison(Part):
     output: Estimate
     centre_box: Estimate
     gain: Estimate
+
+    def verdict(self, of_what: str) -> str:
+        """In a sentence whether the output is better, as far as the images can tell."""
+        output, centre = self.output.value, self.centre_box.value
+        low, high = self.gain.low, self.gain.high
+        if output is None or centre is None or low is None or high is None:
+            return f"no verdict, because there is nothing to measure: {of_what}"
+        points, than = abs(100 * (output - centre)), f"a box in the middle ({100 * centre:.1f} %)"
+        if low > 0:
+            result = f"{points:.1f} points above {than}"
+        elif high < 0:
+            result = f"{points:.1f} points below {than}"
+        else:
+            result = f"no better than {than}, gain {self.gain.points(signed=True)}"
+        return f"{100 * output:.1f} %, {result}: {of_what}"
 
 
 class Unmeasured(Part):
@@ -199,3 +216,17 @@ class Evaluation(Part):
     calibration: Calibration | Unmeasured
     held_out_calibration: HeldOutCalibration | Unmeasured
     classes: tuple[ClassResult, ...]
+
+    def verdict(self) -> str:
+        """The one figure that says most, beside a box in the middle of each image.
+
+        Boxes of given labels where there are any, else the best predicted class's, else all.
+        """
+        for name, figure in (
+            ("images with the right box of a given label (GT-known, IoU 0.5)", self.gt_known),
+            ("images with the right class and box (Top-1, IoU 0.5)", self.top1),
+        ):
+            if not isinstance(figure, Unmeasured):
+                (share,) = (entry.share for entry in figure if entry.iou == _MAIN_IOU)
+                return share.verdict(name)
+        return self.detection[0].ap50.verdict("all boxes (AP50)")

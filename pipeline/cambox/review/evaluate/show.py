@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from cambox.console import say, write_files
+from cambox.console import counted, say, write_files
 from cambox.review.evaluate.report import (
     AtIou,
     Calibration,
@@ -43,9 +43,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     counts = evaluation.counts
     say(
         console,
+        evaluation.verdict(),
         f"{evaluation.output}",
-        f"{counts.images} images with truth, {counts.pairs} (image, class) pairs, "
-        f"{counts.true_boxes} true boxes; in brackets 95 % intervals over "
+        f"{counted(counts.images, 'image')} with truth, "
+        f"{counted(counts.pairs, '(image, class) pair')}, "
+        f"{counted(counts.true_boxes, 'true box')}; in brackets 95 % intervals over "
         f"{evaluation.resamples} resamples of the images",
         *(f"remark: {remark}" for remark in evaluation.remarks),
     )

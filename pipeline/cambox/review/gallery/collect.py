@@ -94,7 +94,7 @@ def collect(
     shards one after the other, each up to the last picture that is wanted of it.
 
     Args:
-        output: URI of a recipe's folder, or of an output that holds one recipe.
+        output: URI of a recipe's folder, or of an output (see ``recipe_folder``).
         sample: rows to show.
         most_shards: that the sample is read from.
         on_file: called with the number of files, after each one whose columns were read.

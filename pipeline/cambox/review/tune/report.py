@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cambox.config import Config
 from cambox.config_cam import CalibrationSettings
-from cambox.console import say, write_files
+from cambox.console import require_writable, say, write_files
 from cambox.errors import RequestError
 from cambox.review.evaluate.report import Estimate, Figure, Part, Unmeasured
 from cambox.review.tune.settings import OBJECTIVES, settings_text
@@ -127,16 +127,17 @@ def _calibration_lines(result: CalibrationResult | Unmeasured, missing: str) -> 
     ]
 
 
-def require_writable(path: Path) -> None:
+def require_place(path: Path) -> None:
     """Before the work whose result goes there.
 
     Raises:
-        RequestError: its folder does not exist, or it is a folder.
+        RequestError: its folder does not exist or cannot be written, or it is a folder.
     """
     if path.is_dir():
         raise RequestError(f"--to: {path} is a folder; name a file, such as tuned.yaml")
     if not path.absolute().parent.is_dir():
         raise RequestError(f"--to: the folder {path.parent} does not exist; make it first")
+    require_writable(path.absolute().parent)
 
 
 def write_recipe(config: Config, tuning: Tuning, path: Path) -> None:

@@ -71,6 +71,8 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
         RequestError: the request cannot be carried out, or there are too few true boxes.
     """
     config = request.config
+    # What is wrong with it is told before the passes; its classes can only be checked after them.
+    read_truth(request.truth, None)
     objective = objective_of(request.objective, labels=config.cam.classes != "predicted")
     every_box = objective == "ap"
     choices, of_passes = space(config, request.tried, request.beside, every_box)
