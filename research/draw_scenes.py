@@ -19,8 +19,6 @@ from research.photographs import Scenes, decoded
 
 COLUMNS = ("key", "objects")
 LEGEND = "left: the best box of each class, and others above the least score; right: true boxes"
-    "left: found, the best box of each class and those above the least score; right: true boxes"
-)
 
 
 def found_boxes(output: str, least: float) -> dict[str, Boxes]:
