@@ -124,7 +124,7 @@ def candidates(network: str, weights: Path, scenes: Scenes, progress: Progress) 
         output=OutputSettings(uri="-"),
     )
     classifier = load_classifier(settings).of_groups(scenes.groups)
-    looks = ZoomedImages(config, zoom, with_middle_layers(classifier, COMPARED_LAYERS))
+    looks = ZoomedImages(config, zoom, with_middle_layers(classifier, COMPARED_LAYERS), None)
     pairs = []
     with torch.inference_mode():
         for number, file in enumerate(progress.track(scenes.files, description=network)):

@@ -107,9 +107,12 @@ class Annotator:
         self._together = together
         box_pool = None if self.alone else self.box_pool
         zoom, store_maps = config.cam.zoom, config.output.store_maps
+        background = recipe.class_id(config.cam.background)
         self.lanes = [
             BatchAnnotator(
-                WholeImages(config, lane) if zoom is None else ZoomedImages(config, zoom, lane),
+                WholeImages(config, lane, background)
+                if zoom is None
+                else ZoomedImages(config, zoom, lane, background),
                 lane,
                 store_maps,
                 box_pool,
@@ -127,8 +130,9 @@ class Annotator:
             settings=config.input,
             input_height=classifier.preprocessing.height,
             input_width=classifier.preprocessing.width,
-            class_count=classifier.class_count,
-            labels_wanted=config.cam.classes != "predicted",
+            # Where nothing is boxed the labels need not be the model's classes.
+            class_count=None if config.cam.classes == "none" else classifier.class_count,
+            labels_wanted=config.cam.uses_labels,
             cell=None if classifier.aspect == "squashed" else classifier.cell,
             longest=None if config.cam.zoom is None else max(config.cam.zoom.sides),
         )
@@ -168,7 +172,7 @@ class Annotator:
         with watch.measure("write"):
             boxes = Boxes.joined(whole.boxes)
             names, output = self.recipe.class_names, self.config.output
-            rows = table(whole.rows, boxes, names, output.store_maps)
+            rows = table(whole.rows, boxes, names, output.store_maps, output.store_features)
             uri = publish(rows, shard, self.recipe, output)
         several = [row for row in whole.rows if SEVERAL_IMAGES in (row.error or "")]
         return ShardReport(

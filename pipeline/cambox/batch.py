@@ -71,6 +71,10 @@ class ScoredImage:
         """Those that can be kept in the row."""
         return ()
 
+    def stored_features(self) -> np.ndarray | tuple[()]:
+        """The vector that can be kept in the row."""
+        return ()
+
 
 class Looks(Protocol):
     """A way to look at images: what the network says of them, and the boxes that follow."""
@@ -171,6 +175,7 @@ class BatchAnnotator:
             labels=sample.labels,
             classes=() if image is None else image.classes,
             maps=image.stored_maps() if image is not None and self.store_maps else (),
+            features=() if image is None else image.stored_features(),
         )
 
 
@@ -182,13 +187,17 @@ def _in_pixels(boxes: Boxes, places: np.ndarray, batch: Sequence[LoadedSample]) 
 
 
 def scored_images(
-    probabilities: torch.Tensor, labels: Sequence[tuple[int, ...] | None], settings: CamSettings
+    probabilities: torch.Tensor,
+    labels: Sequence[tuple[int, ...] | None],
+    settings: CamSettings,
+    background: int | None,
 ) -> list[ScoredImage]:
     """Choose the classes of images.
 
     Args:
         probabilities: (B, K) of the user's classes, 0 to 1.
         labels: given with each image.
+        background: see ``wanted_classes``.
     """
     best = probabilities.topk(settings.top_k, dim=1)
     images = []
@@ -202,6 +211,7 @@ def scored_images(
             settings.classes,
             settings.ranks,
             settings.min_probability,
+            background,
         )
         classes = tuple(
             ClassScore(class_id, rank, share)

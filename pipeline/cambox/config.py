@@ -176,6 +176,9 @@ class OutputSettings(Section):
     """a folder; each recipe writes into a sub-folder of its own"""
     store_maps: bool = False
     """keep the low-resolution maps, as 8 bits"""
+    store_features: bool = False
+    """keep what the network's last layer sees of each image, one vector of 16-bit numbers, as
+    cambox probe does; the last layer must be linear"""
     storage_options: dict[str, Any] = Field(default_factory=dict)
     """passed to fsspec, such as {endpoint_url: ...}"""
 
@@ -230,5 +233,5 @@ _NOT_ZOOMED = {
     "model": ("input_size", "keep_aspect", "class_input_size"),
     "cam": ("pooling", "truncate", "refine", "centre", "shift"),
     "boxes": ("threshold", "percentile", "split", "resolution", "interpolation", "calibration"),
-    "output": ("store_maps",),
+    "output": ("store_maps", "store_features"),
 }

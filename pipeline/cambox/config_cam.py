@@ -111,16 +111,20 @@ class ZoomSettings(Section):
 class CamSettings(Section):
     """Which classes get a map, and how the map is scored."""
 
-    came_later = {"zoom": None}
+    came_later = {"zoom": None, "background": None}
 
-    classes: Literal["predicted", "label", "both"] = "predicted"
-    """the model's top-k | the sample's own classes | both"""
+    classes: Literal["predicted", "label", "both", "none"] = "predicted"
+    """the model's top-k | the sample's own classes | both | none: no maps and no boxes, only what
+    the model predicts and, with output.store_features, the features that it is read from"""
     top_k: PositiveInt = 5
     """predicted classes per image"""
     ranks: list[PositiveInt] | None = None
     """only these ranks get boxes, such as [3]; null: all top_k"""
     min_probability: Fraction = 0.0
     """predicted classes below get no boxes"""
+    background: str | None = None
+    """the class of images without any object: it gets no boxes, and predicted classes that are less
+    likely than it get none either; null: there is no such class"""
     pooling: PoolingSettings = PoolingSettings()
     """of the features"""
     truncate: bool = False
@@ -137,6 +141,11 @@ class CamSettings(Section):
     values; derivative; auto: frozen where that leaves the head affine"""
     zoom: ZoomSettings | None = None
     """for photographs with several and small objects; null: one look at the whole, squashed"""
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the sample's own classes get boxes."""
+        return self.classes in ("label", "both")
 
     @model_validator(mode="after")
     def _ranks_within_top_k(self) -> CamSettings:

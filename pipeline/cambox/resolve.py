@@ -6,6 +6,7 @@ kept in the user's cache, so that ``cambox plan`` need not load it again to say 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import logging
@@ -85,9 +86,10 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         },
         "cam": config.cam.model_dump() | {"nonlinear_head": str(classifier.head.kind)},
         "boxes": config.boxes.model_dump(),
-        "output": {"store_maps": config.output.store_maps},
+        "output": config.output.model_dump(include={"store_maps"})
+        | config.output.model_dump(include={"store_features"}, exclude_defaults=True),
     }
-    groups, listed = classifier.groups, _listed_classes(config)
+    groups, listed = classifier.groups, listed_classes(config)
     if groups is None:
         names = class_names(config.model.class_names, classifier.class_count, listed)
     else:
@@ -95,6 +97,12 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         # Only where they are asked for: other recipes stay what they were.
         settings["model"]["class_groups"] = dict(zip(names, groups.members, strict=True))
     _require_same_classes(config, listed, names)
+    if config.cam.background is not None and config.cam.background not in names:
+        near = difflib.get_close_matches(config.cam.background, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else "name one of them, or set it to null"
+        raise RequestError(
+            f"cam.background: {config.cam.background} is none of the model's classes; {hint}"
+        )
     text = json.dumps(settings, sort_keys=True)
     return Recipe(text, names, recipe_digest(text, names))
 
@@ -133,7 +141,7 @@ def class_names(path: str | None, class_count: int, listed: Sequence[str] = ()) 
     return tuple(str(index) for index in range(class_count))
 
 
-def _listed_classes(config: Config) -> tuple[str, ...]:
+def listed_classes(config: Config) -> tuple[str, ...]:
     """The classes that labels count; none where that is not known."""
     settings = config.input
     if not isinstance(settings.class_names, str):
@@ -151,7 +159,7 @@ def _list_of(config: Config) -> str:
 
 def _require_same_classes(config: Config, listed: Sequence[str], names: Sequence[str]) -> None:
     """Refuse labels that count other classes than the model has, where they get the boxes."""
-    if not listed or config.cam.classes == "predicted":
+    if not listed or not config.cam.uses_labels:
         return
     differs = difference(listed, names)
     if differs is not None:
@@ -201,7 +209,7 @@ def recipe_key(config: Config) -> str | None:
         "settings": config.model_dump(mode="json", exclude=_SHAPE_NO_ROW),
         "checkpoint": checkpoint,
         **texts,
-        "listed_classes": _listed_classes(config),
+        "listed_classes": listed_classes(config),
         "versions": {**library_versions(), "schema": SCHEMA_VERSION},
         "machine": [platform.node(), platform.machine(), usable_cpus(), *gpus],
         "environment": [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "RAY_ADDRESS")],

@@ -28,9 +28,11 @@ class MappedImage(ScoredImage):
 
     Attributes:
         maps: (n, h, w) float32 on the CPU, of the wanted classes.
+        features: (D,) float16, what the last layer sees; None where they are not stored.
     """
 
     maps: torch.Tensor
+    features: np.ndarray | None
 
     def stored_maps(self) -> tuple[StoredMap, ...]:
         """All of them."""
@@ -39,12 +41,17 @@ class MappedImage(ScoredImage):
             for choice, score_map in zip(self.wanted, self.maps, strict=True)
         )
 
+    def stored_features(self) -> np.ndarray | tuple[()]:
+        """What the last layer sees, where it is stored."""
+        return () if self.features is None else self.features
+
 
 class WholeImages:
     """Scores and boxes of images of the classifier's input size, or of its longer side."""
 
-    def __init__(self, config: Config, classifier: Classifier) -> None:
+    def __init__(self, config: Config, classifier: Classifier, background: int | None) -> None:
         self.cam = config.cam
+        self.background = background
         self.activation = config.model.activation
         self.classifier = classifier
         self.map_maker = MapMaker(config.cam, classifier)
@@ -82,7 +89,8 @@ class WholeImages:
         scores = classifier.scores(images)
         logits = self.map_maker.logits(scores)
         probabilities = class_probabilities(logits, self.activation, self.classifier.groups)
-        chosen = scored_images(probabilities.cpu(), [sample.labels for sample in samples], self.cam)
+        labels = [sample.labels for sample in samples]
+        chosen = scored_images(probabilities.cpu(), labels, self.cam, self.background)
         # Images want different numbers of classes; the shorter lists are padded with class 0.
         ids_of = [torch.tensor([one.class_id for one in image.wanted]).long() for image in chosen]
         class_ids = pad_sequence(ids_of, batch_first=True).to(probabilities.device)
@@ -92,8 +100,13 @@ class WholeImages:
             if class_ids.shape[1]
             else torch.empty(len(samples), 0, 1, 1)
         )
+        features = None if scores.last_input is None else scores.last_input.half().cpu().numpy()
         return [
-            MappedImage(**vars(image), maps=maps[number, : len(image.wanted)])
+            MappedImage(
+                **vars(image),
+                maps=maps[number, : len(image.wanted)],
+                features=None if features is None else features[number],
+            )
             for number, image in enumerate(chosen)
         ]
 

@@ -52,8 +52,11 @@ class ZoomedImages:
     A class's probability in an image is the highest that any window of it gives.
     """
 
-    def __init__(self, config: Config, zoom: ZoomSettings, classifier: Classifier) -> None:
+    def __init__(
+        self, config: Config, zoom: ZoomSettings, classifier: Classifier, background: int | None
+    ) -> None:
         self.cam = config.cam
+        self.background = background
         self.zoom = zoom
         self.independent = config.model.activation == "sigmoid"
         self.classifier = classifier
@@ -84,7 +87,8 @@ class ZoomedImages:
         best = torch.stack(
             [torch.stack([one.amax(dim=0) for _, one in some]).amax(dim=0) for some in seen]
         )
-        chosen = scored_images(best, [sample.labels for sample in samples], self.cam)
+        labels = [sample.labels for sample in samples]
+        chosen = scored_images(best, labels, self.cam, self.background)
         images_of = []
         for number, (image, sample) in enumerate(zip(chosen, samples, strict=True)):
             wanted = [choice.class_id for choice in image.wanted]

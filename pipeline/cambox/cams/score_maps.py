@@ -25,9 +25,10 @@ def wanted_classes(
     predicted: Sequence[int],
     probabilities: Sequence[float],
     labels: Sequence[int],
-    classes: Literal["predicted", "label", "both"],
+    classes: Literal["predicted", "label", "both", "none"],
     ranks: Sequence[int] | None = None,
     min_probability: float = 0.0,
+    background: int | None = None,
 ) -> list[WantedClass]:
     """Choose the classes of one image.
 
@@ -36,20 +37,28 @@ def wanted_classes(
         probabilities: of those classes, 0 to 1.
         labels: the classes given with the sample, in their order.
         classes: the model's classes, the sample's own, or both. With ``both`` a predicted class
-            that is also a label appears once, as the label.
+            that is also a label appears once, as the label. With ``none`` there is none.
         ranks: only these ranks of the predicted classes; None: all.
         min_probability: predicted classes below it are left out.
+        background: the class of images without an object, which is never wanted; nor are predicted
+            classes that are less likely than it. None: there is no such class.
 
     Returns:
         Labels first, then predicted classes by rank.
     """
-    wanted = [WantedClass(label, 0) for label in labels] if classes != "predicted" else []
-    if classes == "label":
+    wanted = [
+        WantedClass(label, 0)
+        for label in (labels if classes in ("label", "both") else ())
+        if label != background
+    ]
+    if classes in ("label", "none"):
         return wanted
     taken = {choice.class_id for choice in wanted}
     for rank, (class_id, probability) in enumerate(
         zip(predicted, probabilities, strict=True), start=1
     ):
+        if class_id == background:
+            break
         chosen = ranks is None or rank in ranks
         if chosen and probability >= min_probability and class_id not in taken:
             wanted.append(WantedClass(class_id, rank))

@@ -27,6 +27,7 @@ from cambox.models.aspect import keeping_aspect
 from cambox.models.classifier import Classifier, Precision
 from cambox.models.groups import read_groups
 from cambox.models.heads import HeadKind
+from cambox.models.last_layer import with_last_layer
 from cambox.models.load import load_classifier, with_class_size
 from cambox.models.middle import with_middle_layers
 from cambox.output.footer import Recipe
@@ -104,6 +105,8 @@ def load_model(
     if config.cam.zoom is not None:
         require_zoomable(classifier, config.model.name)
         classifier = with_middle_layers(classifier, COMPARED_LAYERS)
+    if config.output.store_features:
+        classifier = with_last_layer(classifier, config.model.name)
     require_fitting(config.cam, classifier)
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 

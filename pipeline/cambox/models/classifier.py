@@ -14,6 +14,7 @@ from torch import nn
 
 from cambox.models.groups import ClassGroups
 from cambox.models.heads import AffineHead, ClassifierHead, PooledHead, TailHead
+from cambox.models.last_layer import inputs_of
 from cambox.models.middle import MiddleLayer, recorded
 from cambox.models.preprocessing import Preprocessing
 from cambox.models.split import Split
@@ -38,12 +39,14 @@ class Scores:
         logits: (B, K) float32, by the model's own head.
         tail: the graph of the network's last part, for a head that needs it.
         middle: the features (B, C, H, W) of each middle layer, where any are asked for.
+        last_input: (B, D) what the last layer makes the logits of, where it is asked for.
     """
 
     feature_map: torch.Tensor
     logits: torch.Tensor
     tail: TailPass | None = None
     middle: tuple[torch.Tensor, ...] = ()
+    last_input: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Classifier:
         groups: the user's classes, where they are not the network's own.
         aspect: how images of another shape than the preprocessing's go in; ``kept``: as they are,
             their longer side as long; ``padded``: the same, in the middle of the preprocessing's.
+        last_layer: the name of the module whose input comes with the scores; None: no such.
     """
 
     module: nn.Module
@@ -76,6 +80,7 @@ class Classifier:
     class_size: tuple[int, int] | None = None
     groups: ClassGroups | None = None
     aspect: Aspect = "squashed"
+    last_layer: str | None = None
 
     def scores(self, images: np.ndarray) -> Scores:
         """Run the network once, without gradients.
@@ -92,14 +97,17 @@ class Classifier:
                 f"expected uint8 images of shape (B, {', '.join(map(str, expected))}), "
                 f"got {images.dtype} {images.shape}"
             )
-        with recorded(self.module, self.middle) as middle:
-            if isinstance(self.head, TailHead):
-                scores = self._scores_with_tail(images, self.head)
-            else:
-                scores = self._scores_of_split(images, self.head)
-        if self.class_size is not None:
-            scores = replace(scores, logits=self._logits_at(images, self.class_size))
-        return replace(scores, middle=tuple(middle))
+        with inputs_of(self.module, self.last_layer) as last_inputs:
+            with recorded(self.module, self.middle) as middle:
+                if isinstance(self.head, TailHead):
+                    scores = self._scores_with_tail(images, self.head)
+                else:
+                    scores = self._scores_of_split(images, self.head)
+            if self.class_size is not None:
+                scores = replace(scores, logits=self._logits_at(images, self.class_size))
+        # Of several passes the last is that of the logits.
+        last_input = last_inputs[-1] if last_inputs else None
+        return replace(scores, middle=tuple(middle), last_input=last_input)
 
     def of_groups(self, groups: ClassGroups) -> Classifier:
         """The classifier, whose user has other classes than it was trained for."""

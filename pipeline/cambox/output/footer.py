@@ -56,6 +56,10 @@ class Recipe:
         """The name of the folder that holds this recipe's files."""
         return folder_name(self.digest)
 
+    def class_id(self, name: str | None) -> int | None:
+        """The index of a class by its name; None of none."""
+        return None if name is None else self.class_names.index(name)
+
 
 def folder_name(digest: str) -> str:
     """The name of the folder that holds the files of a recipe with this digest."""

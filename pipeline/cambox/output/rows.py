@@ -54,6 +54,7 @@ SCHEMA = pa.schema(
     ]
 )
 MAPS_FIELD = pa.field("maps", pa.list_(MAP_TYPE), nullable=False)
+FEATURES_FIELD = pa.field("features", pa.list_(pa.float16()), nullable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,11 @@ class StoredMap:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is known of one sample, but for its boxes; empty where nothing was found."""
+    """What is known of one sample, but for its boxes; empty where nothing was found.
+
+    Attributes:
+        features: (D,) float16, what the last layer sees of the image; none unless they are stored.
+    """
 
     key: str
     shard: str
@@ -117,15 +122,21 @@ class Row:
     labels: tuple[int, ...] | None
     classes: tuple[ClassScore, ...] = ()
     maps: tuple[StoredMap, ...] = ()
+    features: np.ndarray | tuple[()] = ()
 
 
-def schema(with_maps: bool) -> pa.Schema:
-    """The file's columns; ``maps`` only where maps are stored."""
-    return SCHEMA.append(MAPS_FIELD) if with_maps else SCHEMA
+def schema(with_maps: bool, with_features: bool = False) -> pa.Schema:
+    """The file's columns; ``maps`` and ``features`` only where they are stored."""
+    more = [MAPS_FIELD] * with_maps + [FEATURES_FIELD] * with_features
+    return pa.schema([*SCHEMA, *more])
 
 
 def table(
-    rows: Sequence[Row], boxes: Boxes, class_names: Sequence[str], with_maps: bool
+    rows: Sequence[Row],
+    boxes: Boxes,
+    class_names: Sequence[str],
+    with_maps: bool,
+    with_features: bool = False,
 ) -> pa.Table:
     """The rows as one Arrow table.
 
@@ -133,7 +144,7 @@ def table(
         boxes: in pixels, ``image`` being the place of their row, ascending.
         class_names: of the recipe, by class id.
     """
-    fields = schema(with_maps)
+    fields = schema(with_maps, with_features)
 
     def column(field: pa.Field) -> pa.Array:
         if field.name == "objects":

@@ -48,6 +48,7 @@ class LoadRule:
 
     Attributes:
         input_height, input_width: of the network, in pixels; the whole image is squashed to it.
+        class_count: that labels may count; None: as many as they like.
         cell: None; or an image keeps its shape, to the nearest cell of so many pixels, and its
             longer side becomes the input's.
         longest: None; or an image stays as it is, and is made smaller where its longer side is
@@ -57,7 +58,7 @@ class LoadRule:
     settings: InputSettings
     input_height: int
     input_width: int
-    class_count: int
+    class_count: int | None
     labels_wanted: bool
     cell: int | None = None
     longest: int | None = None
@@ -175,6 +176,6 @@ def _labels(sample: Sample, rule: LoadRule) -> tuple[tuple[int, ...] | None, str
         return None, str(error)
     if labels is None:
         return None, f"no {rule.settings.labels} with the sample"
-    if any(label >= rule.class_count for label in labels):
+    if rule.class_count is not None and any(label >= rule.class_count for label in labels):
         return None, f"class {max(labels)} is beyond the model's {rule.class_count} classes"
     return labels, None

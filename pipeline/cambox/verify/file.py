@@ -156,13 +156,14 @@ def _rows(
     uri: str, file: pq.ParquetFile, footer: Footer, findings: Findings, statuses: Counter[str]
 ) -> RowChecks | None:
     """Check all rows and count their statuses; None for a wrong schema."""
-    expected = schema(_stores_maps(footer))
+    stored = _stored(footer)
+    expected = schema(*stored)
     with parsed(uri):
         actual = file.schema_arrow
     if not actual.equals(expected):
         findings.add("schema", _difference(expected, actual))
         return None
-    checks = RowChecks(footer.shard.uri, footer.classes, findings)
+    checks = RowChecks(footer.shard.uri, footer.classes, findings, _labels_are_classes(footer))
     for batch in _batches(uri, file):
         checks.check(batch)
         statuses.update(batch["status"].to_pylist())
@@ -179,12 +180,22 @@ def _batches(uri: str, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
             yield batch
 
 
-def _stores_maps(footer: Footer) -> bool:
+def _stored(footer: Footer) -> tuple[bool, bool]:
+    """Whether the recipe keeps maps, and features."""
     try:
-        return bool(json.loads(footer.recipe)["output"]["store_maps"])
-    except (ValueError, KeyError, TypeError):
+        output = json.loads(footer.recipe)["output"]
+        return bool(output["store_maps"]), bool(output.get("store_features"))
+    except (ValueError, KeyError, TypeError, AttributeError):
         # A recipe of another make; what it is worth is the digest's matter.
-        return False
+        return False, False
+
+
+def _labels_are_classes(footer: Footer) -> bool:
+    """Whether labels count the footer's classes; where nothing is boxed they need not."""
+    try:
+        return bool(json.loads(footer.recipe)["cam"]["classes"] != "none")
+    except (ValueError, KeyError, TypeError):
+        return True
 
 
 def _difference(expected: pa.Schema, actual: pa.Schema) -> str:

@@ -11,7 +11,9 @@ import numpy as np
 FileCheck = Literal["unreadable", "schema", "footer", "recipe", "name", "duplicate"]
 FolderCheck = Literal["leftover", "foreign"]
 RowCheck = Literal["shard", "sample_index", "key", "status", "error", "size"]
-EntryCheck = Literal["null", "class", "rank", "probability", "score", "box", "component", "map"]
+EntryCheck = Literal[
+    "null", "class", "rank", "probability", "score", "box", "component", "map", "features"
+]
 InputCheck = Literal["input gone", "input unreadable", "input changed", "input samples"]
 Check = FileCheck | FolderCheck | RowCheck | EntryCheck | InputCheck
 """What is checked; it starts the text of a problem."""

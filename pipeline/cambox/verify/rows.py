@@ -30,9 +30,17 @@ class RowChecks:
     Args:
         shard_uri, class_names: of the footer.
         findings: where problems go.
+        labels_are_classes: whether labels count the classes of ``class_names``.
     """
 
-    def __init__(self, shard_uri: str, class_names: tuple[str, ...], findings: Findings) -> None:
+    def __init__(
+        self,
+        shard_uri: str,
+        class_names: tuple[str, ...],
+        findings: Findings,
+        labels_are_classes: bool = True,
+    ) -> None:
+        self.labels_are_classes = labels_are_classes
         self.shard_uri = shard_uri
         self.class_names = pa.array(class_names, pa.string())
         self.findings = findings
@@ -103,7 +111,7 @@ class RowChecks:
             known & np.where(decoded, as_numpy(smallest) < 1, as_numpy(has_some)),
             lambda row: f"{status[row]} with the size {width[row]} x {height[row]}",
         )
-        for name in ("classes", "objects", "maps"):
+        for name in ("classes", "objects", "maps", "features"):
             if name in self.batch.schema.names:
                 self._require_none(name, known & ~decoded)
 
@@ -116,7 +124,8 @@ class RowChecks:
 
     def _lists(self) -> None:
         labels, classes, objects = map(self._taken_apart, ("labels", "classes", "objects"))
-        self._classes(labels, "item")
+        if self.labels_are_classes:
+            self._classes(labels, "item")
         self._classes(classes, "class_id")
         self._within_one("probability", classes, "probability")
         self._within_one("score", objects, "class_score")
@@ -128,6 +137,8 @@ class RowChecks:
             self._order(classes)
         if objects.complete:
             self._components(objects)
+        if "features" in self.batch.schema.names:
+            self._features(self._taken_apart("features"))
         found = [objects]
         if "maps" in self.batch.schema.names:
             found.append(self._taken_apart("maps"))
@@ -231,6 +242,14 @@ class RowChecks:
             maps,
             ~(np.isfinite(low) & np.isfinite(high) & (low <= high)),
             lambda at: f"low {low[at]}, high {high[at]}",
+        )
+
+    def _features(self, features: Entries) -> None:
+        self._report_entries(
+            "features",
+            features,
+            ~np.isfinite(features["item"]),
+            lambda at: f"a feature is {features['item'][at]}",
         )
 
     def _ranks(self, entries: Entries, labels: Entries, classes: Entries) -> None:

@@ -88,6 +88,8 @@ def evaluate(
     truth = read_truth(truth_uri, recipe.footer.classes)
     try:
         cam, has_maps = recipe.settings["cam"], recipe.settings["output"]["store_maps"]
+        if cam["classes"] == "none":
+            raise RequestError(f"{recipe.uri} has no boxes by its recipe (cam.classes is none)")
         classes, boxes_of = cam["classes"], _BOXES_OF[cam["classes"]]
         best_has_box = cam["ranks"] is None or 1 in cam["ranks"]
         box_settings = BoxSettings.model_validate(recipe.settings["boxes"])

@@ -177,7 +177,7 @@ class Search:
     def _judged(self, rank: np.ndarray) -> np.ndarray:
         """As cambox evaluate: where labels are given, the boxes of labels are what is judged."""
         of_labels: np.ndarray = rank == 0
-        return of_labels if self.request.config.cam.classes != "predicted" else ~of_labels
+        return of_labels if self.request.config.cam.uses_labels else ~of_labels
 
     def _changes(self, candidate: int) -> Choice:
         """What a candidate changes."""

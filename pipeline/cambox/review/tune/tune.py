@@ -73,7 +73,9 @@ def tune(request: TuneRequest, console: Console) -> tuple[Config, Tuning]:
     config = request.config
     # What is wrong with it is told before the passes; its classes can only be checked after them.
     read_truth(request.truth, None)
-    objective = objective_of(request.objective, labels=config.cam.classes != "predicted")
+    if config.cam.classes == "none":
+        raise RequestError("cam.classes: none gives no boxes to tune; set predicted or label")
+    objective = objective_of(request.objective, labels=config.cam.uses_labels)
     every_box = objective == "ap"
     choices, of_passes = space(config, request.tried, request.beside, every_box)
     has_maps = [changed(config, choice).cam.zoom is None for choice in of_passes]

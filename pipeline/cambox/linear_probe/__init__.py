@@ -1,0 +1,1 @@
+"""Labels are enough: a last layer trained on stored features (`cambox probe`)."""

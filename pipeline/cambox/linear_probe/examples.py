@@ -1,0 +1,155 @@
+"""What a probe learns from: the stored features of pictures, and which classes each shows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from cambox.errors import RequestError, some_of
+from cambox.output.published_file import PublishedFile
+from cambox.output.rows import Entries
+
+Activation = Literal["softmax", "sigmoid"]
+
+FOLDS = 5
+# A class with fewer pictures is in the training of some fold not at all.
+LEAST_OF_A_CLASS = 2
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N labelled pictures of K classes.
+
+    Attributes:
+        keys, shards, places: of each picture: its key, its shard's URI and place in it.
+        features: (N, D) float16, what the network's last layer sees.
+        targets: (N, K) float32, 1 for a class that the picture shows, else 0.
+        fold: (N,) from 0, by a hash of the key, so that a picture stays where it is as others come.
+        activation: softmax where each picture shows one class.
+        class_names: K.
+        background: the class of pictures without any object, if there is one.
+        left_out: pictures that nothing can be learnt from, by reason.
+    """
+
+    keys: list[str]
+    shards: list[str]
+    places: np.ndarray
+    features: np.ndarray
+    targets: np.ndarray
+    fold: np.ndarray
+    activation: Activation
+    class_names: tuple[str, ...]
+    background: str | None
+    left_out: dict[str, int]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(K,) pictures of each class."""
+        counts: np.ndarray = self.targets.sum(axis=0).astype(np.int64)
+        return counts
+
+
+def read_examples(
+    files: Sequence[PublishedFile],
+    class_names: Sequence[str],
+    background: str | None,
+    activation: Activation | None,
+    on_file: Callable[[int], None] | None = None,
+) -> Examples:
+    """Read the labelled pictures of files with features, in the files' order.
+
+    Args:
+        class_names: that labels count; none: they are called by their numbers.
+        background: the class of pictures without any object. Where it is none of the names it
+            becomes the last class, of the pictures whose label says that they show none.
+        activation: None: softmax where every picture shows one class, else sigmoid.
+        on_file: called with the number of files, after each.
+
+    Raises:
+        RequestError: a file cannot be read, or the labels do not do.
+    """
+    parts = []
+    for file in files:
+        parts.append(file.table(["key", "shard", "sample_index", "status", "labels", "features"]))
+        if on_file is not None:
+            on_file(len(files))
+    rows = pa.concat_tables(parts)
+    has_features = rows["status"].to_numpy() == "ok"
+    is_labelled = ~rows["labels"].is_null().to_numpy()
+    names = _names(rows, class_names, background)
+    place_of_background = None if background is None else names.index(background)
+    labels: list[list[int] | None] = rows["labels"].to_pylist()
+    if place_of_background is not None:
+        labels = [[place_of_background] if one == [] else one for one in labels]
+    several = any(one is not None and len(one) != 1 for one in labels)
+    if activation == "softmax" and several:
+        # Which class such a picture is of the labels do not say.
+        is_labelled &= np.array([one is not None and len(one) == 1 for one in labels])
+    used = np.flatnonzero(has_features & is_labelled)
+    targets = np.zeros((len(used), len(names)), np.float32)
+    for row, place in enumerate(used.tolist()):
+        targets[row, labels[place] or []] = 1
+    kept = rows.take(pa.array(used))
+    keys: list[str] = kept["key"].to_pylist()
+    flat = Entries.of(kept["features"], "features")["item"]
+    left_out = {
+        "unreadable or without an image": int((~has_features).sum()),
+        "without one label": int((has_features & ~is_labelled).sum()),
+    }
+    examples = Examples(
+        keys,
+        kept["shard"].to_pylist(),
+        kept["sample_index"].to_numpy(),
+        flat.reshape(len(used), -1) if len(used) else np.zeros((0, 0), np.float16),
+        targets,
+        np.array([fold_of(key) for key in keys], np.int64),
+        activation or ("sigmoid" if several else "softmax"),
+        names,
+        background,
+        {reason: count for reason, count in left_out.items() if count},
+    )
+    _require_enough(examples)
+    return examples
+
+
+def fold_of(key: str) -> int:
+    """The fold of a picture, 0 to ``FOLDS`` - 1."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % FOLDS
+
+
+def _names(rows: pa.Table, class_names: Sequence[str], background: str | None) -> tuple[str, ...]:
+    labels = Entries.of(rows["labels"], "labels")
+    largest = int(labels["item"].max(initial=-1))
+    names = tuple(class_names) or tuple(map(str, range(largest + 1)))
+    if largest >= len(names):
+        row = int(labels.row[labels["item"].argmax()])
+        raise RequestError(
+            f"input.class_names: it lists {len(names)} classes, and {rows['key'][row]} of "
+            f"{rows['shard'][row]} has the label {largest}; give the list that the labels count"
+        )
+    if background is not None and background not in names:
+        names = (*names, background)
+    return names
+
+
+def _require_enough(examples: Examples) -> None:
+    counts = examples.counts
+    with_pictures = np.flatnonzero(counts)
+    if len(with_pictures) < (2 if examples.activation == "softmax" else 1):
+        raise RequestError(
+            f"input.labels: the labelled pictures show {len(with_pictures)} classes "
+            f"({len(examples.keys)} pictures, left out: {examples.left_out or 'none'}), and a "
+            f"classifier needs two; check input.labels, or give pictures of another class with "
+            f"--background"
+        )
+    few = [examples.class_names[place] for place in with_pictures if counts[place] == 1]
+    if few:
+        raise RequestError(
+            f"input.labels: one picture each is of {some_of(few)}, and nothing can be held out of "
+            f"one; give at least {LEAST_OF_A_CLASS} pictures a class, or take the class out"
+        )
