@@ -95,8 +95,7 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         # Only where they are asked for: other recipes stay what they were.
         settings["model"]["class_groups"] = dict(zip(names, groups.members, strict=True))
     _require_same_classes(config, listed, names)
-    text = json.dumps(settings, sort_keys=True)
-    return Recipe(text, names, recipe_digest(text, names))
+    return Recipe.of(settings, names)
 
 
 def _without_its_place(model: ModelSettings) -> str:
