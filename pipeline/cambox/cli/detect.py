@@ -155,8 +155,9 @@ def apply(
         str, Option("--to", metavar="OUT2", help="Where the new output goes; may be a URL")
     ],
     min_score: Annotated[
-        float, Option(min=0, max=1, help="Leave out boxes with a lower score")
-    ] = 0.05,
+        float,
+        Option(min=0, max=1, help="Leave out boxes of a lower score; 0.05 to measure precision by"),
+    ] = 0.3,
     max_boxes: Annotated[
         int | None, Option(min=1, help="The best so many of each class in an image; all if not set")
     ] = None,

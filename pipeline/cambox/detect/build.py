@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet, SSDLiteHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from cambox.detect import DetectorKind
 from cambox.detect.backbone import GROUPS, Backbone
@@ -71,12 +73,12 @@ def build_detector(
         detector = RetinaNet(backbone, count, anchor_generator=anchors, head=head, **limits)
     else:
         # The coarsest map of a pyramid is for proposals alone.
-        pooled = backbone.strides[:-1] or backbone.strides
+        pool = _region_pooling(backbone.strides[:-1] or backbone.strides)
         detector = FasterRCNN(
             backbone,
             count,
             rpn_anchor_generator=_anchors(kind, backbone.strides),
-            box_roi_pool=MultiScaleRoIAlign([str(place) for place in range(len(pooled))], 7, 2),
+            box_roi_pool=pool,
             **{f"box_{name}": value for name, value in limits.items()},
         )
     detector.transform = GeneralizedRCNNTransform(
@@ -90,6 +92,22 @@ def build_detector(
     )
     module: nn.Module = detector
     return module
+
+
+def _region_pooling(strides: list[int]) -> MultiScaleRoIAlign:
+    """Faster R-CNN's, for maps of these strides.
+
+    Else it takes the strides from the first batch that it meets, and from small images wrong ones.
+    """
+    pooling = MultiScaleRoIAlign([str(place) for place in range(len(strides))], 7, 2)
+    pooling.scales = [1 / stride for stride in strides]
+    levels = [int(math.log2(stride)) for stride in (strides[0], strides[-1])]
+    pooling.map_levels = initLevelMapper(
+        *levels,
+        canonical_scale=pooling.canonical_scale,
+        canonical_level=pooling.canonical_level,
+    )
+    return pooling
 
 
 def _anchors(kind: DetectorKind, strides: list[int]) -> AnchorGenerator:

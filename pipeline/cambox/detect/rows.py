@@ -26,7 +26,7 @@ class Rule:
         any_class: also of classes that are predicted where others are given as labels.
     """
 
-    min_score: float = 0.05
+    min_score: float = 0.3
     max_boxes: int | None = None
     any_class: bool = False
 
