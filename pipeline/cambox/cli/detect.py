@@ -110,6 +110,10 @@ def train(
     """
     console = Console(stderr=as_json)
     # What can be wrong is told before torch is imported.
+    if detector is DetectorKind.ssdlite and backbone is not None:
+        raise RequestError("--backbone: ssdlite has its own; leave it out, or take fcos")
+    if detector is DetectorKind.ssdlite and batch_size < 2:
+        raise RequestError("--batch-size: ssdlite has norms that take 2 images or more")
     settings = None if backbone is None else configured(Path(backbone), None).model
     recipe = one_recipe(output, console)
     require_folder(to)

@@ -79,15 +79,13 @@ def new_detector(
     """A detector whose backbone knows pictures and whose head is random.
 
     Args:
-        settings: of the classifier whose network is its backbone; None: torchvision's ResNet-50,
-            or SSDLite's MobileNetV3, with the weights of its hub.
+        settings: of the classifier whose network is its backbone; None: torchvision's ResNet-50
+            with the weights of its hub. SSDLite has its own MobileNetV3 with these.
 
     Raises:
         RequestError: the network or its weights cannot be had, or it gives no feature maps.
     """
     if kind is DetectorKind.ssdlite:
-        if settings is not None:
-            raise RequestError("--backbone: ssdlite has its own; leave it out, or take fcos")
         description = Description(
             kind, class_ids, class_names, SSDLITE_SIDE, _HALF, _HALF, backbone=None
         )

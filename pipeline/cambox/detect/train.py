@@ -25,7 +25,6 @@ from cambox.detect.loss import weigh_boxes
 from cambox.detect.pictures import Parts, Pictures, collated, on_device
 from cambox.detect.processes import Processes, processes
 from cambox.detect.training import CHECKPOINT, Epoch, Training, require_same_request
-from cambox.errors import RequestError
 from cambox.output.reading import open_recipe
 from cambox.threads import usable_cpus
 from cambox.training.dataset import BoxDataset
@@ -81,7 +80,7 @@ def train(request: TrainRequest, console: Console) -> dict[str, Any]:
 
     Raises:
         RequestError: the output or a shard cannot be read, no box is left, the backbone cannot be
-            had, or the folder holds another training; or a setting is wrong.
+            had, or the folder holds another training.
         ShardError: an image is not the one that was annotated.
     """
     with processes() as group:
@@ -89,8 +88,6 @@ def train(request: TrainRequest, console: Console) -> dict[str, Any]:
         console = console if group.first else Console(quiet=True)
         recipe = open_recipe(request.output)
         identity = _identity(request, recipe.footer.recipe_digest, group.count)
-        if request.kind is DetectorKind.ssdlite and request.batch_size < 2:
-            raise RequestError("--batch-size: ssdlite has norms that take 2 images or more")
         require_folder(request.to)
         path = request.to / REPORT_FILE
         if path.exists():
