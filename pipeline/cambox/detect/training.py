@@ -100,8 +100,17 @@ class Training:
         self.saved_at = time.monotonic()
 
     def step(self, losses: Mapping[str, torch.Tensor]) -> None:
-        """Follow the gradient of one batch's losses."""
+        """Follow the gradient of one batch's losses.
+
+        Raises:
+            RequestError: they are no numbers any more.
+        """
         loss = torch.stack(list(losses.values())).sum()
+        if not loss.isfinite():
+            raise RequestError(
+                "--lr: the loss is no number any more; lower it, remove the folder of --to and "
+                "begin anew"
+            )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.detector.parameters(), GRADIENT_LIMIT)
