@@ -1,4 +1,4 @@
-"""Close the loop: boxes from a classifier train a detector, judged with true boxes.
+"""What the boxes are worth: detectors trained on them, judged with true boxes.
 
 Three detectors that differ only in the boxes they are trained on: those that cambox found, the
 true ones, and one in the middle of the picture for each of its classes.
@@ -11,42 +11,44 @@ import json
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Annotated
 
 import numpy as np
-import timm
+import pyarrow as pa
 import torch
 import typer
 from rich.console import Console
-from safetensors.torch import load_file
-from torch.utils.data import DataLoader
-from torchvision import tv_tensors
-from torchvision.models.detection import FCOS
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.fcos import FCOSHead
-from torchvision.transforms import v2
 
-from cambox.boxes import Boxes, centre_box
-from cambox.demo import CLASSIFIER, write_config
-from cambox.demo.scenes import CLASS_NAMES, write_scenes
-from cambox.output.rows import SIDES
-from cambox.review.evaluate.detection import match
+from cambox.boxes import Boxes, centre_box, place_in_group
+from cambox.config_file import load_config
+from cambox.demo import write_config
+from cambox.demo.scenes import write_scenes
+from cambox.detect.detector import load_detector
+from cambox.detect.judge import Precision, found_and_true, precision
+from cambox.detect.pictures import Parts, Pictures, collated
+from cambox.detect.rows import Detected
+from cambox.detect.train import TrainRequest, train
+from cambox.output.derived import Parents, derive, whole_rows
+from cambox.output.footer import Recipe
+from cambox.output.reading import open_recipe
+from cambox.output.rows import SIDES, boxes_from_arrow, boxes_to_arrow, schema
+from cambox.review.rows_with_truth import numbered
 from cambox.run import run
 from cambox.sources.pack import pack
+from cambox.threads import grouped
 from cambox.training.dataset import BoxDataset
-from cambox.training.sample import DetectionSample, collate, of_each_box
-from cambox.training.selection import Selection
-from research.training import DEMO, MEAN, SIDE, STD
+from research.training import SIDE
 
 # Neither the demo's own pictures nor those that its classifier was trained or judged with.
 FIRST_TRAINING_SEED = 3_000_000
 FIRST_HELD_OUT_SEED = 4_000_000
 BATCH_SIZE = 16
 PEAK_LEARNING_RATE = 1e-3
+CPU = torch.device("cpu")
 TITLES = {
     "ours": "the boxes that cambox found",
     "true": "the true boxes",
@@ -54,8 +56,8 @@ TITLES = {
 }
 KINDS = tuple(TITLES)
 
-BoxesByKey = dict[str, Boxes]
-"""Of each picture, in its pixels; ``class_id`` is the label, from 1."""
+BoxesOf = Callable[[pa.Table], Sequence[Boxes]]
+"""The boxes of each row of a file, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -69,136 +71,69 @@ class Result:
     seconds: float
 
 
-class Backbone(torch.nn.Module):
-    """The demo's classifier without its head: pictures (B, 3, S, S) to (B, C, S / 8, S / 8)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.classifier = timm.create_model(DEMO.name, **DEMO.kwargs)
-        self.classifier.load_state_dict(load_file(CLASSIFIER))
-        self.out_channels = int(self.classifier.num_features)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.classifier.forward_features(images)
-        return features
-
-
-def make_detector() -> torch.nn.Module:
-    """A small FCOS; its head is random, its backbone knows classes and no boxes."""
-    backbone = Backbone()
-    detector: torch.nn.Module = FCOS(
-        backbone,
-        num_classes=len(CLASS_NAMES) + 1,
-        anchor_generator=AnchorGenerator(sizes=((8,),), aspect_ratios=((1.0,),)),
-        head=FCOSHead(backbone.out_channels, 1, len(CLASS_NAMES) + 1, num_convs=2),
-        fixed_size=(SIDE, SIDE),
-        image_mean=MEAN,
-        image_std=STD,
-        score_thresh=0.02,
-    )
-    return detector
-
-
-def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, BoxesByKey]:
-    """Make pictures and run cambox on them: its output, and the true boxes."""
+def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, str]:
+    """Make pictures and run cambox on them: its output, and the same with the true boxes."""
     write_scenes(folder, count, first_seed)
     pack(folder / "images", folder / "shards", folder / "labels.csv", 200)
     output = run(write_config(folder), Console(quiet=True)).folder
-    corners, labels = defaultdict(list), defaultdict(list)
+    corners, classes = defaultdict(list), defaultdict(list)
     with (folder / "boxes.csv").open(newline="") as file:
         for row in csv.DictReader(file):
             key = Path(row["image"]).stem
             corners[key].append([float(row[side]) for side in SIDES])
-            labels[key].append(int(row["class_index"]) + 1)
-    return output, {key: Boxes.of(corners[key], class_id=labels[key], score=1) for key in corners}
+            classes[key].append(int(row["class_index"]))
+
+    def true_boxes(table: pa.Table) -> Sequence[Boxes]:
+        keys = table["key"].to_pylist()
+        return [Boxes.of(corners[key], class_id=classes[key], score=1) for key in keys]
+
+    return output, with_boxes(output, str(folder / "true"), true_boxes)
 
 
-def centre_boxes(dataset: BoxDataset) -> BoxesByKey:
-    """A box in the middle for each class that cambox has a box of."""
-    found: BoxesByKey = {}
-    for image in map(dataset.labelled, range(len(dataset))):
-        labels = np.unique(image.boxes.class_id) + 1
-        corners = np.repeat(centre_box(image.width, image.height), len(labels), axis=0)
-        found[image.key] = Boxes.of(corners, class_id=labels, score=1)
-    return found
+def centre_boxes(table: pa.Table) -> Sequence[Boxes]:
+    """A box in the middle for each class that a row has a box of."""
+    found = boxes_from_arrow(table["objects"].combine_chunks())
+    sizes = zip(table["width"].to_pylist(), table["height"].to_pylist(), strict=True)
+    boxes = []
+    for row, (width, height) in enumerate(sizes):
+        classes = np.unique(found.class_id[found.image == row])
+        corners = np.repeat(centre_box(width, height), len(classes), axis=0)
+        boxes.append(Boxes.of(corners, class_id=classes, score=1))
+    return boxes
 
 
-def pictures(dataset: BoxDataset, boxes: BoxesByKey | None = None) -> list[DetectionSample]:
-    """All pictures of a dataset at the detector's input size, with their own boxes or others."""
-    shrink = v2.Compose(
-        [
-            v2.Resize((SIDE, SIDE)),
-            v2.ClampBoundingBoxes(),
-            v2.SanitizeBoundingBoxes(labels_getter=of_each_box),
-        ]
-    )
-    samples: list[DetectionSample] = []
-    for image, target in map(dataset.__getitem__, range(len(dataset))):
-        if boxes is not None:
-            own = boxes[target["key"]]
-            target["boxes"] = tv_tensors.BoundingBoxes(
-                own.corners.astype(np.float32), format="XYXY", canvas_size=image.shape[1:]
-            )
-            target["labels"] = torch.from_numpy(own.class_id)
-            target["scores"] = torch.from_numpy(own.score.astype(np.float32))
-        samples.append(shrink(image, target))
-    return samples
+def with_boxes(output: str, to: str, boxes_of: BoxesOf) -> str:
+    """An output with other boxes; its folder."""
+    source = open_recipe(output)
+    settings = source.settings
+    settings["output"]["store_maps"] = False
+    recipe = Recipe.of(settings, source.footer.classes)
+
+    def make(parents: Parents) -> tuple[pa.Table, Detected]:
+        rows = whole_rows(parents[0])
+        boxes = numbered(boxes_of(rows))
+        boxes = boxes[np.lexsort((boxes.class_id, boxes.image))]
+        boxes = boxes.with_columns(component=place_in_group(boxes.image, boxes.class_id))
+        objects = boxes_to_arrow(boxes, rows.num_rows, recipe.class_names)
+        columns = schema(with_maps=False)
+        place = columns.get_field_index("objects")
+        rows = rows.select(columns.names).set_column(place, "objects", objects)
+        return rows.cast(columns), Detected(rows=rows.num_rows)
+
+    derived = derive(to, recipe, [(file,) for file in source.files], make, Detected())
+    assert not derived.failures, derived.failures
+    return derived.folder
 
 
-def train(samples: list[DetectionSample], epochs: int, seed: int) -> FCOS:
-    """Train a detector; the seed settles its head, the order and the flips."""
-    torch.manual_seed(seed)
-    detector = make_detector().train()
-    vary = v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.RandomChannelPermutation(),
-            v2.ToDtype(torch.float32, scale=True),
-        ]
-    )
-    loader: DataLoader[DetectionSample] = DataLoader(
-        samples,  # type: ignore[arg-type]  # a list does as well as a Dataset
-        BATCH_SIZE,
-        shuffle=True,
-        drop_last=True,
-        collate_fn=lambda batch: collate([vary(*sample) for sample in batch]),
-    )
-    optimizer = torch.optim.AdamW(detector.parameters(), weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LEARNING_RATE, total_steps=epochs * len(loader), pct_start=0.2
-    )
-    for _ in range(epochs):
-        for images, targets in loader:
-            losses = detector(images, targets)
-            loss = torch.stack(list(losses.values())).sum()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-    return detector.eval()
-
-
-@torch.inference_mode()
-def average_precision(detector: FCOS, samples: list[DetectionSample]) -> tuple[float, float]:
-    """COCO's mean average precision at IoU 0.5, and over all of COCO's thresholds."""
-    found: list[Boxes] = []
-    true: list[Boxes] = []
-    for number, (image, target) in enumerate(samples):
-        (result,) = detector([image / 255])
-        for boxes, to in ((result, found), (target, true)):
-            to.append(
-                Boxes.of(
-                    np.asarray(boxes["boxes"]),
-                    image=number,
-                    class_id=boxes["labels"],
-                    score=boxes["scores"],
-                )
-            )
-    classes = match(Boxes.joined(found), Boxes.joined(true))
-    each = np.array([one.average_precision for one in classes if len(one.true_image)])
-    return float(each[:, 0].mean()), float(each.mean())
+def judged(detector: Path, pictures: str) -> Precision:
+    """How well a detector finds the true boxes of an output's pictures."""
+    network, description = load_detector(detector, CPU)
+    dataset = BoxDataset(pictures)
+    every = Pictures(dataset, Parts.of(dataset, 0), np.arange(len(dataset)), description.side)
+    batches = map(collated, grouped(map(every.__getitem__, range(len(every))), BATCH_SIZE))
+    result = precision(*found_and_true(network, batches, CPU))
+    assert result is not None
+    return result
 
 
 def table(results: Sequence[Result]) -> str:
@@ -217,31 +152,40 @@ def main(
     to: Annotated[Path, typer.Option(help="The figures.")] = Path("docs/detector.json"),
     scenes: Annotated[int, typer.Option(min=BATCH_SIZE, help="Pictures to train on.")] = 800,
     held_out: Annotated[int, typer.Option(min=1, help="Pictures to judge with.")] = 300,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 4,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the pictures.")] = 8,
     seeds: Annotated[int, typer.Option(min=1, help="Detectors of each kind.")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads; they shape rounding.")] = 2,
 ) -> None:
     """Train detectors on the demo's pictures with three kinds of boxes and compare them."""
     torch.set_num_threads(threads)
-    console = Console()
-    results = []
+    console, results = Console(), []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         output, true = annotate_scenes(folder / "train", scenes, FIRST_TRAINING_SEED)
-        dataset = BoxDataset(output)
-        judged_output, judged_true = annotate_scenes(
-            folder / "held-out", held_out, FIRST_HELD_OUT_SEED
-        )
-        judged = pictures(BoxDataset(judged_output, Selection(keep_empty=True)), judged_true)
-        boxes = {"ours": None, "true": true, "centre": centre_boxes(dataset)}
-        for kind in KINDS:
-            samples = pictures(dataset, boxes[kind])
+        _, judge = annotate_scenes(folder / "held-out", held_out, FIRST_HELD_OUT_SEED)
+        centre = with_boxes(output, str(folder / "centre"), centre_boxes)
+        for kind, boxes in {"ours": output, "true": true, "centre": centre}.items():
             for seed in range(seeds):
                 start = time.monotonic()
-                scores = average_precision(train(samples, epochs, seed), judged)
-                results.append(Result(kind, seed, *scores, time.monotonic() - start))
-                console.print(f"{kind}, seed {seed}: mAP {scores[0]:.3f} at IoU 0.5")
-    made_with = {"scenes": scenes, "held_out": held_out, "epochs": epochs, "images": len(dataset)}
+                request = TrainRequest(
+                    boxes,
+                    folder / f"{kind}-{seed}",
+                    backbone=load_config(folder / "train" / "config.yaml").model,
+                    side=SIDE,
+                    # All are trained on, and for all epochs.
+                    val=0,
+                    epochs=epochs,
+                    batch_size=BATCH_SIZE,
+                    learning_rate=PEAK_LEARNING_RATE,
+                    seed=seed,
+                )
+                train(request, Console(quiet=True))
+                found = judged(request.to, judge)
+                seconds = time.monotonic() - start
+                results.append(Result(kind, seed, found.ap50, found.ap, seconds))
+                console.print(f"{kind}, seed {seed}: mAP {found.ap50:.3f} at IoU 0.5")
+        images = len(BoxDataset(output))
+    made_with = {"scenes": scenes, "held_out": held_out, "epochs": epochs, "images": images}
     document = {"made_with": made_with, "results": [asdict(result) for result in results]}
     to.write_text(json.dumps(document, indent=1) + "\n")
     console.print(table(results), highlight=False, soft_wrap=True)

@@ -103,8 +103,7 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         raise RequestError(
             f"cam.background: {config.cam.background} is none of the model's classes; {hint}"
         )
-    text = json.dumps(settings, sort_keys=True)
-    return Recipe(text, names, recipe_digest(text, names))
+    return Recipe.of(settings, names)
 
 
 def _without_its_place(model: ModelSettings) -> str:

@@ -65,6 +65,9 @@ WITHOUT_A_MODEL = {
     "export out --format hf --to hf": "images",
     "diff out other": "rows: 12 in both",
     "gallery out": "written: gallery/gallery.html",
+    "detect --help": "the second round",
+    "detect train --help": "torchrun",
+    "detect apply --help": "as another recipe",
 }
 
 WRONG = {
@@ -101,6 +104,13 @@ WRONG = {
     "export out --format voc --to run.yaml/a": "nothing was exported to run.yaml/a",
     "rebox nowhere --to a": "nowhere does not exist",
     "pack nowhere --to a": "nowhere: not a folder",
+    "detect train nowhere --to a": "nowhere does not exist",
+    "detect train out --to a --backbone b.yaml": "b.yaml: No such file or directory",
+    "detect train out --to run.yaml/a": "--to: run.yaml/a cannot be made",
+    "detect train out --to a --detector ssdlite --batch-size 1": "--batch-size: ssdlite has norms",
+    "detect train out --to a --detector ssdlite --backbone run.yaml": "--backbone: ssdlite has",
+    "detect apply nowhere out --to a": "nowhere holds no detector.json",
+    "detect apply nowhere missing --to a": "missing does not exist",
 }
 
 

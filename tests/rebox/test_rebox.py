@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-import cambox.rebox.rebox
+import cambox.output.derived
 import cambox.whole_image
 from cambox.cams.boxes import find_boxes, find_boxes_by_shape
 from cambox.cli import app
@@ -278,7 +278,7 @@ def test_a_damaged_file_is_given_up_and_the_others_are_made(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cambox.rebox.rebox, "PROCESSES_PAY_SECONDS", pay_seconds)
+    monkeypatch.setattr(cambox.output.derived, "PROCESSES_PAY_SECONDS", pay_seconds)
     source = annotate()
     path = sorted(source.iterdir())[1]
     data = bytearray(path.read_bytes())

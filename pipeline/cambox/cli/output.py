@@ -100,11 +100,12 @@ def rebox(
     console = Console(stderr=as_json)
     # Whether there is one is known before the compiler of boxes is imported.
     output = one_recipe(output, console)
-    from cambox.rebox.rebox import print_rebox, rebox_output
+    from cambox.output.derived import print_derived
+    from cambox.rebox.rebox import rebox_output
 
     with Steps(console) as steps:
         summary = rebox_output(output, to, overrides or [], steps.step("files"))
-    print_rebox(summary, console)
+    print_derived(summary, "reboxed", output, console)
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
     if summary.failures:

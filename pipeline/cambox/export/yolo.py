@@ -10,14 +10,13 @@ A hash of its key puts an image into ``train`` or ``val``, so it stays there as 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from cambox.export.writer import Exported, Origins, Writer, write_new
-from cambox.training.selection import ClassList
+from cambox.training.selection import ClassList, share_of
 
 # Relative precision 5e-8; a fixed number of decimals would lose small boxes.
 _FORMAT = ".7g"
@@ -47,7 +46,7 @@ class YoloWriter(Writer):
         """Write one image."""
         image = exported.image
         self.origins.add(exported)
-        split = "val" if _share_of(image.key) < self.val_share else "train"
+        split = "val" if share_of(image.key) < self.val_share else "train"
         self.count[split] += 1
         if exported.data is not None:
             write_new(self.images[split] / exported.file_name, exported.data)
@@ -69,9 +68,3 @@ class YoloWriter(Writer):
         if self.count["val"]:
             return (f"by a hash of the key: {split}",)
         return (f"{split}: put images with true boxes into images/val, or raise --val",)
-
-
-def _share_of(key: str) -> float:
-    """A number from 0 to below 1 that is evenly spread over keys, and always the same of one."""
-    digest = hashlib.blake2b(key.encode(), digest_size=6).digest()
-    return int.from_bytes(digest) / (1 << 8 * len(digest))

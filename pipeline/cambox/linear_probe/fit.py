@@ -1,10 +1,10 @@
 """A linear layer on features: regularised, its strength and its probabilities held out.
 
-Features are centred, and all divided by one number that makes their mean variance one; both are part
-of the layer in the end. (Each divided by its own spread, weak channels would weigh as much as strong
-ones: a worse held-out loss and worse maps.) The loss is the mean cross-entropy (softmax) or the mean over the classes' binary ones (sigmoid), each
-picture weighed by its class, plus ``strength / 2`` times the sum of squared weights. It is convex:
-the same pictures in the same order give the same layer.
+Features are centred, and all divided by one number that makes their mean variance one; both are
+part of the layer in the end. (Each divided by its own spread, weak channels would weigh as much as
+strong ones: a worse held-out loss.) The loss is the mean cross-entropy (softmax) or the mean over
+the classes' binary ones (sigmoid), each picture weighed by its class, plus ``strength / 2`` times
+the sum of squared weights. It is convex: the same pictures in the same order give the same layer.
 """
 
 from __future__ import annotations

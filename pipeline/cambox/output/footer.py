@@ -31,7 +31,7 @@ PREFIX = "cambox."
 DIGEST_KEY = f"{PREFIX}data".encode()
 """The entry that says what the bytes before the footer were."""
 SOURCE_KEY = f"{PREFIX}source".encode()
-"""The entry of a reboxed file that says which bytes its maps came from."""
+"""The entry of a file made from published ones that says from which bytes; see ``derived``."""
 # More than most footers have, so that most take one read.
 TAIL_BYTES = 1 << 16
 LIBRARIES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "pyarrow")
@@ -50,6 +50,12 @@ class Recipe:
     settings: str
     class_names: tuple[str, ...]
     digest: str
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], class_names: tuple[str, ...]) -> Recipe:
+        """The recipe of settings in plain types."""
+        text = json.dumps(settings, sort_keys=True)
+        return cls(text, class_names, recipe_digest(text, class_names))
 
     @property
     def folder(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow as pa
 from cambox.cams.boxes import InputSize, find_boxes_by_shape
 from cambox.cams.score import MapClasses, choose_boxes
 from cambox.config_cam import BoxSettings
+from cambox.console import counted
 from cambox.output.rows import Entries, StoredMap, as_numpy, boxes_to_arrow, schema
 
 
@@ -36,6 +38,29 @@ class Reboxed:
             self.no_box + other.no_box,
             self.unknown_scores + other.unknown_scores,
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for machines, in plain types."""
+        return {
+            "rows": self.rows,
+            "boxes": self.boxes,
+            "maps_without_box": dict(self.no_box),
+            "boxes_with_unknown_class_score": self.unknown_scores,
+        }
+
+    def lines(self, seconds: float) -> list[str]:
+        """The same for people."""
+        rate = self.rows / seconds if seconds else 0.0
+        lines = [f"{counted(self.rows, 'row')}, {counted(self.boxes, 'box')}, {rate:.1f} images/s"]
+        if self.no_box:
+            reasons = ", ".join(f"{name} {count}" for name, count in sorted(self.no_box.items()))
+            lines.append(f"maps without a box: {reasons}")
+        if self.unknown_scores:
+            lines.append(
+                f"{self.unknown_scores} boxes are of labels beyond the model's top-k that had no "
+                "box before; the source does not tell their class_score, so it is 0"
+            )
+        return lines
 
 
 def rebox_rows(

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset
 
+from cambox.boxes import Boxes
 from cambox.sources.retry import from_storage
 from cambox.sources.shards import Shard
 from cambox.sources.storage import locate
@@ -77,6 +78,15 @@ class BoxDataset(Dataset[DetectionSample]):
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if self.parts else 0
+
+    def image_keys(self) -> Iterator[str]:
+        """Of all images, in their order."""
+        for part in self.parts:
+            yield from part.images.keys.to_pylist()
+
+    def boxes(self) -> Boxes:
+        """Of all images, side by side; ``image`` is not the place in the dataset."""
+        return Boxes.joined(part.images.boxes for part in self.parts)
 
     def labelled(self, index: int) -> LabelledImage:
         """What is known of an image without reading it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,3 +110,12 @@ def class_ids(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise RequestError(f"classes: {text!r} is no list of class ids, such as 3,7") from error
+
+
+def share_of(key: str) -> float:
+    """A number from 0 to below 1 that is evenly spread over keys, and always the same of one.
+
+    What is below the share that is held out for validation stays there as new images come.
+    """
+    digest = hashlib.blake2b(key.encode(), digest_size=6).digest()
+    return int.from_bytes(digest) / (1 << 8 * len(digest))
