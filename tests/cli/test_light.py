@@ -64,6 +64,8 @@ WITHOUT_A_MODEL = {
     "export out --format voc --to voc": "images",
     "export out --format hf --to hf": "images",
     "diff out other": "rows: 12 in both",
+    "fuse out other --to fused": "3 files fused",
+    "fuse out other --to fused --rule agree --json": '"complete": true',
     "gallery out": "written: gallery/gallery.html",
 }
 
@@ -100,6 +102,8 @@ WRONG = {
     "tune run.yaml --truth photos/labels.csv --to b.yaml": "line 1: no column 'x_min'",
     "export out --format voc --to run.yaml/a": "nothing was exported to run.yaml/a",
     "rebox nowhere --to a": "nowhere does not exist",
+    "fuse out nowhere --to a": "nowhere does not exist",
+    "fuse out other --to a --weights 2": "--weights: 2 is not two numbers above 0",
     "pack nowhere --to a": "nowhere: not a folder",
 }
 

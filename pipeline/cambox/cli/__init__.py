@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 # Importing them is what makes them commands of app, in the order that --help has them in.
-from cambox.cli import annotate, output, review, recipes  # isort: skip
+from cambox.cli import annotate, output, derive, review, recipes  # isort: skip
 from cambox.cli.options import app, carry_out
 
-__all__ = ["annotate", "app", "main", "output", "recipes", "review"]
+__all__ = ["annotate", "app", "derive", "main", "output", "recipes", "review"]
 
 
 def main() -> None:
