@@ -69,7 +69,7 @@ def fuse(
         ),
     ] = Rule.fuse,
     iou: Annotated[
-        float, Option(min=0, max=1, help="From which on two boxes of a class are the same")
+        float, Option(min=0.01, max=1, help="From which on two boxes of a class are the same")
     ] = 0.55,
     weights: Annotated[
         str | None,

@@ -24,7 +24,7 @@ def combine(
     first for images and classes that the second has no box of.
 
     Args:
-        overlap: IoU from which two boxes of one image and class are the same, 0 to 1.
+        overlap: IoU from which two boxes of one image and class are the same, above 0, to 1.
         weights: above 0, what the scores of each set count in ``fuse`` and ``agree``.
 
     Returns:
