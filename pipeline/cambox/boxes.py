@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 CENTRE_BOX_SIDE = 0.8
+# Less than rounding, as a share of the image's side.
+AT_EDGE = 1e-6
 
 # Of each column but the corners: its type, and what it is where nobody says.
 _COLUMNS: dict[str, tuple[type, float]] = {
@@ -142,10 +144,29 @@ def best_overlaps(boxes: Boxes, others: Boxes) -> np.ndarray:
 
     0 where there is none.
     """
+    return best_matches(boxes, others)[1]
+
+
+def best_matches(boxes: Boxes, others: Boxes) -> tuple[np.ndarray, np.ndarray]:
+    """The one of its own image and class that each box overlaps most, the first of equal ones.
+
+    Returns:
+        (n,) places in ``others``, -1 where none is of its image and class, and (n,) IoUs, 0 there.
+    """
     mine, other = _of_one_image_and_class(boxes, others)
-    best = np.zeros(len(boxes))
-    np.maximum.at(best, mine, iou(boxes.corners[mine], others.corners[other]))
-    return best
+    overlap = iou(boxes.corners[mine], others.corners[other])
+    # From the worst to the best, so that the last one written is the best.
+    order = np.lexsort((-other, overlap))
+    place, best = np.full(len(boxes), -1), np.zeros(len(boxes))
+    place[mine[order]] = other[order]
+    best[mine[order]] = overlap[order]
+    return place, best
+
+
+def at_edge(corners: np.ndarray) -> np.ndarray:
+    """(n,) bool, whether boxes (n, 4), in shares of the image's sides, reach its border."""
+    reached = np.hstack([corners[:, :2] <= AT_EDGE, corners[:, 2:] >= 1 - AT_EDGE])
+    return np.asarray(reached.any(axis=1))
 
 
 def centre_box(width: float, height: float) -> np.ndarray:

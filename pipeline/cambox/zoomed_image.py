@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cambox.batch import ScoredImage, map_classes, scored_images
-from cambox.boxes import Boxes
+from cambox.boxes import Boxes, at_edge
 from cambox.cams.agreement import choose, evidence, probability, traits
 from cambox.cams.boxes import FoundBoxes, NoBoxReason
 from cambox.cams.looks import Windows, candidates
@@ -28,7 +28,6 @@ from cambox.sources.load import LoadedSample, fitted, resize
 
 # Below it a probability is none: of no use, and its log would be infinite.
 LEAST_PROBABILITY = 1e-30
-EDGE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -176,12 +175,11 @@ def _pixels(sample: LoadedSample, size: tuple[int, int], mirrored: bool) -> np.n
 
 
 def _boxes(corners: np.ndarray, scores: np.ndarray) -> Boxes:
-    at_edge = np.hstack([corners[:, :2] <= EDGE, corners[:, 2:] >= 1 - EDGE]).any(axis=1)
     return Boxes.of(
         np.clip(corners, 0, 1),
         component=np.arange(len(corners)),
         score=scores,
-        touches_edge=at_edge,
+        touches_edge=at_edge(corners),
     )
 
 

@@ -30,7 +30,17 @@ PAGES = (
     *(
         f"docs/{name}.md"
         for name in (
-            *("code", "evaluate", "format", "gallery", "method", "nightly", "ray", "recipes"),
+            *(
+                "code",
+                "evaluate",
+                "format",
+                "fuse",
+                "gallery",
+                "method",
+                "nightly",
+                "ray",
+                "recipes",
+            ),
             *("settings", "storage", "troubles"),
         )
     ),

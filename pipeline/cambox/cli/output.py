@@ -1,4 +1,4 @@
-"""What is done with an output: proved, made anew with other boxes, and handed to a detector."""
+"""What is done with an output: proved, listed, and handed to a detector."""
 
 from __future__ import annotations
 
@@ -72,44 +72,6 @@ def list_output(
         typer.echo(json.dumps([recipe.to_json() for recipe in recipes]))
     else:
         print_recipes(recipes, console)
-
-
-@app.command()
-def rebox(
-    output: OneRecipe,
-    to: Annotated[
-        str, Option("--to", metavar="OUTPUT2", help="Where the new output goes; may be a URL")
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        Option(
-            "--set",
-            metavar="boxes.KEY=VALUE",
-            help="A setting of boxes; the value is YAML. Repeatable: --set boxes.threshold=0.4 "
-            "--set boxes.percentile=95",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Make new boxes from stored maps: no image, no network, no GPU.
-
-    Takes every key of the section boxes, such as --set boxes.threshold=0.4, and writes an output
-    of its own, which says what it came from. Running it again does only what is new or changed in
-    OUTPUT. Exit code: 0 everything is published, 1 a file was given up, 2 the request is wrong.
-    """
-    console = Console(stderr=as_json)
-    # Whether there is one is known before the compiler of boxes is imported.
-    output = one_recipe(output, console)
-    from cambox.output.derived import print_derived
-    from cambox.rebox.rebox import rebox_output
-
-    with Steps(console) as steps:
-        summary = rebox_output(output, to, overrides or [], steps.step("files"))
-    print_derived(summary, "reboxed", output, console)
-    if as_json:
-        typer.echo(json.dumps(summary.to_json()))
-    if summary.failures:
-        raise typer.Exit(1)
 
 
 @app.command()

@@ -164,8 +164,11 @@ def derive(
     )
 
 
-def whole_rows(file: PublishedFile) -> pa.Table:
-    """All rows and columns of a file, from bytes that are those that were written.
+def whole_rows(file: PublishedFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """All rows of a file, from bytes that are those that were written.
+
+    Args:
+        columns: None: all of them.
 
     Raises:
         RequestError: the file cannot be read, or is damaged.
@@ -175,7 +178,7 @@ def whole_rows(file: PublishedFile) -> pa.Table:
     parquet = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     if file.data_digest is None or not is_intact(data, parquet.metadata.metadata or {}):
         raise RequestError("the bytes before the footer are not those that were written")
-    return parquet.read()
+    return parquet.read(columns)
 
 
 def _came_from(parents: Parents) -> str:
