@@ -71,9 +71,9 @@ class ScoredImage:
         """Those that can be kept in the row."""
         return ()
 
-    def stored_features(self) -> np.ndarray | tuple[()]:
-        """The vector that can be kept in the row."""
-        return ()
+    def stored_features(self) -> dict[str, np.ndarray]:
+        """The vectors that can be kept in the row, by the row's names."""
+        return {}
 
 
 class Looks(Protocol):
@@ -175,7 +175,7 @@ class BatchAnnotator:
             labels=sample.labels,
             classes=() if image is None else image.classes,
             maps=image.stored_maps() if image is not None and self.store_maps else (),
-            features=() if image is None else image.stored_features(),
+            **({} if image is None else image.stored_features()),
         )
 
 

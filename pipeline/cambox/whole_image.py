@@ -16,10 +16,13 @@ from cambox.cams.score import choose_boxes
 from cambox.config import Config
 from cambox.maps import MapMaker
 from cambox.models.aspect import Frame
-from cambox.models.classifier import Classifier
+from cambox.models.classifier import Classifier, Scores
 from cambox.models.groups import class_probabilities
 from cambox.output.rows import StoredMap
 from cambox.sources.load import LoadedSample
+
+AVERAGE_TOLERANCE = 1e-3
+SMALLEST_INSIDE = 2
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,11 @@ class MappedImage(ScoredImage):
 
     Attributes:
         maps: (n, h, w) float32 on the CPU, of the wanted classes.
-        features: (D,) float16, what the last layer sees; None where they are not stored.
+        features: (D,) float16 each, as the row has them, where they are stored.
     """
 
     maps: torch.Tensor
-    features: np.ndarray | None
+    features: dict[str, np.ndarray]
 
     def stored_maps(self) -> tuple[StoredMap, ...]:
         """All of them."""
@@ -41,9 +44,9 @@ class MappedImage(ScoredImage):
             for choice, score_map in zip(self.wanted, self.maps, strict=True)
         )
 
-    def stored_features(self) -> np.ndarray | tuple[()]:
+    def stored_features(self) -> dict[str, np.ndarray]:
         """What the last layer sees, where it is stored."""
-        return () if self.features is None else self.features
+        return self.features
 
 
 class WholeImages:
@@ -100,12 +103,14 @@ class WholeImages:
             if class_ids.shape[1]
             else torch.empty(len(samples), 0, 1, 1)
         )
-        features = None if scores.last_input is None else scores.last_input.half().cpu().numpy()
+        features = {
+            name: vectors.half().cpu().numpy() for name, vectors in stored_vectors(scores).items()
+        }
         return [
             MappedImage(
                 **vars(image),
                 maps=maps[number, : len(image.wanted)],
-                features=None if features is None else features[number],
+                features={name: vectors[number] for name, vectors in features.items()},
             )
             for number, image in enumerate(chosen)
         ]
@@ -128,3 +133,22 @@ class WholeImages:
         maps = [one for image in images for one in image.maps.numpy()]
         found = find_boxes_by_shape(maps, self.input_size, self.box_settings)
         return choose_boxes(found, map_classes(images), self.box_settings)
+
+
+def stored_vectors(scores: Scores) -> dict[str, torch.Tensor]:
+    """What the last layer sees of images, (B, D) each, by the names of the row's columns."""
+    if scores.last_input is None:
+        return {}
+    vectors = {"features": scores.last_input}
+    cells = scores.feature_map
+    height, width = cells.shape[2:]
+    averages = cells.mean((2, 3))
+    # Only where it sees the average of the cells can some of them stand for an image.
+    if averages.shape == scores.last_input.shape and min(height, width) > SMALLEST_INSIDE:
+        off = (averages - scores.last_input).abs().max()
+        if off <= AVERAGE_TOLERANCE * scores.last_input.abs().max():
+            inside = cells[:, :, 1:-1, 1:-1]
+            at_border = cells.sum((2, 3)) - inside.sum((2, 3))
+            border_cells = height * width - inside.shape[2] * inside.shape[3]
+            vectors["border_features"] = at_border / border_cells
+    return vectors

@@ -90,7 +90,10 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("cam.pooling.kin=x", "cam.pooling.kin: unknown key; did you mean kind?"),
         ("boxes.threshold=2", "boxes.threshold: .* less than or equal to 1, got 2"),
         ("boxes.threshold=.nan", "boxes.threshold: .*finite"),
-        ("cam.classes=predict", "cam.classes: .*'predicted', 'label' or 'both', got 'predict'"),
+        (
+            "cam.classes=predict",
+            "cam.classes: .*'predicted', 'label', 'both' or 'none', got 'predict'",
+        ),
         ("cam.ranks=[7]", r"cam: ranks \[7\] .* top_k=5; raise top_k"),
         ("cam.shift={median: 1}", "cam.shift: .*global_min"),
         ("engine.batch_size=big", "engine.batch_size: .*'auto', got 'big'"),

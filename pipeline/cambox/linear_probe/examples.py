@@ -19,6 +19,10 @@ Activation = Literal["softmax", "sigmoid"]
 FOLDS = 5
 # A class with fewer pictures is in the training of some fold not at all.
 LEAST_OF_A_CLASS = 2
+_COLUMNS = (
+    *("key", "shard", "sample_index", "status", "labels"),
+    *("features", "border_features"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Examples:
     Attributes:
         keys, shards, places: of each picture: its key, its shard's URI and place in it.
         features: (N, D) float16, what the network's last layer sees.
+        borders: (N, D) float16, what it sees of the outermost cells alone; None where it does not
+            see an average of cells.
         targets: (N, K) float32, 1 for a class that the picture shows, else 0.
         fold: (N,) from 0, by a hash of the key, so that a picture stays where it is as others come.
         activation: softmax where each picture shows one class.
@@ -40,6 +46,7 @@ class Examples:
     shards: list[str]
     places: np.ndarray
     features: np.ndarray
+    borders: np.ndarray | None
     targets: np.ndarray
     fold: np.ndarray
     activation: Activation
@@ -75,7 +82,7 @@ def read_examples(
     """
     parts = []
     for file in files:
-        parts.append(file.table(["key", "shard", "sample_index", "status", "labels", "features"]))
+        parts.append(file.table(_COLUMNS))
         if on_file is not None:
             on_file(len(files))
     rows = pa.concat_tables(parts)
@@ -96,7 +103,8 @@ def read_examples(
         targets[row, labels[place] or []] = 1
     kept = rows.take(pa.array(used))
     keys: list[str] = kept["key"].to_pylist()
-    flat = Entries.of(kept["features"], "features")["item"]
+    features = _vectors(kept, "features")
+    borders = _vectors(kept, "border_features")
     left_out = {
         "unreadable or without an image": int((~has_features).sum()),
         "without one label": int((has_features & ~is_labelled).sum()),
@@ -105,7 +113,8 @@ def read_examples(
         keys,
         kept["shard"].to_pylist(),
         kept["sample_index"].to_numpy(),
-        flat.reshape(len(used), -1) if len(used) else np.zeros((0, 0), np.float16),
+        features,
+        borders if borders.shape == features.shape else None,
         targets,
         np.array([fold_of(key) for key in keys], np.int64),
         activation or ("sigmoid" if several else "softmax"),
@@ -115,6 +124,13 @@ def read_examples(
     )
     _require_enough(examples)
     return examples
+
+
+def _vectors(rows: pa.Table, column: str) -> np.ndarray:
+    """(N, D) float16; D is 0 where the column is empty."""
+    flat = Entries.of(rows[column], column)["item"].astype(np.float16)
+    vectors: np.ndarray = flat.reshape(rows.num_rows, -1 if len(flat) else 0)
+    return vectors
 
 
 def fold_of(key: str) -> int:

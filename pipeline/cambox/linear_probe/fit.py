@@ -127,8 +127,32 @@ def fit_probe(
             held_out[mine] = of_others.apply(logits[mine])
     calibration = calibrate(logits, examples.targets, examples.activation)
     whole = problem.layer(problem.solve(np.ones(len(examples.fold), bool), strength))
+    if examples.activation == "softmax" and examples.borders is not None:
+        away = away_from_borders(examples, examples.borders, strength, device)
+        whole = Layer(whole.weight + away, whole.bias)
     on_fit(fits)
     return Fit(whole.calibrated(calibration), strength, tuple(tried), calibration, held_out)
+
+
+def away_from_borders(
+    examples: Examples, borders: np.ndarray, strength: float, device: torch.device
+) -> np.ndarray:
+    """(D,) what to add to the weights of all classes, so that maps tell objects from surroundings.
+
+    A softmax does not say which: the same vector added to all its classes changes no probability,
+    and every map. Left alone, a map is the evidence for its class against the mean of the others,
+    which is noise where none of them is. Pictures are aimed at their objects, so what their
+    borders show is made a class of its own, in a fit beside, and the maps are against it.
+    """
+    count = len(borders)
+    targets = np.zeros((2 * count, examples.targets.shape[1] + 1), np.float32)
+    targets[:count, :-1] = examples.targets
+    targets[count:, -1] = 1
+    both = replace(examples, features=np.concatenate([examples.features, borders]), targets=targets)
+    problem = _Problem.of(both, True, device)
+    layer = problem.layer(problem.solve(np.ones(2 * count, bool), strength))
+    away: np.ndarray = -layer.weight[-1]
+    return away
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,10 @@ SCHEMA = pa.schema(
     ]
 )
 MAPS_FIELD = pa.field("maps", pa.list_(MAP_TYPE), nullable=False)
-FEATURES_FIELD = pa.field("features", pa.list_(pa.float16()), nullable=False)
+FEATURES_FIELDS = [
+    pa.field(name, pa.list_(pa.float16()), nullable=False)
+    for name in ("features", "border_features")
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,8 @@ class Row:
 
     Attributes:
         features: (D,) float16, what the last layer sees of the image; none unless they are stored.
+        border_features: (D,) float16, what it would see of the outermost cells alone, where it sees
+            an average of the cells.
     """
 
     key: str
@@ -123,11 +128,12 @@ class Row:
     classes: tuple[ClassScore, ...] = ()
     maps: tuple[StoredMap, ...] = ()
     features: np.ndarray | tuple[()] = ()
+    border_features: np.ndarray | tuple[()] = ()
 
 
 def schema(with_maps: bool, with_features: bool = False) -> pa.Schema:
-    """The file's columns; ``maps`` and ``features`` only where they are stored."""
-    more = [MAPS_FIELD] * with_maps + [FEATURES_FIELD] * with_features
+    """The file's columns; those of maps and features only where they are stored."""
+    more = [MAPS_FIELD] * with_maps + FEATURES_FIELDS * with_features
     return pa.schema([*SCHEMA, *more])
 
 

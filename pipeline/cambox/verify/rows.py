@@ -111,7 +111,7 @@ class RowChecks:
             known & np.where(decoded, as_numpy(smallest) < 1, as_numpy(has_some)),
             lambda row: f"{status[row]} with the size {width[row]} x {height[row]}",
         )
-        for name in ("classes", "objects", "maps", "features"):
+        for name in ("classes", "objects", "maps", "features", "border_features"):
             if name in self.batch.schema.names:
                 self._require_none(name, known & ~decoded)
 
@@ -137,8 +137,9 @@ class RowChecks:
             self._order(classes)
         if objects.complete:
             self._components(objects)
-        if "features" in self.batch.schema.names:
-            self._features(self._taken_apart("features"))
+        for name in ("features", "border_features"):
+            if name in self.batch.schema.names:
+                self._features(self._taken_apart(name))
         found = [objects]
         if "maps" in self.batch.schema.names:
             found.append(self._taken_apart("maps"))
@@ -249,7 +250,7 @@ class RowChecks:
             "features",
             features,
             ~np.isfinite(features["item"]),
-            lambda at: f"a feature is {features['item'][at]}",
+            lambda at: f"one of {features.column} is {features['item'][at]}",
         )
 
     def _ranks(self, entries: Entries, labels: Entries, classes: Entries) -> None:

@@ -1,0 +1,179 @@
+"""The linear layer against scikit-learn's, its probabilities, and labels that are planted wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_sample_weight
+
+from cambox.linear_probe.examples import Activation, Examples, fold_of
+from cambox.linear_probe.fit import _Problem, calibrate, class_weights, fit_probe
+from cambox.linear_probe.report import probabilities, quality, report, suspects_of
+
+CPU = torch.device("cpu")
+CLASSES, WIDTH = 4, 6
+
+
+def examples_of(targets: np.ndarray, features: np.ndarray, activation: Activation) -> Examples:
+    keys = [f"picture-{number}" for number in range(len(targets))]
+    return Examples(
+        keys=keys,
+        shards=["a.tar"] * len(keys),
+        places=np.arange(len(keys)),
+        features=features.astype(np.float16),
+        borders=None,
+        targets=targets.astype(np.float32),
+        fold=np.array([fold_of(key) for key in keys]),
+        activation=activation,
+        class_names=tuple("abcdefgh"[: targets.shape[1]]),
+        background=None,
+        left_out={},
+    )
+
+
+def clouds(count: int, spread: float = 1.0, seed: int = 0) -> Examples:
+    """Pictures of four classes, the first three times as frequent, as clouds of features."""
+    generator = np.random.default_rng(seed)
+    centres = 2 * np.random.default_rng(7).normal(size=(CLASSES, WIDTH))
+    label = generator.choice(CLASSES, count, p=[0.5, 1 / 6, 1 / 6, 1 / 6])
+    features = 5 + centres[label] + spread * generator.normal(size=(count, WIDTH))
+    return examples_of(np.eye(CLASSES)[label], features, "softmax")
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("strength", [1.0, 0.01])
+def test_a_softmax_layer_is_that_of_scikit_learn(balanced: bool, strength: float) -> None:
+    examples = clouds(300, spread=3)
+    problem = _Problem.of(examples, balanced, CPU)
+    layer = problem.layer(problem.solve(np.ones(300, bool), strength))
+    label = examples.targets.argmax(axis=1)
+    scaled = (examples.features.astype(np.float64) - problem.mean) / problem.scale
+    weights = compute_sample_weight("balanced" if balanced else None, label)
+    peer = LogisticRegression(C=1 / (strength * weights.sum()), tol=1e-8, max_iter=5000)
+    peer.fit(scaled, label, weights)
+    mine = layer.weight * problem.scale
+    assert np.abs(mine - peer.coef_).max() < 5e-3
+    found = probabilities(layer.logits(examples.features.astype(np.float64)), "softmax")
+    assert np.abs(found - peer.predict_proba(scaled)).max() < 2e-3
+
+
+def test_a_sigmoid_layer_is_one_of_scikit_learn_for_each_class() -> None:
+    generator = np.random.default_rng(1)
+    features = generator.normal(size=(200, WIDTH))
+    targets = features @ generator.normal(size=(WIDTH, 3)) + generator.normal(size=(200, 3)) > 0.5
+    examples = examples_of(targets, features, "sigmoid")
+    problem = _Problem.of(examples, False, CPU)
+    layer = problem.layer(problem.solve(np.ones(200, bool), 0.01))
+    scaled = (examples.features.astype(np.float64) - problem.mean) / problem.scale
+    for place in range(3):
+        # Its loss is the sum over pictures; here it is the mean over pictures and three classes.
+        peer = LogisticRegression(C=1 / (0.01 * 3 * 200), tol=1e-8, max_iter=5000)
+        peer.fit(scaled, targets[:, place])
+        assert np.abs(layer.weight[place] * problem.scale - peer.coef_[0]).max() < 5e-3
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    targets = clouds(100).targets
+    expected = compute_sample_weight("balanced", targets.argmax(axis=1))
+    assert np.allclose(class_weights(targets, "softmax", True)[:, 0], expected)
+    of_several = class_weights(targets, "sigmoid", True)
+    for place in range(CLASSES):
+        shown = targets[:, place] > 0
+        assert np.isclose(of_several[shown, place].sum(), of_several[~shown, place].sum())
+
+
+def test_probabilities_are_held_out_and_hold() -> None:
+    examples = clouds(1500, spread=2.5)
+    fit = fit_probe(examples, True, CPU)
+    assert fit.strength == min(fit.tried, key=lambda one: one[1])[0]
+    new = clouds(4000, spread=2.5, seed=9)
+    held_out = quality(probabilities(fit.held_out, "softmax"), examples.targets, "softmax")
+    found = probabilities(fit.layer.logits(new.features.astype(np.float64)), "softmax")
+    on_new = quality(found, new.targets, "softmax")
+    # What the held-out parts say is what pictures from elsewhere show.
+    assert held_out.accuracy is not None
+    assert on_new.accuracy is not None
+    assert abs(held_out.accuracy - on_new.accuracy) < 0.03
+    assert abs(held_out.log_loss - on_new.log_loss) < 0.05
+    assert on_new.error < 0.03
+    assert np.isclose(on_new.log_loss, log_loss(new.targets.argmax(axis=1), found), rtol=1e-6)
+    # Weighing the classes has moved their frequencies, and the calibration takes that back.
+    assert np.abs(found.mean(axis=0) - new.targets.mean(axis=0)).max() < 0.02
+
+
+def test_a_known_temperature_is_found() -> None:
+    generator = np.random.default_rng(2)
+    logits = 2 * generator.normal(size=(20_000, 3))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    label = (chances.cumsum(axis=1) > generator.random((20_000, 1))).argmax(axis=1)
+    calibration = calibrate(3 * logits + [0, 1, -1], np.eye(3)[label], "softmax")
+    assert np.isclose(calibration.temperature, 3, rtol=0.05)
+    shift = calibration.shift + np.array([0, 1, -1]) / 3
+    assert np.abs(shift - shift.mean()).max() < 0.05
+
+
+def test_a_class_without_pictures_is_never_predicted() -> None:
+    some = clouds(120)
+    wider = np.insert(some.targets, 1, 0, axis=1)
+    examples = replace(some, targets=wider, class_names=tuple("abcde"))
+    fit = fit_probe(examples, True, CPU)
+    found = probabilities(fit.layer.logits(some.features.astype(np.float64)), "softmax")
+    assert found[:, 1].max() < 1e-3
+    assert np.isfinite(fit.layer.weight).all()
+    (without,) = [
+        one for one in report(examples, fit, "-", True, None, 0).classes if one.pictures == 0
+    ]
+    assert (without.name, without.average_precision, without.recall) == ("b", None, None)
+
+
+def test_against_borders_no_probability_changes_and_maps_do() -> None:
+    examples = clouds(200, spread=2)
+    # Surroundings have more of one feature, whatever the class.
+    borders = examples.features.copy()
+    borders[:, 2] += 4
+    plain, against = (
+        fit_probe(replace(examples, borders=some), True, CPU).layer for some in (None, borders)
+    )
+    features = examples.features.astype(np.float64)
+    expected, found = (
+        probabilities(layer.logits(features), "softmax") for layer in (plain, against)
+    )
+    assert np.abs(expected - found).max() < 1e-9
+    added = against.weight - plain.weight
+    assert np.allclose(added, added[0])  # the same for each class
+    assert added[0].argmin() == 2  # what surroundings have counts against
+
+
+def test_labels_that_were_planted_wrong_are_suspects() -> None:
+    examples = clouds(400, spread=0.4)
+    wrong = np.random.default_rng(5).choice(400, 12, replace=False)
+    targets = examples.targets.copy()
+    targets[wrong] = np.roll(targets[wrong], 1, axis=1)
+    planted = replace(examples, targets=targets)
+    suspects = suspects_of(planted, fit_probe(planted, True, CPU)).to_pylist()
+    found = {one["sample_index"] for one in suspects[:14]}
+    assert len(found & set(wrong.tolist())) >= 11
+    first = suspects[0]
+    assert first["reason"] == "wrong label"
+    assert first["likelier"] == "abcd"[examples.targets[first["sample_index"]].argmax()]
+    doubts = [one["doubt"] for one in suspects]
+    assert doubts == sorted(doubts, reverse=True)
+
+
+def test_a_label_that_was_taken_away_is_missing() -> None:
+    generator = np.random.default_rng(3)
+    targets = generator.random((300, 3)) < 0.4
+    features = 6 * targets + generator.normal(size=(300, 3))
+    taken = np.flatnonzero(targets[:, 1])[:6]
+    fewer = targets.copy()
+    fewer[taken, 1] = False
+    examples = examples_of(fewer, features, "sigmoid")
+    suspects = suspects_of(examples, fit_probe(examples, False, CPU)).to_pylist()
+    missing = [one for one in suspects[:8] if one["reason"] == "missing label"]
+    assert len({one["sample_index"] for one in missing} & set(taken.tolist())) >= 5
+    assert all(one["class_name"] is None and one["likelier"] for one in missing)
