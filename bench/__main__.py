@@ -10,6 +10,7 @@ from bench.rebox import rebox
 from bench.runs import flat, planning
 from bench.throughput import throughput
 from bench.workers import actors, schedule
+from bench.zoom import zoom
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 app.command()(throughput)
@@ -20,6 +21,7 @@ app.command()(flat)
 app.command()(rebox)
 app.command()(boxes)
 app.command()(memory)
+app.command()(zoom)
 
 if __name__ == "__main__":
     app()

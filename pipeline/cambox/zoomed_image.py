@@ -31,6 +31,22 @@ LEAST_PROBABILITY = 1e-30
 
 
 @dataclass(frozen=True)
+class Pass:
+    """What goes through the network at once.
+
+    Attributes:
+        side: of the input, the longer one, in pixels.
+        places: of the images, among those that are asked for together.
+        images: (B, H, W, 3) uint8.
+    """
+
+    side: int
+    mirrored: bool
+    places: list[int]
+    images: np.ndarray
+
+
+@dataclass(frozen=True)
 class ZoomedImage(ScoredImage):
     """An image with what the network says of it at several sizes.
 
@@ -72,16 +88,11 @@ class ZoomedImages:
 
     @torch.inference_mode()
     def score(self, samples: Sequence[LoadedSample]) -> list[ZoomedImage]:
-        """The passes of each size, images of one shape together."""
+        """What the network says of each image at all sizes."""
         levels: list[list[Level]] = [[] for _ in samples]
-        for side, mirrored in self.passes:
-            together: dict[tuple[int, int], list[int]] = defaultdict(list)
-            for place, sample in enumerate(samples):
-                together[fitted(_size(sample), side, self.classifier.cell)].append(place)
-            for size, places in together.items():
-                images = [_pixels(samples[place], size, mirrored) for place in places]
-                for place, level in zip(places, self._levels(images, side, mirrored), strict=True):
-                    levels[place].append(level)
+        for one in self.inputs(samples):
+            for place, level in zip(one.places, self._levels(one), strict=True):
+                levels[place].append(level)
         seen = [self._chances(some) for some in levels]
         best = torch.stack(
             [torch.stack([one.amax(dim=0) for _, one in some]).amax(dim=0) for some in seen]
@@ -103,23 +114,32 @@ class ZoomedImages:
             )
         return images_of
 
-    def _levels(self, images: list[np.ndarray], side: int, mirrored: bool) -> list[Level]:
-        """One pass of images (H, W, 3) uint8 of one size."""
-        height, width = images[0].shape[:2]
-        scores = self.classifier.at(height, width).scores(np.stack(images))
+    def inputs(self, samples: Sequence[LoadedSample]) -> Iterator[Pass]:
+        """The passes of each size, images of one shape together."""
+        for side, mirrored in self.passes:
+            together: dict[tuple[int, int], list[int]] = defaultdict(list)
+            for place, sample in enumerate(samples):
+                together[fitted(_size(sample), side, self.classifier.cell)].append(place)
+            for size, places in together.items():
+                images = [_pixels(samples[place], size, mirrored) for place in places]
+                yield Pass(side, mirrored, places, np.stack(images))
+
+    def _levels(self, one: Pass) -> list[Level]:
+        height, width = one.images.shape[1:3]
+        scores = self.classifier.at(height, width).scores(one.images)
         logits = self.classifier.cell_logits(scores.feature_map).cpu()
         middle = [layer.cpu() for layer in scores.middle]
-        if mirrored:
+        if one.mirrored:
             logits, middle = logits.flip(2), [layer.flip(3) for layer in middle]
         return [
             Level(
-                side,
+                one.side,
                 logits[number],
                 tuple(layer[number : number + 1] for layer in middle),
-                mirrored,
+                one.mirrored,
                 self.independent,
             )
-            for number in range(len(images))
+            for number in range(len(one.places))
         ]
 
     def _chances(self, levels: Sequence[Level]) -> list[tuple[np.ndarray, torch.Tensor]]:

@@ -64,9 +64,15 @@ def test_a_group_is_the_sum_of_its_members() -> None:
     torch.testing.assert_close(apart_from_others, (summed / (1 + summed)).log().float())
 
 
+def all_windows(logits: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+    """The blocks of ``windows`` as one."""
+    cells, means = zip(*windows(integral(logits)), strict=True)
+    return np.concatenate(cells), torch.cat(means)
+
+
 def test_a_windows_logits_are_the_plain_mean_of_its_cells() -> None:
     logits = torch.randn(6, 9, 5, generator=torch.Generator().manual_seed(1))
-    cells, means = windows(integral(logits))
+    cells, means = all_windows(logits)
     assert means.shape == (len(cells), 5)
     # 7 x 7 and 7 x 5 are cut to the grid's height of 6; all places of each shape are there.
     shapes = {(bottom - top, right - left) for top, left, bottom, right in cells.tolist()}
@@ -86,7 +92,7 @@ def test_the_chances_of_windows_are_a_softmax_over_all_classes(independent: bool
     level = Level(288, logits, (), independent=independent)
     groups = [[7], list(range(8, 12)), [299, 298]]
     cells, chances = window_chances(level, membership_of(groups, 300))
-    same, means = windows(integral(logits))
+    same, means = all_windows(logits)
     assert (cells == same).all()
     odds = means.double().exp()
     for place, members in enumerate(groups):

@@ -31,7 +31,7 @@ NETWORK = ("model.input_size=null", "model.name=test_resnet", ZOOM)
 def looks_of(config: Config) -> ZoomedImages:
     classifier = LocalEngine(config).model.classifier
     assert config.cam.zoom is not None
-    return ZoomedImages(config, config.cam.zoom, classifier)
+    return ZoomedImages(config, config.cam.zoom, classifier, None)
 
 
 def sample(looks: ZoomedImages, height: int, width: int, seed: int) -> LoadedSample:

@@ -92,7 +92,8 @@ def find_components(
             outcome[number] = CONSTANT
             continue
         _normalise(values, low, high)
-        cut = threshold * _percentile(values.reshape(-1), rank)
+        # The largest value is 1 by now.
+        cut = threshold if rank == 100 else threshold * _percentile(values.reshape(-1), rank)
         _mark(values, cut, mask)
         if split is not None:
             _divide(values, cut, split, mask)

@@ -7,7 +7,7 @@ head, what it would say of the window's average: a probability for each crop, wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,9 @@ COMPARED_LAYERS, COMPARED_CHANNELS = 3, 128
 MOST_CELLS = 28
 # Height and width in cells; 7 x 7 of 32 pixels are the 224 that most networks were trained at.
 WINDOW_SHAPES = ((7, 7), (5, 7), (7, 5), (4, 7), (7, 4), (5, 5))
+
+# Of windows or cells, the logits of all classes: 100 times 1000 are 400 KB.
+BLOCK = 100
 
 
 @dataclass(frozen=True)
@@ -121,26 +124,32 @@ class Level:
         return _spread(score_map[None, top:bottom, left:right], layers, size)[0]
 
 
-def windows(summed: torch.Tensor) -> tuple[NDArray[np.int64], torch.Tensor]:
-    """All windows of ``WINDOW_SHAPES`` with their means.
+def windows(summed: torch.Tensor) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
+    """All windows of ``WINDOW_SHAPES`` with their means, about ``BLOCK`` at a time.
+
+    There are thousands of them with a thousand classes each: a block fits into the processor's
+    cache, all do not.
 
     Args:
         summed: (h + 1, w + 1, K), see ``integral``; a shape that is larger than the grid is cut to
             it.
 
-    Returns:
+    Yields:
         (n, 4) cells of each window, top, left, bottom, right, half-open; and (n, K).
     """
     height, width = summed.shape[0] - 1, summed.shape[1] - 1
-    cells, means = [], []
     for down, across in sorted({(min(a, height), min(b, width)) for a, b in WINDOW_SHAPES}):
-        sums = summed[down:, across:] - summed[: height - down + 1, across:]
-        sums -= summed[down:, : width - across + 1]
-        sums += summed[: height - down + 1, : width - across + 1]
-        means.append(sums.div_(down * across).flatten(0, 1))
-        top, left = np.mgrid[0 : height - down + 1, 0 : width - across + 1].reshape(2, -1)
-        cells.append(np.stack([top, left, top + down, left + across], axis=1))
-    return np.concatenate(cells), torch.cat(means)
+        tops, lefts = height - down + 1, width - across + 1
+        rows = max(1, BLOCK // lefts)
+        for first in range(0, tops, rows):
+            last = min(first + rows, tops)
+            above, below = summed[first:last], summed[first + down : last + down]
+            sums = below[:, across:] - above[:, across:]
+            sums -= below[:, :lefts]
+            sums += above[:, :lefts]
+            top, left = np.mgrid[first:last, 0:lefts].reshape(2, -1)
+            cells = np.stack([top, left, top + down, left + across], axis=1)
+            yield cells, sums.div_(down * across).flatten(0, 1)
 
 
 def window_chances(
@@ -154,15 +163,18 @@ def window_chances(
     Returns:
         (n, 4) cells of each window, see ``windows``; and (n, G), 0 to 1.
     """
-    cells, means = windows(level.summed)
-    largest = means.max()
-    # In place, as there are millions of them.
-    odds = means.sub_(largest).exp_()
-    total = odds.sum(dim=1, keepdim=True)
-    chances = odds if membership is None else odds @ membership
-    if level.independent:
-        return cells, (chances.log_() + largest).sigmoid_()
-    return cells, chances.div_(total)
+    cells, chances = [], []
+    for of_block, means in windows(level.summed):
+        largest = means.amax(dim=1, keepdim=True)
+        odds = means.sub_(largest).exp_()
+        of_groups = odds if membership is None else odds @ membership
+        if level.independent:
+            of_groups = of_groups.log_().add_(largest).sigmoid_()
+        else:
+            of_groups = of_groups.div_(odds.sum(dim=1, keepdim=True))
+        cells.append(of_block)
+        chances.append(of_groups)
+    return np.concatenate(cells), torch.cat(chances)
 
 
 def integral(values: torch.Tensor) -> torch.Tensor:
@@ -214,8 +226,14 @@ def _ends(
 
 def log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
     """Over the last dimension, as ``torch.logsumexp``, in half of its time over a thousand."""
-    largest = logits.amax(dim=-1, keepdim=True)
-    return (logits - largest).exp_().sum(dim=-1).log_() + largest[..., 0]
+    flat = logits.flatten(0, -2)
+    sums = flat.new_empty(len(flat))
+    # A block fits into the processor's cache, and its exponentials are no fresh memory.
+    for start in range(0, len(flat), BLOCK):
+        block = flat[start : start + BLOCK]
+        largest = block.amax(dim=1, keepdim=True)
+        sums[start : start + BLOCK] = (block - largest).exp_().sum(dim=1).log_() + largest[:, 0]
+    return sums.view(logits.shape[:-1])
 
 
 def log_probability(logit: torch.Tensor, total: torch.Tensor | None) -> torch.Tensor:
@@ -236,6 +254,8 @@ def _thinned(layer: torch.Tensor) -> torch.Tensor:
 
 def _resized(layer: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """On another grid; one that is much coarser takes the mean of the cells, none is left out."""
+    if layer.shape[2:] == size:
+        return layer
     if layer.shape[2] > 2 * size[0] + 1:
         return F.adaptive_avg_pool2d(layer, size)
     return F.interpolate(layer, size=size, mode="bilinear", align_corners=False)

@@ -52,7 +52,9 @@ def affinity(
         centred = taken - taken.mean(dim=(2, 3), keepdim=True)
         if feature_power != 1.0:
             centred = torch.copysign(centred.abs().pow_(feature_power), centred)
-        resized = F.interpolate(centred, size=size, mode="bilinear", align_corners=False)
+        resized = centred
+        if centred.shape[2:] != size:
+            resized = F.interpolate(centred, size=size, mode="bilinear", align_corners=False)
         directions.append(F.normalize(resized.permute(0, 2, 3, 1).flatten(1, 2), dim=2))
     # The product of the stacked unit vectors is the sum of the layers' cosines.
     cells = torch.cat(directions, dim=2).div_(len(features) ** 0.5)
