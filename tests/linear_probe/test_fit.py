@@ -12,8 +12,10 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cambox.linear_probe.examples import Activation, Examples, fold_of
-from cambox.linear_probe.fit import _Problem, calibrate, class_weights, fit_probe
-from cambox.linear_probe.report import probabilities, quality, report, suspects_of
+from cambox.linear_probe.fit import calibrate, fit_probe
+from cambox.linear_probe.layer import Problem, class_weights
+from cambox.linear_probe.report import probabilities, quality, report
+from cambox.linear_probe.suspects import suspects_of
 
 CPU = torch.device("cpu")
 CLASSES, WIDTH = 4, 6
@@ -49,7 +51,7 @@ def clouds(count: int, spread: float = 1.0, seed: int = 0) -> Examples:
 @pytest.mark.parametrize("strength", [1.0, 0.01])
 def test_a_softmax_layer_is_that_of_scikit_learn(balanced: bool, strength: float) -> None:
     examples = clouds(300, spread=3)
-    problem = _Problem.of(examples, balanced, CPU)
+    problem = Problem.of(examples, balanced, CPU)
     layer = problem.layer(problem.solve(np.ones(300, bool), strength))
     label = examples.targets.argmax(axis=1)
     scaled = (examples.features.astype(np.float64) - problem.mean) / problem.scale
@@ -67,7 +69,7 @@ def test_a_sigmoid_layer_is_one_of_scikit_learn_for_each_class() -> None:
     features = generator.normal(size=(200, WIDTH))
     targets = features @ generator.normal(size=(WIDTH, 3)) + generator.normal(size=(200, 3)) > 0.5
     examples = examples_of(targets, features, "sigmoid")
-    problem = _Problem.of(examples, False, CPU)
+    problem = Problem.of(examples, False, CPU)
     layer = problem.layer(problem.solve(np.ones(200, bool), 0.01))
     scaled = (examples.features.astype(np.float64) - problem.mean) / problem.scale
     for place in range(3):

@@ -1,11 +1,4 @@
-"""A linear layer on features: regularised, its strength and its probabilities held out.
-
-Features are centred, and all divided by one number that makes their mean variance one; both are
-part of the layer in the end. (Each divided by its own spread, weak channels would weigh as much as
-strong ones: a worse held-out loss.) The loss is the mean cross-entropy (softmax) or the mean over
-the classes' binary ones (sigmoid), each picture weighed by its class, plus ``strength / 2`` times
-the sum of squared weights. It is convex: the same pictures in the same order give the same layer.
-"""
+"""A probe: how strongly its layer is regularised, and its probabilities, on pictures held out."""
 
 from __future__ import annotations
 
@@ -14,41 +7,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from cambox.linear_probe.examples import FOLDS, Activation, Examples
+from cambox.linear_probe.layer import STEPS, Layer, Problem, mean_loss
 
 STRENGTHS = tuple(10.0**power for power in (0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4))
 # Enough to tell the strengths apart; all pictures are used with the one that is chosen.
 MOST_TO_CHOOSE_BY = 20_000
-_STEPS = 300
-# The logit of a class that no picture is of: it is never predicted.
-_ABSENT = -20.0
 # Numbers below which threads cost more than they bring, and much more beside other work.
 _WORTH_THREADS = 1 << 22
-
-
-@dataclass(frozen=True)
-class Layer:
-    """``logits = weight x features + bias``.
-
-    Attributes:
-        weight: (K, D) float64.
-        bias: (K,) float64.
-    """
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """(N, K) of features (N, D)."""
-        made: np.ndarray = features @ self.weight.T + self.bias
-        return made
-
-    def calibrated(self, calibration: Calibration) -> Layer:
-        """The layer, whose logits are calibrated."""
-        scale = 1 / calibration.temperature
-        return Layer(self.weight * scale, self.bias * scale + calibration.shift)
 
 
 @dataclass(frozen=True)
@@ -61,6 +28,11 @@ class Calibration:
 
     temperature: float
     shift: np.ndarray
+
+    def of_layer(self, layer: Layer) -> Layer:
+        """The layer, whose logits are calibrated."""
+        scale = 1 / self.temperature
+        return Layer(layer.weight * scale, layer.bias * scale + self.shift)
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """(N, K) of logits (N, K)."""
@@ -101,7 +73,7 @@ def fit_probe(
         on_fit: called with the number of fits in all, after each.
     """
     fits = len(STRENGTHS) + FOLDS + 1
-    problem = _Problem.of(examples, balanced, device)
+    problem = Problem.of(examples, balanced, device)
     if problem.inputs.numel() < _WORTH_THREADS:
         torch.set_num_threads(1)
     some = np.unique(np.linspace(0, len(examples.fold) - 1, MOST_TO_CHOOSE_BY).astype(np.int64))
@@ -131,7 +103,7 @@ def fit_probe(
         away = away_from_borders(examples, examples.borders, strength, device)
         whole = Layer(whole.weight + away, whole.bias)
     on_fit(fits)
-    return Fit(whole.calibrated(calibration), strength, tuple(tried), calibration, held_out)
+    return Fit(calibration.of_layer(whole), strength, tuple(tried), calibration, held_out)
 
 
 def away_from_borders(
@@ -149,131 +121,10 @@ def away_from_borders(
     targets[:count, :-1] = examples.targets
     targets[count:, -1] = 1
     both = replace(examples, features=np.concatenate([examples.features, borders]), targets=targets)
-    problem = _Problem.of(both, True, device)
+    problem = Problem.of(both, True, device)
     layer = problem.layer(problem.solve(np.ones(2 * count, bool), strength))
     away: np.ndarray = -layer.weight[-1]
     return away
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """The pictures as tensors.
-
-    Attributes:
-        inputs: (N, D + 1) float32, features less their ``mean``, over ``scale``, and a one.
-        present: (K,) bool, the classes that pictures are of; only these are trained.
-        weights: (N, 1) or (N, K present) float32, how much each loss counts.
-    """
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-    weights: torch.Tensor
-    present: np.ndarray
-    mean: np.ndarray
-    scale: float
-    activation: Activation
-
-    @classmethod
-    def of(cls, examples: Examples, balanced: bool, device: torch.device) -> _Problem:
-        features = examples.features
-        inputs = np.ones((len(features), features.shape[1] + 1), np.float32)
-        inputs[:, :-1] = features
-        mean = inputs[:, :-1].mean(axis=0, dtype=np.float64)
-        scale = float(np.sqrt(inputs[:, :-1].var(axis=0, dtype=np.float64).mean())) or 1.0
-        inputs[:, :-1] -= mean.astype(np.float32)
-        inputs[:, :-1] /= np.float32(scale)
-        present = examples.counts > 0
-        targets = examples.targets[:, present]
-        weights = class_weights(targets, examples.activation, balanced)
-        return cls(
-            torch.from_numpy(inputs).to(device),
-            torch.from_numpy(targets).to(device),
-            torch.from_numpy(weights).to(device),
-            present,
-            mean,
-            scale,
-            examples.activation,
-        )
-
-    def of_pictures(self, places: np.ndarray) -> _Problem:
-        """The same with the pictures at some places."""
-        some = torch.from_numpy(places).to(self.inputs.device)
-        return replace(
-            self,
-            inputs=self.inputs[some],
-            targets=self.targets[some],
-            weights=self.weights[some],
-        )
-
-    def solve(
-        self, used: np.ndarray, strength: float, start: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """The layer (K present, D + 1) of least loss over some pictures (N,) bool."""
-        # What is not used weighs nothing: a copy of the rest would cost as much memory again.
-        weights = self._weights_of(used)
-        layer = self.inputs.new_zeros(self.targets.shape[1], self.inputs.shape[1])
-        if start is not None:
-            layer.copy_(start)
-        layer.requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [layer], max_iter=_STEPS, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
-        )
-
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = _mean_loss(self.inputs @ layer.T, self.targets, weights, self.activation)
-            loss = loss + strength / 2 * layer[:, :-1].square().sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            return loss
-
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-        return layer.detach()
-
-    @torch.inference_mode()
-    def loss(self, layer: torch.Tensor, used: np.ndarray) -> float:
-        """The mean loss over some pictures (N,) bool."""
-        logits, weights = self.inputs @ layer.T, self._weights_of(used)
-        return float(_mean_loss(logits, self.targets, weights, self.activation))
-
-    def logits(self, layer: torch.Tensor, used: np.ndarray) -> np.ndarray:
-        """(n, K) what a layer that was solved says of some pictures (N,) bool."""
-        there = self.inputs[torch.from_numpy(used).to(self.inputs.device)] @ layer.T
-        logits = np.full((len(there), len(self.present)), _ABSENT)
-        logits[:, self.present] = there.cpu().numpy()
-        return logits
-
-    def _weights_of(self, used: np.ndarray) -> torch.Tensor:
-        return self.weights * torch.from_numpy(used).to(self.weights)[:, None]
-
-    def layer(self, solved: torch.Tensor) -> Layer:
-        """What was solved, for features as they are and all K classes."""
-        solved_there = solved.cpu().numpy().astype(np.float64)
-        weight = np.zeros((len(self.present), len(self.mean)))
-        weight[self.present] = solved_there[:, :-1] / self.scale
-        bias = np.full(len(self.present), _ABSENT)
-        bias[self.present] = solved_there[:, -1]
-        return Layer(weight, bias - weight @ self.mean)
-
-
-def class_weights(targets: np.ndarray, activation: Activation, balanced: bool) -> np.ndarray:
-    """How much the loss of each picture counts, (N, 1), or of each class in it, (N, K); mean 1.
-
-    Balanced, each class counts as much as another (softmax), or a class's presence in all pictures
-    together as much as its absence (sigmoid).
-
-    Args:
-        targets: (N, K) of 0 and 1, each class in one picture at least.
-    """
-    if not balanced:
-        return np.ones((len(targets), 1), np.float32)
-    count = targets.sum(axis=0)
-    if activation == "softmax":
-        weights = (targets / count).sum(axis=1, keepdims=True)
-    else:
-        absent = np.maximum(len(targets) - count, 1)
-        weights = targets / count + (1 - targets) / absent
-    scaled: np.ndarray = (weights / weights.mean()).astype(np.float32)
-    return scaled
 
 
 def calibrate(logits: np.ndarray, targets: np.ndarray, activation: Activation) -> Calibration:
@@ -287,25 +138,15 @@ def calibrate(logits: np.ndarray, targets: np.ndarray, activation: Activation) -
     shift = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
     ones = torch.ones(len(z), 1, dtype=torch.float64)
     optimizer = torch.optim.LBFGS(
-        [log_scale, shift], max_iter=_STEPS, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+        [log_scale, shift], max_iter=STEPS, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = _mean_loss(z * log_scale.exp() + shift, t, ones, activation)
+        loss = mean_loss(z * log_scale.exp() + shift, t, ones, activation)
         loss = loss + shift.square().sum() / (2 * len(z))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return Calibration(float((-log_scale.detach()).exp()), shift.detach().numpy())
-
-
-def _mean_loss(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, activation: Activation
-) -> torch.Tensor:
-    if activation == "softmax":
-        losses = F.cross_entropy(logits, targets, reduction="none")[:, None]
-    else:
-        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (losses * weights).sum() / weights.expand_as(losses).sum()

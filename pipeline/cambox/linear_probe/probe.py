@@ -23,8 +23,10 @@ from cambox.console import Steps, counted, require_folder, say, write_files
 from cambox.engines.worker import local_device
 from cambox.errors import RequestError
 from cambox.linear_probe.examples import Activation, Examples, read_examples
-from cambox.linear_probe.fit import Fit, Layer, fit_probe
-from cambox.linear_probe.report import ProbeReport, probabilities, report, suspects_of
+from cambox.linear_probe.fit import Fit, fit_probe
+from cambox.linear_probe.layer import Layer
+from cambox.linear_probe.report import ProbeReport, probabilities, report
+from cambox.linear_probe.suspects import suspects_of
 from cambox.models.build import build_network
 from cambox.models.classifier import Classifier
 from cambox.models.groups import read_groups
