@@ -36,6 +36,7 @@ PAGES = (
                 "format",
                 "fuse",
                 "gallery",
+                "labels",
                 "method",
                 "nightly",
                 "ray",
