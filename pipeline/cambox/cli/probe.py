@@ -57,7 +57,7 @@ def probe(
     """Train the last layer of a network on the labels of the shards.
 
     Labels are enough: no classifier of your classes is needed, any network of CONFIG that knows
-    other ones does. Reads every picture once and stores what the last layer sees (about 3 kB a
+    other ones does. Reads every picture once and stores what the last layer sees (about 5 kB a
     picture), as annotating reads them, on Ray too; running it again reads only what is new. Then
     fits a linear layer, its regularisation and its probabilities held out, and writes
     DIR/classifier.safetensors, class_names.txt, report.json (accuracy, each class, the worst
