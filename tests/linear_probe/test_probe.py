@@ -223,6 +223,20 @@ def test_several_labels_and_pictures_without_any(tmp_path: Path, weights: Path) 
     assert np.mean(list(map(len, empty))) < np.mean(list(map(len, others)))
 
 
+def test_names_are_the_networks_own_where_labels_count_as_many(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", [[0], [1], [2]] * 4)
+    (tmp_path / "shards" / "class_names.txt").rename(tmp_path / "names.txt")
+    model = {"name": "test_resnet", "kwargs": {"num_classes": 3}, "input_size": SIDE}
+    path = config(tmp_path, Path("-"), model=model | {"class_names": str(tmp_path / "names.txt")})
+    for overrides, names in (
+        ([], list(NAMES)),
+        (["--set", "model.class_names=null"], ["0", "1", "2"]),
+        (["--set", "input.class_names=[a, b, c, d]"], ["a", "b", "c", "d"]),
+    ):
+        command("probe", path, "--to", tmp_path / "probe", *overrides)
+        assert (tmp_path / "probe" / "class_names.txt").read_text().split() == names
+
+
 def test_wrong_requests_say_what_to_do(tmp_path: Path, weights: Path) -> None:
     write_shards(tmp_path / "shards", [[0]] * 6)
     path = config(tmp_path, weights)

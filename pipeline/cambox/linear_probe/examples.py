@@ -66,15 +66,18 @@ def read_examples(
     class_names: Sequence[str],
     background: str | None,
     activation: Activation | None,
+    of_model: Sequence[str] = (),
     on_file: Callable[[int], None] | None = None,
 ) -> Examples:
     """Read the labelled pictures of files with features, in the files' order.
 
     Args:
-        class_names: that labels count; none: they are called by their numbers.
+        class_names: that labels count; none: see ``of_model``.
         background: the class of pictures without any object. Where it is none of the names it
             becomes the last class, of the pictures whose label says that they show none.
         activation: None: softmax where every picture shows one class, else sigmoid.
+        of_model: the names of the network's own classes, which are taken where the labels count as
+            many and say no names; else they are called by their numbers.
         on_file: called with the number of files, after each.
 
     Raises:
@@ -88,7 +91,7 @@ def read_examples(
     rows = pa.concat_tables(parts)
     has_features = rows["status"].to_numpy() == "ok"
     is_labelled = ~rows["labels"].is_null().to_numpy()
-    names = _names(rows, class_names, background)
+    names = _names(rows, class_names, of_model, background)
     place_of_background = None if background is None else names.index(background)
     labels: list[list[int] | None] = rows["labels"].to_pylist()
     if place_of_background is not None:
@@ -138,10 +141,13 @@ def fold_of(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % FOLDS
 
 
-def _names(rows: pa.Table, class_names: Sequence[str], background: str | None) -> tuple[str, ...]:
+def _names(
+    rows: pa.Table, class_names: Sequence[str], of_model: Sequence[str], background: str | None
+) -> tuple[str, ...]:
     labels = Entries.of(rows["labels"], "labels")
     largest = int(labels["item"].max(initial=-1))
-    names = tuple(class_names) or tuple(map(str, range(largest + 1)))
+    numbers = map(str, range(largest + 1))
+    names = tuple(class_names) or tuple(of_model if len(of_model) == largest + 1 else numbers)
     if largest >= len(names):
         row = int(labels.row[labels["item"].argmax()])
         raise RequestError(

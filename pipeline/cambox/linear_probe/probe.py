@@ -35,6 +35,7 @@ from cambox.models.load import load_classifier
 from cambox.output.reading import open_recipe
 from cambox.resolve import class_names, listed_classes
 from cambox.run import annotate_planned, prepare
+from cambox.sources.class_list import read_class_list
 from cambox.summary import RunSummary
 
 CLASSIFIER, CLASS_NAMES = "classifier.safetensors", "class_names.txt"
@@ -105,6 +106,7 @@ def probe(request: ProbeRequest, console: Console) -> ProbeReport:
             listed_classes(engine.config),
             request.background,
             request.activation,
+            _names_of_model(config.model),
             steps.step("feature files read"),
         )
         fit = fit_probe(examples, request.balanced, device, steps.step("layers fitted"))
@@ -138,6 +140,11 @@ def features_config(config: Config, to: str) -> Config:
         ),
         engine=config.engine,
     )
+
+
+def _names_of_model(model: ModelSettings) -> tuple[str, ...]:
+    """The names of the network's own classes that a file gives; none without one."""
+    return read_class_list("model.class_names", model.class_names) if model.class_names else ()
 
 
 def _of_groups(given: ModelSettings, model: ModelSettings, examples: Examples) -> np.ndarray | None:
