@@ -244,6 +244,9 @@ def recipe_config(request: ProbeRequest, examples: Examples) -> Config:
     document = given.model_dump(mode="json")
     document["model"] |= of_model
     document["cam"] |= of_cam
+    if examples.background is not None:
+        # It may be one that the list beside the shards does not have.
+        document["input"]["class_names"] = str(folder / CLASS_NAMES)
     # Its numbers hold for the network that it was found with.
     document["boxes"]["calibration"] = None
     return Config.model_validate(document)
