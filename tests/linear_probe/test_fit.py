@@ -179,3 +179,16 @@ def test_a_label_that_was_taken_away_is_missing() -> None:
     missing = [one for one in suspects[:8] if one["reason"] == "missing label"]
     assert len({one["sample_index"] for one in missing} & set(taken.tolist())) >= 5
     assert all(one["class_name"] is None and one["likelier"] for one in missing)
+
+
+def test_few_pictures_of_which_no_fold_is_full() -> None:
+    examples = clouds(8, spread=0.1)
+    label = np.arange(8) % 2
+    few = replace(examples, targets=np.eye(CLASSES, dtype=np.float32)[label])
+    # The part that most are held out in is the last one, and the first is empty.
+    few = replace(few, fold=np.array([1, 2, 4, 4, 4, 4, 1, 2]))
+    threads = torch.get_num_threads()
+    fit = fit_probe(few, True, CPU)
+    assert torch.get_num_threads() == threads
+    assert all(np.isfinite(loss) for _, loss in fit.tried)
+    assert np.isfinite(fit.layer.weight).all()

@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 from typer import Argument, Option
 
-from cambox.cli.options import Json, OneRecipe, app, configured, one_recipe
+from cambox.cli.options import (
+    Json,
+    KeepEmpty,
+    MaxComponent,
+    MaxRank,
+    MinScore,
+    OneRecipe,
+    OnlyLabels,
+    ShardsAt,
+    app,
+    configured,
+    one_recipe,
+)
 from cambox.console import Steps, require_folder
 from cambox.detect import ABOUT_FILE, BoxWeights, DetectorKind
 from cambox.errors import RequestError
@@ -69,33 +81,15 @@ def train(
         int, Option(min=1, help="End after so many epochs without a better AP50 of that share")
     ] = 6,
     seed: Annotated[int, Option(min=0, help="Of the head, the order and the changes")] = 0,
-    min_score: Annotated[
-        float, Option(min=0, max=1, help="Leave out boxes with a lower box_score")
-    ] = 0.0,
-    max_rank: Annotated[
-        int | None,
-        Option(min=0, help="Leave out predicted classes of a higher rank; labels have 0"),
-    ] = None,
-    only_labels: Annotated[
-        bool, Option("--only-labels", help="Only boxes of given labels")
-    ] = False,
+    min_score: MinScore = 0.0,
+    max_rank: MaxRank = None,
+    only_labels: OnlyLabels = False,
     classes: Annotated[
         str | None, Option(metavar="ID,ID,...", help="Only boxes of these class ids")
     ] = None,
-    max_component: Annotated[
-        int | None,
-        Option(min=0, help="Boxes of each class in an image: 0 the best only, 1 two, ..."),
-    ] = None,
-    keep_empty: Annotated[
-        bool,
-        Option(
-            "--keep-empty", help="Also images without a box: the detector learns they are empty"
-        ),
-    ] = False,
-    shards_at: Annotated[
-        str | None,
-        Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
-    ] = None,
+    max_component: MaxComponent = None,
+    keep_empty: KeepEmpty = False,
+    shards_at: ShardsAt = None,
     as_json: Json = False,
 ) -> None:
     """Train a detector of torchvision on an output's boxes.
@@ -173,10 +167,7 @@ def apply(
         ),
     ] = False,
     batch_size: Annotated[int, Option(min=1, help="Images at a time")] = 8,
-    shards_at: Annotated[
-        str | None,
-        Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
-    ] = None,
+    shards_at: ShardsAt = None,
     as_json: Json = False,
 ) -> None:
     """Write a detector's boxes of an output's images as another recipe.

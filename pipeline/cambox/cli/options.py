@@ -69,6 +69,24 @@ Json = Annotated[
     Option("--json", help="One JSON object on standard output, the rest on standard error"),
 ]
 
+# The filters of export and of training a detector, as in training.selection.
+MinScore = Annotated[float, Option(min=0, max=1, help="Leave out boxes with a lower box_score")]
+MaxRank = Annotated[
+    int | None, Option(min=0, help="Leave out predicted classes of a higher rank; labels have 0")
+]
+OnlyLabels = Annotated[bool, Option("--only-labels", help="Only boxes of given labels")]
+MaxComponent = Annotated[
+    int | None, Option(min=0, help="Boxes of each class in an image: 0 the best only, 1 two, ...")
+]
+KeepEmpty = Annotated[
+    bool,
+    Option("--keep-empty", help="Also images without a box: the detector learns they are empty"),
+]
+ShardsAt = Annotated[
+    str | None,
+    Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
+]
+
 
 def _show_version(asked: bool) -> None:
     if asked:

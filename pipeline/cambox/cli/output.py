@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 from typer import Argument, Option
 
-from cambox.cli.options import Json, OneRecipe, app, one_recipe
+from cambox.cli.options import (
+    Json,
+    KeepEmpty,
+    MaxComponent,
+    MaxRank,
+    MinScore,
+    OneRecipe,
+    OnlyLabels,
+    ShardsAt,
+    app,
+    one_recipe,
+)
 from cambox.console import Steps
 from cambox.export import Format
 
@@ -93,16 +104,9 @@ def export(
             "key, and takes its name to end in .jpg",
         ),
     ] = False,
-    min_score: Annotated[
-        float, Option(min=0, max=1, help="Leave out boxes with a lower box_score")
-    ] = 0.0,
-    max_rank: Annotated[
-        int | None,
-        Option(min=0, help="Leave out predicted classes of a higher rank; labels have 0"),
-    ] = None,
-    only_labels: Annotated[
-        bool, Option("--only-labels", help="Only boxes of given labels")
-    ] = False,
+    min_score: MinScore = 0.0,
+    max_rank: MaxRank = None,
+    only_labels: OnlyLabels = False,
     classes: Annotated[
         str | None,
         Option(metavar="ID,ID,...", help="Only these class ids, numbered in this order"),
@@ -114,24 +118,13 @@ def export(
             help="Number only classes that have a box; without it numbers stay as new images come",
         ),
     ] = False,
-    max_component: Annotated[
-        int | None,
-        Option(min=0, help="Boxes of each class in an image: 0 the best only, 1 two, ..."),
-    ] = None,
-    keep_empty: Annotated[
-        bool,
-        Option(
-            "--keep-empty", help="Also images without a box: the detector learns they are empty"
-        ),
-    ] = False,
+    max_component: MaxComponent = None,
+    keep_empty: KeepEmpty = False,
     status: Annotated[
         list[str] | None,
         Option(help="Images of this status, ok unless given; repeatable: --status no_label"),
     ] = None,
-    shards_at: Annotated[
-        str | None,
-        Option(metavar="DIR", help="Where the shards are now, if moved; a folder or URL"),
-    ] = None,
+    shards_at: ShardsAt = None,
     val: Annotated[
         float | None,
         Option(

@@ -57,7 +57,8 @@ class Fused:
     boxes: int = 0
 
     def __add__(self, other: Fused) -> Fused:
-        return Fused(*(one + two for one, two in zip(*map(_numbers, (self, other)), strict=True)))
+        both = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Fused(*(mine + its for mine, its in both))
 
     def to_json(self) -> dict[str, int]:
         """The same for machines."""
@@ -76,10 +77,6 @@ class Fused:
                 "top-k of A's row, and were left out; with a larger cam.top_k in A they are kept"
             )
         return lines
-
-
-def _numbers(fused: Fused) -> tuple[int, ...]:
-    return tuple(vars(fused).values())
 
 
 def fuse_rows(

@@ -169,6 +169,11 @@ def _require_enough(examples: Examples) -> None:
             f"classifier needs two; check input.labels, or give pictures of another class with "
             f"--background"
         )
+    if len(np.unique(examples.fold)) < 2:
+        raise RequestError(
+            f"input.labels: {len(examples.keys)} labelled pictures are too few to hold any out; "
+            f"give more"
+        )
     few = [examples.class_names[place] for place in with_pictures if counts[place] == 1]
     if few:
         raise RequestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,12 +73,20 @@ def fit_probe(
         device: that computes.
         on_fit: called with the number of fits in all, after each.
     """
-    fits = len(STRENGTHS) + FOLDS + 1
     problem = Problem.of(examples, balanced, device)
-    if problem.inputs.numel() < _WORTH_THREADS:
-        torch.set_num_threads(1)
+    with ExitStack() as afterwards:
+        if problem.inputs.numel() < _WORTH_THREADS:
+            afterwards.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
+        return _fit(examples, problem, on_fit)
+
+
+def _fit(examples: Examples, problem: Problem, on_fit: Callable[[int], None]) -> Fit:
+    fits = len(STRENGTHS) + FOLDS + 1
     some = np.unique(np.linspace(0, len(examples.fold) - 1, MOST_TO_CHOOSE_BY).astype(np.int64))
-    fewer, held = problem.of_pictures(some), examples.fold[some] == 0
+    # The largest part: of few pictures one may be empty.
+    largest = np.bincount(examples.fold[some]).argmax()
+    fewer, held = problem.of_pictures(some), examples.fold[some] == largest
     tried = []
     layer: torch.Tensor | None = None
     for strength in STRENGTHS:  # each begins where the stronger one ended
@@ -100,6 +109,7 @@ def fit_probe(
     calibration = calibrate(logits, examples.targets, examples.activation)
     whole = problem.layer(problem.solve(np.ones(len(examples.fold), bool), strength))
     if examples.activation == "softmax" and examples.borders is not None:
+        device = problem.inputs.device
         away = away_from_borders(examples, examples.borders, strength, device)
         whole = Layer(whole.weight + away, whole.bias)
     on_fit(fits)
