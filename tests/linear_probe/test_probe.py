@@ -151,6 +151,24 @@ def test_borders_are_the_mean_of_the_outermost_cells(tmp_path: Path, weights: Pa
     assert verify(str(tmp_path / "boxes")).ok
 
 
+def test_features_stay_where_maps_become_other_boxes(tmp_path: Path, weights: Path) -> None:
+    write_shards(tmp_path / "shards", [[0], [1]] * 3)
+    path = config(tmp_path, weights, output={"uri": str(tmp_path / "boxes"), "store_maps": True})
+    command("annotate", path, "--set", "cam.classes=predicted", "--set", "output.store_features=1")
+    before = cambox.read(str(tmp_path / "boxes")).to_table()
+    for to, arguments in (
+        ("other", ["rebox", "--set", "boxes.threshold=0.7"]),
+        ("both", ["fuse", tmp_path / "boxes"]),
+    ):
+        name, *more = arguments
+        command(name, tmp_path / "boxes", *more, "--to", tmp_path / to)
+        assert verify(str(tmp_path / to)).ok, to
+    after = cambox.read(str(tmp_path / "other")).to_table()
+    assert after["features"].equals(before["features"])
+    assert not after["objects"].equals(before["objects"])
+    assert "features" not in cambox.read(str(tmp_path / "both")).schema.names
+
+
 def test_what_is_written_annotates(probed: Path) -> None:
     report = json.loads((probed / "probe" / "report.json").read_text())
     assert report["activation"] == "softmax"

@@ -93,7 +93,8 @@ def _recipe(
             settings["cam"] |= {"classes": "both", "ranks": None}
         # A calibration is one of the maps' scores.
         settings["boxes"]["calibration"] = None
-        settings["output"]["store_maps"] = False
+        # Neither maps nor features are carried along.
+        settings["output"] = {"store_maps": False}
     except (KeyError, TypeError) as error:
         raise source.other_make() from error
     settings.pop("rebox", None)

@@ -89,7 +89,8 @@ def rebox_rows(
     no_box = Counter(str(reason) for reason in found.reasons if reason is not None)
     unknown = int((~known[found.of_map]).sum())
     report = Reboxed(table.num_rows, len(found.boxes), no_box, unknown)
-    return made.cast(schema(with_maps=True)), report
+    with_features = "features" in made.schema.names
+    return made.cast(schema(with_maps=True, with_features=with_features)), report
 
 
 def _class_scores(table: pa.Table, maps: Entries) -> tuple[np.ndarray, np.ndarray]:
