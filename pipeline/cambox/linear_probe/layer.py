@@ -164,6 +164,12 @@ def class_weights(targets: np.ndarray, activation: Activation, balanced: bool) -
 def mean_loss(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, activation: Activation
 ) -> torch.Tensor:
+    """The weighted mean of the cross-entropies of pictures (softmax), or of their classes (sigmoid).
+
+    Args:
+        logits, targets: (N, K).
+        weights: see ``class_weights``; a picture that is left out has 0.
+    """
     if activation == "softmax":
         losses = F.cross_entropy(logits, targets, reduction="none")[:, None]
     else:
