@@ -164,7 +164,7 @@ def class_weights(targets: np.ndarray, activation: Activation, balanced: bool) -
 def mean_loss(
     logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, activation: Activation
 ) -> torch.Tensor:
-    """The weighted mean of the cross-entropies of pictures (softmax), or of their classes (sigmoid).
+    """The weighted mean of the cross-entropies, of pictures (softmax) or their classes (sigmoid).
 
     Args:
         logits, targets: (N, K).
