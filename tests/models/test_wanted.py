@@ -47,7 +47,7 @@ def annotator_of(kind: str, classes: str, min_probability: float) -> BatchAnnota
         }
     )
     classifier = classifier_of(kind)
-    return BatchAnnotator(WholeImages(config, classifier), classifier, True, None, IMAGES)
+    return BatchAnnotator(WholeImages(config, classifier, None), classifier, True, None, IMAGES)
 
 
 @cache
