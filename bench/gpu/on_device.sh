@@ -124,8 +124,8 @@ for number in "${!STEPS[@]}"; do
   case " install ${ONLY:-$name} " in *" $name "*) ;; *) continue ;; esac
   later=0
   for after in "${STEPS[@]:$((number + 1))}"; do
-    read -r _ _ keep <<< "$after"
-    later=$((later + keep))
+    read -r next _ keep <<< "$after"
+    case " ${ONLY:-$next} " in *" $next "*) later=$((later + keep)) ;; esac
   done
   limit=$((BUDGET - SECONDS - later))
   [ "$limit" -le "$most" ] || limit=$most
