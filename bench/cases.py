@@ -122,14 +122,18 @@ def own_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
     """From tar shards to published files, and the stages of that alone."""
     annotator = bench.annotator
 
-    def end_to_end() -> int:
+    def end_to_end(engine: LocalEngine = bench.engine) -> int:
         shutil.rmtree(bench.config.output.uri, ignore_errors=True)
-        outcomes = bench.engine.annotate(bench.shards, Observed())
+        outcomes = engine.annotate(bench.shards, Observed())
         return sum(outcome.samples for outcome in outcomes if isinstance(outcome, ShardReport))
 
     def loaded(shard: Shard) -> Iterator[LoadedSample]:
         samples = read_samples(shard)
-        return load_ahead(samples, annotator.load_rule, annotator.decode_pool, 1, 16, Stopwatch())
+        together = annotator.decoded_together
+        ahead = max(16, 2 * together * bench.threads)
+        return load_ahead(
+            samples, annotator.load_rule, annotator.decode_pool, together, ahead, Stopwatch()
+        )
 
     some = list(islice(loaded(bench.shards[0]), 64))
     times = max(1, bench.images // len(some))
@@ -144,12 +148,15 @@ def own_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
     for _ in range(times):
         whole.add(annotated)
 
-    def boxes_of(image: torch.Tensor) -> object:
-        return find_boxes(image, upsampled_size(config.boxes, size), config.boxes)
+    def boxes_of(images: torch.Tensor) -> object:
+        return find_boxes(images.flatten(0, 1), upsampled_size(config.boxes, size), config.boxes)
+
+    # As many images for a thread at a time as in a run.
+    together = min(lane.together, max(1, len(maps) // bench.threads))
+    parts = [maps[first : first + together] for first in range(0, len(maps), together)]
 
     def boxes() -> int:
-        for _ in range(times):
-            list(annotator.box_pool.map(boxes_of, maps))
+        list(annotator.box_pool.map(boxes_of, parts * times))
         return times * len(some)
 
     def write() -> int:
@@ -158,6 +165,10 @@ def own_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
         return len(whole.rows)
 
     yield "cambox, end to end", end_to_end
+    if bench.classifier.device.type == "cuda":
+        read = bench.config.input.model_copy(update={"decoder": "gpu"})
+        engine = LocalEngine(bench.config.model_copy(update={"input": read}))
+        yield "the same, JPEGs by the GPU", lambda: end_to_end(engine)
     yield "read alone", lambda: sum(1 for shard in bench.shards for _ in read_samples(shard))
     yield "read and decode alone", lambda: sum(1 for shard in bench.shards for _ in loaded(shard))
     yield "boxes alone", boxes

@@ -55,9 +55,8 @@ class Observed:
 def config_of(shards: str, to: Path, model: dict[str, Any], **sections: Any) -> Config:
     """The defaults over shards, but for the model and whatever is given of other sections."""
     output = {"uri": str(to), **sections.pop("output", {})}
-    return Config.model_validate(
-        {"input": {"shards": [shards]}, "model": model, "output": output, **sections}
-    )
+    read = {"shards": [shards], **sections.pop("input", {})}
+    return Config.model_validate({"input": read, "model": model, "output": output, **sections})
 
 
 def packed(

@@ -96,15 +96,18 @@ def simulate(seconds: np.ndarray, sizes: np.ndarray, workers: int) -> float:
 
 
 def engines(threads: int, on_gpu: bool) -> dict[str, Settings]:
-    """This process with all threads; one actor with them; and two that share the machine.
+    """This process with all threads; one actor with them; and several that share the machine.
 
     Without a GPU also ``single``: one actor with one thread, as each of two has.
     """
     one: Settings = {"name": "ray", "workers": 1, "cpus_per_worker": threads}
     local: Settings = {"name": "local", "cpus_per_worker": threads}
     if on_gpu:
-        half = {"cpus_per_worker": max(1, threads // 2), "gpus_per_worker": 0.5}
-        return {"local": local, "one": one, "two": one | half | {"workers": 2}}
+        shared: dict[str, Settings] = {"local": local, "one": one}
+        for name, count in (("two", 2), ("four", 4)):
+            part = {"cpus_per_worker": max(1, threads // count), "gpus_per_worker": 1 / count}
+            shared[name] = one | part | {"workers": count}
+        return shared
     single = one | {"cpus_per_worker": 1}
     return {"local": local, "one": one, "single": single, "two": single | {"workers": 2}}
 

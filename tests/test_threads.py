@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,3 +57,9 @@ def test_what_was_begun_is_waited_for_and_the_rest_is_not_begun() -> None:
             list(results)
         assert sorted(begun) == sorted(ended)
         assert len(begun) < 8
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+def test_glibc_takes_the_settings_that_keep_memory() -> None:
+    program = "from cambox.threads import keep_freed_memory as keep; raise SystemExit(not keep())"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -15,18 +15,8 @@ import torch
 from torch import nn
 
 from bench.common import packed
-from bench.gpu.step import (
-    DRY,
-    MOBILENET,
-    PHOTOS,
-    RESNET,
-    SWIN,
-    WORK,
-    Step,
-    annotate,
-    on_gpu,
-    own_config,
-)
+from bench.gpu.files import DRY, PHOTOS, WORK
+from bench.gpu.step import MOBILENET, RESNET, SWIN, Step, annotate, on_gpu, own_config
 from cambox.config import ModelSettings
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import local_device

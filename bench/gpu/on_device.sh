@@ -34,9 +34,11 @@ STEPS=(
   "swin 75 42"
   "mobilenetv2 75 42"
   "precise 75 38"
-  "ray 110 62"
+  "labels 70 45"
+  "ray 150 70"
   "profile 60 30"
   "memory 50 22"
+  "under_load 60 30"
   "forward 90 42"
   "jpeg 40 12"
 )
@@ -74,7 +76,7 @@ environment() {
 }
 
 # Copies of 4 x the photographs (2 x in a dry run), rounds, images of a peer.
-if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=560 RAY=40 PROFILE=5 MEMORY=2 FINE=2
+if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=16 PROFILE=5 MEMORY=2 FINE=2
 else COPIES=1 ROUNDS=1 PEERS=10 RAY=4 PROFILE=2 MEMORY=1 FINE=1; fi
 
 throughput() { # model, images of a peer
@@ -93,7 +95,7 @@ command_of() {
     ray) "$PYTHON" -m bench.gpu actors $RAY ;;
     profile) "$PYTHON" -m bench.gpu profile $PROFILE ;;
     memory) "$PYTHON" -m bench.gpu memory $MEMORY ;;
-    sanity | forward | jpeg) "$PYTHON" -m bench.gpu "$1" ;;
+    sanity | labels | under_load | forward | jpeg) "$PYTHON" -m bench.gpu "$1" ;;
   esac
 }
 

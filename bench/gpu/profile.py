@@ -19,13 +19,11 @@ from torch.profiler import ProfilerActivity
 from torch.profiler import profile as recording
 
 from bench.common import packed
+from bench.gpu.files import DRY, REPEATED, WORK
 from bench.gpu.step import (
-    DRY,
     MOBILENET,
-    REPEATED,
     RESNET,
     SMALL,
-    WORK,
     Step,
     annotate,
     median_seconds,

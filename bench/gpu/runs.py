@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,18 +15,14 @@ import torch
 
 from bench.cases import Bench, finish, forward_cases, own_cases
 from bench.common import packed
+from bench.gpu.files import DRY, REPEATED, RESULTS, WORK
 from bench.gpu.likeness import likeness, read_rows
 from bench.gpu.step import (
     BEGUN,
-    DRY,
     MOBILENET,
-    PHOTOS,
-    REPEATED,
     RESNET,
-    RESULTS,
     SECONDS,
     SMALL,
-    WORK,
     Step,
     annotate,
     on_gpu,
@@ -84,17 +81,24 @@ def precise(copies: int, repeats: int) -> None:
 
 
 def actors(times: int) -> None:
-    """As ``bench ray``: one actor with the GPU, two with half of it, beside this process."""
+    """As ``bench ray``: one actor with the GPU, several with a part of it, beside this process.
+
+    With JPEGs decoded by the CPUs, and by the GPU.
+    """
     os.environ.setdefault("RAY_ADDRESS", "local")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     step = Step("ray")
-    shards = packed(PHOTOS, WORK / "ray", len(list(PHOTOS.iterdir())), times)
+    shards = packed(REPEATED, WORK / "ray", 552, times)
     settings = engines(usable_cpus(), on_gpu())
+    decoders = ("cpu", "gpu") if on_gpu() else ("cpu",)
     for model in (SMALL,) if DRY else (RESNET, MOBILENET):
-        for name in ("local", "one", "two"):
+        for name, decoder in itertools.product(settings, decoders):
             if seconds_left() > 14:
-                config = own_config(shards, model, engine=settings[name])
-                step.part(f"{model}, {name}", lambda config: vars(observed_run(config)), config)
+                config = own_config(
+                    shards, model, engine=settings[name], input={"decoder": decoder}
+                )
+                what = f"{model}, {name}, JPEGs by the {decoder.upper()}"
+                step.part(what, lambda config: vars(observed_run(config)), config)
 
 
 def memory(times: int) -> None:

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from bench.common import packed
+from bench.gpu.files import DRY, PHOTOS, WEIGHTS, WORK
 from bench.gpu.likeness import likeness, read_rows
-from bench.gpu.step import DRY, PHOTOS, WEIGHTS, WORK, Step, seconds_left
+from bench.gpu.step import Step, on_gpu, seconds_left
 
 ON_CPU = 60  # photographs that the CPU annotates too
 RECIPES = {
@@ -22,7 +23,8 @@ RECIPES = {
         "model.std=[0.5, 0.5, 0.5]",
     ],
 }
-WAYS = (("gpu", "bfloat16"), ("gpu", "float32"), ("cpu", "float32"))
+# The last decodes JPEGs on the GPU.
+WAYS = (("gpu", "bfloat16"), ("gpu", "float32"), ("cpu", "float32"), ("nvjpeg", "float32"))
 
 
 def sanity() -> None:
@@ -36,8 +38,10 @@ def sanity() -> None:
             key = f"{recipe} {where} {precision}"
             outputs[key] = WORK / "sanity" / key.replace(" ", "-")
             few = shards.replace("*.tar", "shard-000000.tar")
+            if where == "nvjpeg" and (DRY or not on_gpu()):
+                continue
             given = few if where == "cpu" else shards
-            running[key] = _annotating(recipe, given, outputs[key], where == "cpu", precision)
+            running[key] = _annotating(recipe, given, outputs[key], where, precision)
     for key, process in running.items():
         step.part(f"exit code, {key}", _ended, process)
     for recipe in RECIPES:
@@ -45,7 +49,10 @@ def sanity() -> None:
             ("gpu bfloat16", "cpu float32"),
             ("gpu float32", "cpu float32"),
             ("gpu bfloat16", "gpu float32"),
+            ("nvjpeg float32", "gpu float32"),
         ):
+            if f"{recipe} {one}" not in running:
+                continue
             pair = [outputs[f"{recipe} {way}"] for way in (one, other)]
             step.part(
                 f"{recipe}: {one} beside {other}",
@@ -61,7 +68,7 @@ def sanity() -> None:
 
 
 def _annotating(
-    recipe: str, shards: str, to: Path, on_cpu: bool, precision: str
+    recipe: str, shards: str, to: Path, where: str, precision: str
 ) -> subprocess.Popen[bytes]:
     wanted = [
         *RECIPES[recipe],
@@ -70,11 +77,12 @@ def _annotating(
         "output.store_maps=true",
         "cam.classes=both",
         f"model.precision={precision}",
+        f"input.decoder={'gpu' if where == 'nvjpeg' else 'cpu'}",
         f"engine.cpus_per_worker={1 if DRY else 4}",
         f"engine.batch_size={4 if DRY else 64}",
     ]
     settings = [part for setting in wanted for part in ("--set", setting)]
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu else {}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if where == "cpu" else {}
     return subprocess.Popen(
         [sys.executable, "-m", "cambox", "annotate", f"configs/{recipe}.yaml", *settings],
         env=dict(os.environ) | hidden,

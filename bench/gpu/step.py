@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from bench.common import Observed, config_of
+from bench.gpu.files import DRY, RESULTS, WORK
 from cambox.config import Config
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import local_device
@@ -23,11 +22,6 @@ from cambox.sources.shards import find_shards
 
 BEGUN = time.monotonic()
 SECONDS = float(os.environ.get("STEP_SECONDS", "1000000"))
-DRY = os.environ.get("DRY", "0") not in ("", "0")
-WORK = Path(os.environ.get("KIT_WORK", "gpu-kit"))
-RESULTS = WORK / "results"
-PHOTOS, REPEATED = WORK / "photos", WORK / "photos-repeated"
-WEIGHTS = WORK / "mobilenetv2.safetensors"
 RESNET, SWIN, MOBILENET = "resnet50", "swin_tiny_patch4_window7_224", "mobilenetv2_100"
 SMALL = "test_resnet"
 
@@ -67,25 +61,6 @@ class Step:
 def seconds_left() -> float:
     """Until this step is cut off."""
     return SECONDS - (time.monotonic() - BEGUN)
-
-
-def put_photographs(kit: Path) -> None:
-    """The photographs with their labels, and a folder with each of them four times.
-
-    A peer's images are those of a folder, so that one of many needs many.
-    """
-    PHOTOS.mkdir(parents=True)
-    REPEATED.mkdir()
-    chosen = sorted((kit / "photos").iterdir())[: 12 if DRY else None]
-    for path in chosen:
-        shutil.copy(path, PHOTOS / path.name)
-        for copy in range(2 if DRY else 4):
-            os.link(PHOTOS / path.name, REPEATED / f"{copy}-{path.name}")
-    names = {path.name for path in chosen}
-    first, *lines = (kit / "labels.csv").read_text().splitlines()
-    kept = [line for line in lines if line.split(",")[0] in names]
-    (WORK / "labels.csv").write_text("\n".join([first, *kept]) + "\n")
-    print(len(chosen), "photographs")
 
 
 def own_config(shards: str, model: str, **sections: Any) -> Config:

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from bench.gpu.step import RESULTS, WORK
+from bench.gpu.files import RESULTS, WORK
 
 WIDEST = 900
 

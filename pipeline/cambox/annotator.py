@@ -30,6 +30,8 @@ from cambox.zoomed_image import ZoomedImages
 BATCHES_AHEAD = 2
 # Images that a thread decodes, or finds the boxes of, before it asks for more.
 MOST_TOGETHER = 8
+# That a GPU decodes at once.
+DECODED_ON_GPU = 32
 # A stream that is cut half-way costs all that was read, so this is not done as often as a question
 # is asked again; the drivers that can read from the middle do so themselves.
 READINGS = 2
@@ -104,7 +106,8 @@ class Annotator:
         self._ahead = (BATCHES_AHEAD + count - 1) * batch_size
         # What a thread takes costs Python, which all threads share; but none should lack work.
         together = max(1, min(MOST_TOGETHER, batch_size // (2 * threads)))
-        self._together = together
+        on_gpu = config.input.decoder == "gpu"
+        self.decoded_together = DECODED_ON_GPU if on_gpu else together
         box_pool = None if self.alone else self.box_pool
         zoom, store_maps = config.cam.zoom, config.output.store_maps
         background = recipe.class_id(config.cam.background)
@@ -135,6 +138,7 @@ class Annotator:
             labels_wanted=config.cam.uses_labels,
             cell=None if classifier.aspect == "squashed" else classifier.cell,
             longest=None if config.cam.zoom is None else max(config.cam.zoom.sides),
+            gpu=classifier.device if on_gpu else None,
         )
 
     def close(self) -> None:
@@ -232,7 +236,12 @@ class Annotator:
             results = in_order(self.lane_pool, load_and_annotate, groups, count)
         else:
             loaded = load_ahead(
-                samples(), self.load_rule, self.decode_pool, self._together, self._ahead, watch
+                samples(),
+                self.load_rule,
+                self.decode_pool,
+                self.decoded_together,
+                self._ahead,
+                watch,
             )
             results = in_order(self.lane_pool, annotate, grouped(loaded, size), count)
         whole = AnnotatedBatch()

@@ -69,7 +69,8 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
         "input": {"labels": config.input.labels, "max_pixels": config.input.max_pixels}
         | config.input.model_dump(
             include={"image", "several_images", "chunks"}, exclude_defaults=True
-        ),
+        )
+        | ({"decoder": "gpu"} if config.input.decoder == "gpu" else {}),
         "model": {
             "name": _without_its_place(config.model),
             "kwargs": config.model.kwargs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -14,6 +15,10 @@ from typing import Literal, TypeVar
 
 Stage = Literal["read", "decode", "forward", "boxes", "write"]
 STAGES: tuple[Stage, ...] = ("read", "decode", "forward", "boxes", "write")
+# By glibc's numbers in <malloc.h>: M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes. The
+# last is the most that all its versions take.
+_MALLOC_SETTINGS = ((-1, 1 << 28), (-2, 1 << 26), (-3, 1 << 25))
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,6 +26,20 @@ Result = TypeVar("Result")
 def usable_cpus() -> int:
     """The CPUs that this process may use; the machine may have more."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory of images that it is done with, for the next ones.
+
+    It would else go back to the system with every few images, and come again as fresh pages, which
+    the kernel clears one by one: a quarter of the time of decoding a photograph. At most 256 MiB
+    are kept.
+
+    Returns:
+        Whether the C library does so; others than glibc are asked for nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all([mallopt(name, value) for name, value in _MALLOC_SETTINGS])
 
 
 def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -94,7 +94,8 @@ def test_a_part_that_fails_is_told_and_the_next_one_done(
 
 def test_each_step_of_the_script_is_there() -> None:
     script = (ROOT / "bench" / "gpu" / "on_device.sh").read_text()
-    called = set(re.findall(r"-m bench\.gpu (\w+)", script)) | {"sanity", "forward", "jpeg"}
+    called = set(re.findall(r"-m bench\.gpu (\w+)", script))
+    called |= {"sanity", "labels", "under_load", "forward", "jpeg"}
     assert called == set(STEPS)
     for name, module in STEPS.items():
         assert callable(getattr(import_module(f"bench.gpu.{module}"), name))

@@ -22,6 +22,7 @@ from cambox.cams.pyramid import COMPARED_LAYERS
 from cambox.config import Config
 from cambox.config_cam import ZoomSettings
 from cambox.console import one_line
+from cambox.errors import RequestError
 from cambox.maps import require_fitting
 from cambox.models.aspect import keeping_aspect
 from cambox.models.classifier import Classifier, Precision
@@ -33,6 +34,7 @@ from cambox.models.middle import with_middle_layers
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish_bytes
 from cambox.resolve import class_names, resolve_recipe
+from cambox.threads import keep_freed_memory
 from cambox.zoomed_image import require_zoomable
 
 LOG = logging.getLogger(__name__)
@@ -113,6 +115,12 @@ def load_model(
 
 def make_annotator(config: Config, model: LoadedModel, threads: int) -> Annotator:
     """An annotator of this process, computing with so many threads."""
+    if config.input.decoder == "gpu" and model.classifier.device.type != "cuda":
+        raise RequestError(
+            "input.decoder: gpu asks for an NVIDIA GPU, and this worker computes on a CPU; set it "
+            "to cpu, or give workers a GPU (engine.gpus_per_worker)"
+        )
+    keep_freed_memory()
     # The decoding threads are parallel already; OpenCV's own would compete with them.
     cv2.setNumThreads(1)
     batch_size = config.engine.batch_size

@@ -60,7 +60,7 @@ def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     """
     if not data:
         raise DecodeError(SampleStatus.unreadable, "the file is empty (zero bytes)")
-    header = _read_header(data, max_pixels)
+    header = read_header(data, max_pixels)
     what = f"{header.format} of {header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
         raise _too_large(what, max_pixels)
@@ -85,7 +85,7 @@ def is_upright(data: bytes, max_pixels: int) -> bool:
     Raises:
         DecodeError: it is not an image, or its header is cut or damaged.
     """
-    header = _read_header(data, max_pixels)
+    header = read_header(data, max_pixels)
     try:
         if header.format == "PNG" and not _is_apng(header) and notes_follow_pixels(data):
             header.load()
@@ -163,7 +163,7 @@ def _is_apng(image: ImageFile.ImageFile) -> bool:
     return image.get_format_mimetype() == "image/apng"
 
 
-def _read_header(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
+def read_header(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """The image, of which nothing but the header is read yet."""
     # Pillow refuses twice its limit, which is of the whole process: raised where a setting asks for
     # more, and never lowered.

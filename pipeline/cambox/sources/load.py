@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain
@@ -10,10 +10,10 @@ from itertools import chain
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from cambox.config import InputSettings
 from cambox.sources.decode import DecodeError, SampleStatus, decode_image
+from cambox.sources.decode_on_gpu import SquashedImage, squash_jpegs
 from cambox.sources.labels import LabelError, read_labels
 from cambox.sources.samples import Sample
 from cambox.threads import Stopwatch, grouped, in_order
@@ -53,6 +53,7 @@ class LoadRule:
             longer side becomes the input's.
         longest: None; or an image stays as it is, and is made smaller where its longer side is
             longer than this, in pixels.
+        gpu: None; or the device that decodes the JPEGs that it can. Not with ``longest``.
     """
 
     settings: InputSettings
@@ -62,14 +63,18 @@ class LoadRule:
     labels_wanted: bool
     cell: int | None = None
     longest: int | None = None
+    gpu: torch.device | None = None
+
+    def squashed_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of an upright image as the network takes it."""
+        if self.cell is None:
+            return self.input_height, self.input_width
+        return fitted((height, width), max(self.input_height, self.input_width), self.cell)
 
     def resized(self, image: np.ndarray) -> np.ndarray:
         """An image (h, w, 3) as it waits for the network."""
-        if self.cell is not None:
-            longer = max(self.input_height, self.input_width)
-            return squash(image, *fitted(image.shape[:2], longer, self.cell))
         if self.longest is None:
-            return squash(image, self.input_height, self.input_width)
+            return squash(image, *self.squashed_size(*image.shape[:2]))
         longer = max(image.shape[:2])
         if longer <= self.longest:
             return image
@@ -95,22 +100,36 @@ def load_ahead(
 
     def load(group: list[Sample]) -> list[LoadedSample]:
         with watch.measure("decode"):
-            return [load_sample(sample, rule) for sample in group]
+            return load_samples(group, rule)
 
     return chain.from_iterable(
         in_order(pool, load, grouped(samples, together), -(-ahead // together))
     )
 
 
-def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
-    """Decode one sample's image and read its labels; a bad one is described, not raised."""
+def load_samples(group: Sequence[Sample], rule: LoadRule) -> list[LoadedSample]:
+    """Load some samples, in their order."""
+    if rule.gpu is None:
+        return [load_sample(sample, rule) for sample in group]
+    files = [None if one.image is None else one.members[one.image] for one in group]
+    squashed = squash_jpegs(files, rule.squashed_size, rule.settings.max_pixels, rule.gpu)
+    return [load_sample(sample, rule, one) for sample, one in zip(group, squashed, strict=True)]
+
+
+def load_sample(
+    sample: Sample, rule: LoadRule, squashed: SquashedImage | None = None
+) -> LoadedSample:
+    """Decode one sample's image and read its labels; a bad one is described, not raised.
+
+    Args:
+        squashed: its image, where it is decoded already.
+    """
     labels, label_error = _labels(sample, rule)
 
     def loaded(
-        status: SampleStatus, error: str | None, image: np.ndarray | None = None
+        status: SampleStatus, error: str | None, image: SquashedImage | None = None
     ) -> LoadedSample:
-        height, width = (None, None) if image is None else image.shape[:2]
-        pixels = None if image is None else rule.resized(image)
+        height, width, pixels = image or (None, None, None)
         error = "; ".join(filter(None, (error, sample.remark))) or None
         return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
 
@@ -118,13 +137,16 @@ def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
         names = ", ".join(sorted(sample.members))
         wanted = rule.settings.image or "image"
         return loaded(SampleStatus.no_image, f"no {wanted} among the members: {names}")
-    try:
-        image = decode_image(sample.members[sample.image], rule.settings.max_pixels)
-    except DecodeError as error:
-        return loaded(error.status, str(error))
+    if squashed is None:
+        try:
+            image = decode_image(sample.members[sample.image], rule.settings.max_pixels)
+        except DecodeError as error:
+            return loaded(error.status, str(error))
+        height, width = image.shape[:2]
+        squashed = SquashedImage(height, width, rule.resized(image))
     if rule.labels_wanted and labels is None:
-        return loaded(SampleStatus.no_label, label_error, image)
-    return loaded(SampleStatus.ok, None, image)
+        return loaded(SampleStatus.no_label, label_error, squashed)
+    return loaded(SampleStatus.ok, None, squashed)
 
 
 def fitted(size: tuple[int, int], side: int, cell: int) -> tuple[int, int]:
@@ -160,12 +182,12 @@ def squash(image: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
         (height, width, 3) uint8.
     """
-    # The batch first: its stride tells torch that the channels lie last, here and in the result.
-    pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
-    resized = F.interpolate(
-        pixels, (height, width), mode="bilinear", align_corners=False, antialias=True
-    )
-    squashed: np.ndarray = resized[0].permute(1, 2, 0).numpy()
+    # The batch's stride tells torch that the channels lie last, here and in the result.
+    pixels = torch.from_numpy(image.reshape(1, *image.shape).transpose(0, 3, 1, 2))
+    # What F.interpolate with antialias calls. Each operation of torch lets go of the interpreter's
+    # lock and waits for it again; with seven of them sixteen threads waited more than they worked.
+    resized = torch.ops.aten._upsample_bilinear2d_aa(pixels, [height, width], False)
+    squashed: np.ndarray = resized.numpy()[0].transpose(1, 2, 0)
     return squashed
 
 
