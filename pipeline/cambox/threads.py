@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
         Whether the C library does so; others than glibc are asked for nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all([mallopt(name, value) for name, value in _MALLOC_SETTINGS])
+    return mallopt is not None and all(mallopt(name, value) for name, value in _MALLOC_SETTINGS)
 
 
 def grouped(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
