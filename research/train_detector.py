@@ -101,7 +101,7 @@ def make_detector() -> torch.nn.Module:
 
 def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, BoxesByKey]:
     """Make pictures and run cambox on them: its output, and the true boxes."""
-    write_scenes(folder, count, first_seed)
+    write_scenes(folder, range(first_seed, first_seed + count))
     pack(folder / "images", folder / "shards", folder / "labels.csv", 200)
     output = run(write_config(folder), Console(quiet=True)).folder
     corners, labels = defaultdict(list), defaultdict(list)
