@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cambox.boxes import iou
 from cambox.cams.looks import Array, Candidates, apart
-from cambox.cams.pyramid import Level, integral, log_probability, log_sum_exp, mean_in
+from cambox.cams.pyramid import Level, log_probability, log_sum_exp
+from cambox.cams.sums import integral, mean_in
 from cambox.config_cam import AgreementSettings
 
 # In pixels of the input, the side of a box that a level shows best: five cells of 32.
@@ -99,8 +100,8 @@ def _contrast(maps: torch.Tensor, boxes: Array) -> Array:
     """(n, m) the mean of maps (h, w, m) in boxes less that in the rings around them."""
     around = _grown(boxes, RING)
     area, area_around = _area(boxes)[:, None], _area(around)[:, None]
-    summed = integral(maps)
-    inside, in_both = (mean_in(summed, some).double().numpy() for some in (boxes, around))
+    summed = integral(maps.numpy())
+    inside, in_both = (mean_in(summed, some).astype(np.float64) for some in (boxes, around))
     ring_area = area_around - area
     ring = (in_both * area_around - inside * area) / np.maximum(ring_area, 1e-6)
     # Around what fills the image there is no ring to speak of.

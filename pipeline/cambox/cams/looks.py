@@ -115,20 +115,13 @@ def regions(maps: torch.Tensor, thresholds: Sequence[float], most: int) -> list[
         m arrays, corners as shares of the map.
     """
     size = FINER * maps.shape[1], FINER * maps.shape[2]
-    parts: list[list[Array]] = [[] for _ in maps]
-    for threshold in thresholds:
-        found = find_boxes(maps, size, _RULES[threshold, most])
-        ends = np.searchsorted(found.of_map, np.arange(1, len(maps)))
-        for part, corners in zip(parts, np.split(found.boxes.corners, ends), strict=True):
-            part.append(corners)
-    return [np.concatenate(part) for part in parts]
+    found = find_boxes(maps, size, _RULES[most], thresholds)
+    ends = np.searchsorted(found.of_map, len(thresholds) * np.arange(1, len(maps)))
+    return np.split(found.boxes.corners, ends)
 
 
 _RULES = {
-    (threshold, most): BoxSettings(
-        threshold=threshold, percentile=100, max_boxes=most, min_area=0, interpolation="bilinear"
-    )
-    for threshold in {*REFINED_THRESHOLDS, *PLAIN_THRESHOLDS, *WINDOW_THRESHOLDS}
+    most: BoxSettings(percentile=100, max_boxes=most, min_area=0, interpolation="bilinear")
     for most in (REGIONS_OF_WHOLE, REGIONS_OF_WINDOW)
 }
 
@@ -175,16 +168,13 @@ def apart(corners: Array, scores: Array, overlap: float, most: int) -> list[int]
 
 def _joined(seen: Sequence[tuple[Array, Array]]) -> Candidates:
     looks = [(corners, frame) for corners, frame in seen if len(corners)]
-    all_corners: list[Array] = [np.zeros((0, 4))]
-    cut: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
-    for corners, frame in looks:
-        low, high = frame[:2], frame[2:]
-        at_edge = np.hstack([(corners[:, :2] <= 0) & (low > 0), (corners[:, 2:] >= 1) & (high < 1)])
-        cut.append(np.asarray(at_edge.any(axis=1)))
-        all_corners.append(np.tile(low, 2) + corners * np.tile(high - low, 2))
     sizes = [len(corners) for corners, _ in looks]
+    corners = np.concatenate([np.zeros((0, 4)), *(corners for corners, _ in looks)])
+    frames = np.array([frame for _, frame in looks]).reshape(-1, 4).repeat(sizes, axis=0)
+    low, high = frames[:, :2], frames[:, 2:]
+    at_edge = np.hstack([(corners[:, :2] <= 0) & (low > 0), (corners[:, 2:] >= 1) & (high < 1)])
     return Candidates(
-        np.concatenate(all_corners),
+        np.tile(low, 2) + corners * np.tile(high - low, 2),
         np.repeat(np.arange(len(looks)), sizes),
-        np.concatenate(cut),
+        np.asarray(at_edge.any(axis=1)),
     )
