@@ -27,7 +27,8 @@ from cambox.cams.pyramid import (
     windows,
 )
 from cambox.cams.sums import Members, integral, mean_in, window_means
-from cambox.config_cam import AgreementSettings
+from cambox.config_cam import AgreementSettings, BoxSettings
+from reference import reference_boxes
 
 MEMBERS = [2, 3]
 GROUPS = [MEMBERS, [0]]
@@ -154,6 +155,20 @@ def test_regions_are_the_largest_above_each_threshold() -> None:
     # Bilinear edges lie half a cell off at most.
     assert np.abs(16 * two - expected).max() <= 0.5
     assert np.abs(16 * one - [[2, 1, 6, 5], [2, 1, 6, 5]]).max() <= 0.5
+
+
+def test_regions_are_those_that_opencv_finds_at_each_threshold_alone() -> None:
+    maps = np.random.default_rng(4).normal(size=(3, 7, 9)).astype(np.float32)
+    maps[1] = 2
+    first, constant, last = regions(torch.from_numpy(maps), (0.3, 0.7), 4)
+    assert len(constant) == 0
+    rule = BoxSettings(percentile=100, max_boxes=4, min_area=0, interpolation="bilinear")
+    for found, score_map in ((first, maps[0]), (last, maps[2])):
+        alone = [
+            reference_boxes(score_map, (28, 36), rule.model_copy(update={"threshold": one})).corners
+            for one in (0.3, 0.7)
+        ]
+        np.testing.assert_array_equal(found, np.concatenate(alone))
 
 
 def test_each_look_votes_by_its_best_candidate() -> None:

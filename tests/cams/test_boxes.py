@@ -13,7 +13,6 @@ from torchvision.ops import box_iou
 from cambox.boxes import Boxes, iou, pairs_by_overlap
 from cambox.cams.boxes import FoundBoxes, NoBoxReason, find_boxes
 from cambox.config_cam import BoxSettings
-from reference import reference_boxes
 
 
 def rule(
@@ -128,20 +127,6 @@ def test_maps_without_information_give_no_box_and_say_why(
     found = found_in(values, (16, 16), BoxSettings())
     assert len(found.boxes) == 0
     assert found.reasons == (reason,)
-
-
-def test_several_thresholds_are_as_many_maps() -> None:
-    """As OpenCV finds them for each threshold alone."""
-    maps = np.random.default_rng(4).normal(size=(3, 7, 9)).astype(np.float32)
-    maps[1] = 2
-    found = find_boxes(maps, (28, 36), PLAIN, (0.3, 0.7))
-    assert found.reasons[2:4] == (NoBoxReason.constant_map,) * 2
-    assert not (found.of_map // 2 == 1).any()
-    for number in (0, 1, 4, 5):
-        settings = PLAIN.model_copy(update={"threshold": (0.3, 0.7)[number % 2]})
-        alone = reference_boxes(maps[number // 2], (28, 36), settings)
-        corners = found.boxes.corners[found.of_map == number]
-        np.testing.assert_array_equal(corners, alone.corners)
 
 
 def test_a_map_without_a_batch_is_refused_with_its_shape() -> None:

@@ -80,17 +80,19 @@ def evidence(
         if not len(here):
             continue
         boxes = corners[here]
-        inside, total = level.mean_in(boxes)
-        of_classes = [log_sum_exp(inside[:, list(members)]) for members in groups]
-        own = of_classes[place]
-        result.log_posterior[here] = log_probability(own, total).numpy()
-        wider, total = level.mean_in(_grown(boxes, GROWN))
-        own_wider = log_sum_exp(wider[:, list(groups[place])])
-        result.grown[here] = log_probability(own_wider, total).numpy()
+        # The boxes and around each the wider one, asked about at once.
+        logits, total = level.mean_in(np.concatenate([boxes, _grown(boxes, GROWN)]))
+        own = log_sum_exp(logits[:, list(groups[place])])
+        posterior = log_probability(own, total).numpy()
+        result.log_posterior[here], result.grown[here] = np.split(posterior, 2)
         result.ahead[here] = MOST_AHEAD
-        others = [logit for other, logit in enumerate(of_classes) if other != place]
+        others = [
+            log_sum_exp(logits[: len(here), list(members)])
+            for other, members in enumerate(groups)
+            if other != place
+        ]
         if others:
-            ahead = own - torch.stack(others).amax(dim=0)
+            ahead = own[: len(here)] - torch.stack(others).amax(dim=0)
             result.ahead[here] = ahead.clamp(-MOST_AHEAD, MOST_AHEAD).numpy()
         result.contrast[here] = _contrast(torch.stack(level.group(groups[place]), dim=2), boxes)
     return result

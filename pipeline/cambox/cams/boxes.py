@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -77,12 +77,7 @@ class FoundBoxes:
         )
 
 
-def find_boxes(
-    score_maps: Any,
-    size: tuple[int, int],
-    settings: BoxSettings,
-    thresholds: Sequence[float] | None = None,
-) -> FoundBoxes:
+def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) -> FoundBoxes:
     """Turn score maps into boxes.
 
     Each map is upsampled to ``size``, min-max normalised, and cut at ``threshold x percentile``
@@ -95,8 +90,6 @@ def find_boxes(
         score_maps: (m, h, w), any range: an array, or a tensor on the CPU.
         size: (height, width) to upsample to; more is finer and slower. See ``upsampled_size``.
         settings: threshold, percentile, split, max_boxes, min_area and interpolation are read.
-        thresholds: t of them in place of the settings' one; each map then counts as t maps, one
-            after the other.
 
     Raises:
         ValueError: the maps are not (m, h, w).
@@ -111,7 +104,7 @@ def find_boxes(
         maps,
         taps(maps.shape[1], height, settings.interpolation),
         taps(maps.shape[2], width, settings.interpolation),
-        np.array([settings.threshold] if thresholds is None else thresholds, np.float32),
+        np.array([settings.threshold], np.float32),
         float(settings.percentile),
         settings.min_area * (height * width),
         most,

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from cambox.boxes import iou
-from cambox.cams.boxes import find_boxes
+from cambox.cams.boxes import taps
+from cambox.cams.kernel import find_components
 from cambox.cams.pyramid import Level
-from cambox.config_cam import BoxSettings
 
 Array = NDArray[np.float64]
 
@@ -114,16 +114,21 @@ def regions(maps: torch.Tensor, thresholds: Sequence[float], most: int) -> list[
     Returns:
         m arrays, corners as shares of the map.
     """
-    size = FINER * maps.shape[1], FINER * maps.shape[2]
-    found = find_boxes(maps, size, _RULES[most], thresholds)
-    ends = np.searchsorted(found.of_map, len(thresholds) * np.arange(1, len(maps)))
-    return np.split(found.boxes.corners, ends)
-
-
-_RULES = {
-    most: BoxSettings(percentile=100, max_boxes=most, min_area=0, interpolation="bilinear")
-    for most in (REGIONS_OF_WHOLE, REGIONS_OF_WINDOW)
-}
+    height, width = FINER * maps.shape[1], FINER * maps.shape[2]
+    # As ``find_boxes``, without what is not needed here: these are many small maps.
+    _, counts, extents, _, _ = find_components(
+        np.ascontiguousarray(maps),
+        taps(maps.shape[1], height, "bilinear"),
+        taps(maps.shape[2], width, "bilinear"),
+        np.array(thresholds, np.float32),
+        100.0,
+        0.0,
+        most,
+        None,
+    )
+    corners = extents[np.arange(most) < counts[:, None]] / np.array([width, height, width, height])
+    ends = counts.reshape(len(maps), len(thresholds)).sum(axis=1).cumsum()
+    return np.split(corners, ends[:-1])
 
 
 def best_windows(
