@@ -23,6 +23,7 @@ from cambox.cams.looks import (
 from cambox.cams.pyramid import (
     MOST_CELLS,
     Level,
+    refined_windows,
     window_chances,
     windows,
 )
@@ -139,8 +140,20 @@ def test_what_is_refined_follows_the_middle_layer() -> None:
     # Noise of 0.1 is gone: all cells of one look have one score.
     assert float(inside.min() - outside.max()) > 3.5
     assert float(inside.std()) < 0.01
-    part = level.refined_window(level.group(MEMBERS)[0], np.array([17, 18, 22, 25]))
-    assert part.shape == (10, 14)
+
+
+def test_a_window_is_refined_by_its_own_cells_alone() -> None:
+    level = level_with_an_object(1280)
+    logit = level.group(MEMBERS)[0]
+    cells = np.array([[17, 18, 22, 25], [19, 17, 24, 24], [18, 15, 23, 22]])
+    together = refined_windows([level.window(logit, one) for one in cells])
+    assert together.shape == (3, 10, 14)
+    for part, one in zip(together, cells, strict=True):
+        alone = refined_windows([level.window(logit, one)])
+        torch.testing.assert_close(part, alone[0], rtol=0, atol=1e-5)
+    # The object begins at cell 20: its cells, and those beside it, take of their like.
+    inside, outside = together[2, 5:, 11:], together[2, :3, :9]
+    assert float(inside.min() - outside.max()) > 3.5
 
 
 def test_regions_are_the_largest_above_each_threshold() -> None:

@@ -6,6 +6,7 @@ of them are right is decided by how far the looks agree (``agreement``).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from cambox.boxes import iou
 from cambox.cams.boxes import taps
 from cambox.cams.kernel import find_components
-from cambox.cams.pyramid import Level
+from cambox.cams.pyramid import Level, refined_windows
 
 Array = NDArray[np.float64]
 
@@ -96,12 +97,28 @@ def candidates(
         for number, corners in enumerate(found):
             seen[number % len(groups)].append((corners, whole))
     upright = [level for level in levels if not level.mirrored]
-    for number, members in enumerate(groups):
-        for level, cells in best_windows(upright, windows, number, windows_of_class):
-            part = level.refined_window(level.group(members)[0], cells)
-            (corners,) = regions(part[None], WINDOW_THRESHOLDS, REGIONS_OF_WINDOW)
-            seen[number].append((corners, as_shares(cells, level.size)))
+    chosen = [
+        (number, level, cells)
+        for number in range(len(groups))
+        for level, cells in best_windows(upright, windows, number, windows_of_class)
+    ]
+    parts = [level.window(level.group(groups[number])[0], cells) for number, level, cells in chosen]
+    for (number, level, cells), corners in zip(chosen, _in_windows(parts), strict=True):
+        seen[number].append((corners, as_shares(cells, level.size)))
     return [_joined(looks) for looks in seen]
+
+
+def _in_windows(parts: Sequence[tuple[torch.Tensor, ...]]) -> list[Array]:
+    """The regions (n, 4) in each window, see ``Level.window``; those of one shape at once."""
+    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for place, (score_map, *_) in enumerate(parts):
+        by_shape[score_map.shape].append(place)
+    found: dict[int, Array] = {}
+    for places in by_shape.values():
+        refined = refined_windows([parts[place] for place in places])
+        of_shape = regions(refined, WINDOW_THRESHOLDS, REGIONS_OF_WINDOW)
+        found.update(zip(places, of_shape, strict=True))
+    return [found[place] for place in range(len(parts))]
 
 
 def regions(maps: torch.Tensor, thresholds: Sequence[float], most: int) -> list[Array]:

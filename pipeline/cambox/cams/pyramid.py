@@ -106,23 +106,37 @@ class Level:
         scale = min(1.0, MOST_CELLS / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
         layers = [_resized(_thinned(layer), size) for layer in self.middle]
-        return _spread(maps, layers, size)
+        return _spread(maps[None], layers, size)[0]
 
-    def refined_window(self, score_map: torch.Tensor, cells: NDArray[np.int64]) -> torch.Tensor:
-        """The part of a map (h, w) in a window, spread along what looks alike in it.
+    def window(self, score_map: torch.Tensor, cells: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
+        """What is in a window.
 
         Args:
+            score_map: (h, w).
             cells: (4,) top, left, bottom, right, half-open.
 
         Returns:
-            (2 x height, 2 x width) of the window.
+            the part (1, 1, height, width) of the map, and of each middle layer what is compared
+            there, (1, C, 2 x height, 2 x width).
         """
         top, left, bottom, right = cells.tolist()
-        layers = [
-            layer[:, :, 2 * top : 2 * bottom, 2 * left : 2 * right] for layer in self._compared
-        ]
-        size = 2 * (bottom - top), 2 * (right - left)
-        return _spread(score_map[None, top:bottom, left:right], layers, size)[0]
+        finer = (slice(None), slice(None), slice(2 * top, 2 * bottom), slice(2 * left, 2 * right))
+        part = score_map[None, None, top:bottom, left:right]
+        return part, *(layer[finer] for layer in self._compared)
+
+
+def refined_windows(parts: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+    """The maps of some windows, each spread along what looks alike in it.
+
+    Args:
+        parts: n windows of one shape, see ``Level.window``.
+
+    Returns:
+        (n, 2 x height, 2 x width).
+    """
+    maps, *layers = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+    size = 2 * maps.shape[2], 2 * maps.shape[3]
+    return _spread(maps, layers, size)[:, 0]
 
 
 def windows(size: tuple[int, int]) -> NDArray[np.int64]:
@@ -183,8 +197,9 @@ def log_probability(logit: torch.Tensor, total: torch.Tensor | None) -> torch.Te
 def _spread(
     maps: torch.Tensor, layers: Sequence[torch.Tensor], size: tuple[int, int]
 ) -> torch.Tensor:
-    resized = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)
-    return propagate(resized, affinity(layers, size), REFINE_STEPS)[0]
+    """Maps (B, n, h, w) on a grid of this size, spread by what is alike in the layers (B, C, ...)."""
+    resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return propagate(resized, affinity(layers, size), REFINE_STEPS)
 
 
 def _thinned(layer: torch.Tensor) -> torch.Tensor:
