@@ -197,7 +197,7 @@ def log_probability(logit: torch.Tensor, total: torch.Tensor | None) -> torch.Te
 def _spread(
     maps: torch.Tensor, layers: Sequence[torch.Tensor], size: tuple[int, int]
 ) -> torch.Tensor:
-    """Maps (B, n, h, w) on a grid of this size, spread by what is alike in the layers (B, C, ...)."""
+    """Maps (B, n, h, w) on this grid, spread along what is alike in layers (B, C, H, W)."""
     resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
     return propagate(resized, affinity(layers, size), REFINE_STEPS)
 
