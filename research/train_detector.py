@@ -73,7 +73,7 @@ class Result:
 
 def annotate_scenes(folder: Path, count: int, first_seed: int) -> tuple[str, str]:
     """Make pictures and run cambox on them: its output, and the same with the true boxes."""
-    write_scenes(folder, count, first_seed)
+    write_scenes(folder, range(first_seed, first_seed + count))
     pack(folder / "images", folder / "shards", folder / "labels.csv", 200)
     output = run(write_config(folder), Console(quiet=True)).folder
     corners, classes = defaultdict(list), defaultdict(list)

@@ -130,11 +130,13 @@ def iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Args:
         first, second: (..., 4), which are broadcast: ``iou(a[:, None], b[None])`` is all pairs.
     """
-    low = np.maximum(first[..., :2], second[..., :2])
-    high = np.minimum(first[..., 2:], second[..., 2:])
-    # By columns: numpy is slow along an axis of two.
-    sides = np.maximum(high - low, 0)
-    common = sides[..., 0] * sides[..., 1]
+    # Side by side, as numpy is slow along an axis of two.
+    sides = []
+    for low, high in ((0, 2), (1, 3)):
+        begin = np.maximum(first[..., low], second[..., low])
+        end = np.minimum(first[..., high], second[..., high])
+        sides.append(np.maximum(end - begin, 0))
+    common = sides[0] * sides[1]
     areas = [
         (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
         for boxes in (first, second)

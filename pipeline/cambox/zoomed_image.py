@@ -5,6 +5,7 @@ For photographs with several and small objects; docs/scenes.md has the method an
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cambox.cams.boxes import FoundBoxes, NoBoxReason
 from cambox.cams.looks import Windows, candidates
 from cambox.cams.pyramid import Level, window_chances
 from cambox.cams.score import choose_boxes
+from cambox.cams.sums import Members
 from cambox.config import Config
 from cambox.config_cam import ZoomSettings
 from cambox.errors import RequestError
@@ -94,8 +96,8 @@ class ZoomedImages:
             for place, level in zip(one.places, self._levels(one), strict=True):
                 levels[place].append(level)
         seen = [self._chances(some) for some in levels]
-        best = torch.stack(
-            [torch.stack([one.amax(dim=0) for _, one in some]).amax(dim=0) for some in seen]
+        best = torch.from_numpy(
+            np.stack([np.max([one.max(axis=0) for _, one in some], axis=0) for some in seen])
         )
         labels = [sample.labels for sample in samples]
         chosen = scored_images(best, labels, self.cam, self.background)
@@ -116,13 +118,18 @@ class ZoomedImages:
 
     def inputs(self, samples: Sequence[LoadedSample]) -> Iterator[Pass]:
         """The passes of each size, images of one shape together."""
-        for side, mirrored in self.passes:
+        for side, ways in itertools.groupby(self.passes, key=lambda entry: entry[0]):
+            mirrored = [way for _, way in ways]
             together: dict[tuple[int, int], list[int]] = defaultdict(list)
             for place, sample in enumerate(samples):
                 together[fitted(_size(sample), side, self.classifier.cell)].append(place)
             for size, places in together.items():
-                images = [_pixels(samples[place], size, mirrored) for place in places]
-                yield Pass(side, mirrored, places, np.stack(images))
+                images = np.empty((len(places), *size, 3), np.uint8)
+                for image, place in zip(images, places, strict=True):
+                    resize(_pixels(samples[place]), *size, into=image)
+                for way in mirrored:
+                    seen = np.ascontiguousarray(images[:, :, ::-1]) if way else images
+                    yield Pass(side, way, places, seen)
 
     def _levels(self, one: Pass) -> list[Level]:
         height, width = one.images.shape[1:3]
@@ -142,11 +149,11 @@ class ZoomedImages:
             for number in range(len(one.places))
         ]
 
-    def _chances(self, levels: Sequence[Level]) -> list[tuple[np.ndarray, torch.Tensor]]:
+    def _chances(self, levels: Sequence[Level]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each level that is not mirrored, its windows and the classes' chances (n, G) there."""
         groups = self.classifier.groups
-        membership = None if groups is None else groups.membership(levels[0].logits.shape[2])
-        return [window_chances(level, membership) for level in levels if not level.mirrored]
+        members = None if groups is None else Members.of(groups.members)
+        return [window_chances(level, members) for level in levels if not level.mirrored]
 
     def candidates(self, image: ZoomedImage) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Of each wanted class the candidates' corners (n, 4) and traits (n, traits); n from 0."""
@@ -177,8 +184,8 @@ class ZoomedImages:
         return choose_boxes(kept, map_classes(images), self.box_settings)
 
 
-def _log(chances: torch.Tensor) -> np.ndarray:
-    return chances.double().clamp_(min=LEAST_PROBABILITY).log_().numpy()
+def _log(chances: np.ndarray) -> np.ndarray:
+    return np.asarray(np.log(np.maximum(chances, LEAST_PROBABILITY, dtype=np.float64)))
 
 
 def _size(sample: LoadedSample) -> tuple[int, int]:
@@ -188,10 +195,9 @@ def _size(sample: LoadedSample) -> tuple[int, int]:
     return sample.height, sample.width
 
 
-def _pixels(sample: LoadedSample, size: tuple[int, int], mirrored: bool) -> np.ndarray:
+def _pixels(sample: LoadedSample) -> np.ndarray:
     assert sample.pixels is not None
-    image = resize(sample.pixels, *size)
-    return image[:, ::-1] if mirrored else image
+    return sample.pixels
 
 
 def _boxes(corners: np.ndarray, scores: np.ndarray) -> Boxes:

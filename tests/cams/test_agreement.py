@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from cambox.boxes import iou
+from cambox.cams import pyramid
 from cambox.cams.agreement import TRAITS, Evidence, choose, evidence, probability, traits, votes
 from cambox.cams.looks import (
     Candidates,
@@ -22,12 +23,13 @@ from cambox.cams.looks import (
 from cambox.cams.pyramid import (
     MOST_CELLS,
     Level,
-    integral,
-    mean_in,
+    refined_windows,
     window_chances,
     windows,
 )
-from cambox.config_cam import AgreementSettings
+from cambox.cams.sums import Members, integral, mean_in, window_means
+from cambox.config_cam import AgreementSettings, BoxSettings
+from reference import reference_boxes
 
 MEMBERS = [2, 3]
 GROUPS = [MEMBERS, [0]]
@@ -44,13 +46,9 @@ def level_with_an_object(side: int, mirrored: bool = False) -> Level:
     return Level(side, logits, (features,), mirrored)
 
 
-def membership_of(groups: list[list[int]], count: int) -> torch.Tensor:
-    return torch.tensor([[float(k in members) for members in groups] for k in range(count)])
-
-
 def windows_of(level: Level) -> Windows:
-    cells, chances = window_chances(level, membership_of(GROUPS, 6))
-    return Windows(cells, chances.double().log().numpy())
+    cells, chances = window_chances(level, Members.of(GROUPS))
+    return Windows(cells, np.log(chances.astype(np.float64)))
 
 
 def test_a_group_is_the_sum_of_its_members() -> None:
@@ -64,15 +62,10 @@ def test_a_group_is_the_sum_of_its_members() -> None:
     torch.testing.assert_close(apart_from_others, (summed / (1 + summed)).log().float())
 
 
-def all_windows(logits: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
-    """The blocks of ``windows`` as one."""
-    cells, means = zip(*windows(integral(logits)), strict=True)
-    return np.concatenate(cells), torch.cat(means)
-
-
 def test_a_windows_logits_are_the_plain_mean_of_its_cells() -> None:
     logits = torch.randn(6, 9, 5, generator=torch.Generator().manual_seed(1))
-    cells, means = all_windows(logits)
+    cells = windows((6, 9))
+    means = window_means(integral(logits.numpy()), cells)
     assert means.shape == (len(cells), 5)
     # 7 x 7 and 7 x 5 are cut to the grid's height of 6; all places of each shape are there.
     shapes = {(bottom - top, right - left) for top, left, bottom, right in cells.tolist()}
@@ -80,36 +73,62 @@ def test_a_windows_logits_are_the_plain_mean_of_its_cells() -> None:
     assert len(cells) == sum((7 - down) * (10 - across) for down, across in shapes)
     for (top, left, bottom, right), mean in zip(cells.tolist(), means, strict=True):
         plain = logits[top:bottom, left:right].mean(dim=(0, 1))
-        torch.testing.assert_close(mean, plain, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(mean, plain.numpy(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("independent", [False, True])
-def test_the_chances_of_windows_are_a_softmax_over_all_classes(independent: bool) -> None:
+def test_the_chances_of_windows_are_a_softmax_over_all_classes(
+    independent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(5)
     logits = torch.randn(8, 9, 300, generator=generator)
     logits[2:6, 3:7, 7] += 9
     logits[..., 8:40] += 4
     level = Level(288, logits, (), independent=independent)
     groups = [[7], list(range(8, 12)), [299, 298]]
-    cells, chances = window_chances(level, membership_of(groups, 300))
-    same, means = all_windows(logits)
-    assert (cells == same).all()
-    odds = means.double().exp()
+    monkeypatch.setattr(pyramid, "BLOCK", 7 * 300)  # more blocks than one, the last one smaller
+    cells, chances = window_chances(level, Members.of(groups))
+    assert (cells == windows((8, 9))).all()
+    means = [
+        logits[top:bottom, left:right].double().mean(dim=(0, 1))
+        for top, left, bottom, right in cells.tolist()
+    ]
+    odds = torch.stack(means).exp()
     for place, members in enumerate(groups):
         summed = odds[:, members].sum(dim=1)
         expected = summed / (1 + summed) if independent else summed / odds.sum(dim=1)
-        torch.testing.assert_close(chances[:, place].double(), expected, rtol=1e-3, atol=1e-7)
+        np.testing.assert_allclose(chances[:, place], expected.numpy(), rtol=1e-3, atol=1e-7)
     _, single = window_chances(level, None)
     assert single.shape == (len(cells), 300)
-    torch.testing.assert_close(single[:, 7], chances[:, 0])
+    np.testing.assert_allclose(single[:, 7], chances[:, 0], rtol=1e-5)
 
 
 def test_of_a_cell_counts_what_the_box_covers() -> None:
-    score_map = torch.arange(12.0).view(3, 4, 1)
+    score_map = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
     corners = np.array([[0.0, 0, 1, 1], [0.25, 0, 0.75, 1 / 3], [0.125, 0, 0.5, 0.5]])
     covered = (0.5 * 0 + 1 * 1) + 0.5 * (0.5 * 4 + 1 * 5)
     expected = [[5.5], [1.5], [covered / (1.5 * 1.5)]]
-    np.testing.assert_allclose(mean_in(integral(score_map), corners).numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(mean_in(integral(score_map), corners), expected, rtol=1e-6)
+
+
+def test_means_in_boxes_of_any_place_are_those_of_finely_cut_cells() -> None:
+    generator = np.random.default_rng(3)
+    values = generator.normal(size=(5, 7, 3)).astype(np.float32)
+    # Corners at eighths of a cell; so cut, each part of a cell is in a box or is not.
+    low = generator.integers(0, (7 * 8 - 8, 5 * 8 - 8), (40, 2))
+    ends = np.hstack([low, low + generator.integers(1, 9, (40, 2))])
+    ends = np.vstack([ends, [[0, 0, 56, 40], [0, 39, 56, 40], [55, 0, 56, 40]]])
+    fine = values.repeat(8, axis=0).repeat(8, axis=1).astype(np.float64)
+    means = mean_in(integral(values), ends / np.array([56, 40, 56, 40]))
+    for (left, top, right, bottom), mean in zip(ends.tolist(), means, strict=True):
+        plain = fine[top:bottom, left:right].mean(axis=(0, 1))
+        # A box of an eighth of a cell each way is a small difference of large sums.
+        np.testing.assert_allclose(mean, plain, rtol=0, atol=2e-3)
+
+
+def test_the_members_of_a_group_are_added_up() -> None:
+    values = np.arange(12, dtype=np.float32).reshape(2, 6)
+    assert Members.of([[5], [0, 2, 5]]).sums(values).tolist() == [[5, 7], [11, 25]]
 
 
 def test_what_is_refined_follows_the_middle_layer() -> None:
@@ -121,8 +140,20 @@ def test_what_is_refined_follows_the_middle_layer() -> None:
     # Noise of 0.1 is gone: all cells of one look have one score.
     assert float(inside.min() - outside.max()) > 3.5
     assert float(inside.std()) < 0.01
-    part = level.refined_window(level.group(MEMBERS)[0], np.array([17, 18, 22, 25]))
-    assert part.shape == (10, 14)
+
+
+def test_a_window_is_refined_by_its_own_cells_alone() -> None:
+    level = level_with_an_object(1280)
+    logit = level.group(MEMBERS)[0]
+    cells = np.array([[17, 18, 22, 25], [19, 17, 24, 24], [18, 15, 23, 22]])
+    together = refined_windows([level.window(logit, one) for one in cells])
+    assert together.shape == (3, 10, 14)
+    for part, one in zip(together, cells, strict=True):
+        alone = refined_windows([level.window(logit, one)])
+        torch.testing.assert_close(part, alone[0], rtol=0, atol=1e-5)
+    # The object begins at cell 20: its cells, and those beside it, take of their like.
+    inside, outside = together[2, 5:, 11:], together[2, :3, :9]
+    assert float(inside.min() - outside.max()) > 3.5
 
 
 def test_regions_are_the_largest_above_each_threshold() -> None:
@@ -137,6 +168,20 @@ def test_regions_are_the_largest_above_each_threshold() -> None:
     # Bilinear edges lie half a cell off at most.
     assert np.abs(16 * two - expected).max() <= 0.5
     assert np.abs(16 * one - [[2, 1, 6, 5], [2, 1, 6, 5]]).max() <= 0.5
+
+
+def test_regions_are_those_that_opencv_finds_at_each_threshold_alone() -> None:
+    maps = np.random.default_rng(4).normal(size=(3, 7, 9)).astype(np.float32)
+    maps[1] = 2
+    first, constant, last = regions(torch.from_numpy(maps), (0.3, 0.7), 4)
+    assert len(constant) == 0
+    rule = BoxSettings(percentile=100, max_boxes=4, min_area=0, interpolation="bilinear")
+    for found, score_map in ((first, maps[0]), (last, maps[2])):
+        alone = [
+            reference_boxes(score_map, (28, 36), rule.model_copy(update={"threshold": one})).corners
+            for one in (0.3, 0.7)
+        ]
+        np.testing.assert_array_equal(found, np.concatenate(alone))
 
 
 def test_each_look_votes_by_its_best_candidate() -> None:

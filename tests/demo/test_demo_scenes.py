@@ -116,7 +116,7 @@ def test_a_texture_has_both_ink_and_paper_everywhere(name: str) -> None:
 
 
 def test_written_files_match_the_scenes(tmp_path: Path) -> None:
-    write_scenes(tmp_path, 12, first_seed=40)
+    write_scenes(tmp_path, range(40, 52))
     names = [f"scene-{index:06d}.jpg" for index in range(12)]
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == names
     labels, boxes = read_rows(tmp_path / "labels.csv"), read_rows(tmp_path / "boxes.csv")

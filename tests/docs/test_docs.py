@@ -77,7 +77,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo, in a folder that looks like the repository's root."""
     root = tmp_path_factory.mktemp("root")
     folder = root / "demo"
-    write_scenes(folder, PICTURES, 0)
+    write_scenes(folder, range(PICTURES))
     pack(folder / "images", folder / "shards", folder / "labels.csv", PICTURES // 2)
     patch = pytest.MonkeyPatch()
     patch.chdir(root)

@@ -59,12 +59,6 @@ def test_shares_are_the_derivative_and_the_rest_is_their_entropy() -> None:
             torch.testing.assert_close((own * logits[image, members]).sum() + entropy, logit)
 
 
-def test_membership_names_each_groups_members() -> None:
-    membership = GROUPS.membership(len(NAMES))
-    expected = [[k in members for members in GROUPS.members] for k in range(len(NAMES))]
-    assert membership.bool().tolist() == expected
-
-
 def test_a_file_names_indices_ranges_and_classes(tmp_path: Path) -> None:
     file = tmp_path / "groups.yaml"
     # Neither yes nor 1 is text to YAML, and both are names here.

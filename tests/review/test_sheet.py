@@ -50,6 +50,16 @@ def test_the_border_of_a_box_lies_at_its_pixels() -> None:
     assert (panel[70:140, 70:170] == 128).all(), "the inside of a box stays visible"
 
 
+def test_a_box_without_a_score_is_labelled_by_its_class_alone() -> None:
+    def label_width(score: float) -> int:
+        box = BOX.with_columns(score=np.array([score]))
+        panel = draw_boxes(GREY, (240, 180), box, ["striped"], NONE, {"striped": GREEN}, FONT)
+        return int((panel[58] == GREEN).all(axis=1).sum())
+
+    wider = label_width(0.5) - label_width(np.nan)
+    assert wider == pytest.approx(FONT.getlength("striped 0.50") - FONT.getlength("striped"), abs=1)
+
+
 def test_a_true_box_is_a_thin_dashed_white_line() -> None:
     panel = draw_boxes(GREY, (120, 90), NONE, [], Boxes.of([[20, 10, 100, 80]]), {}, FONT)
     white = (panel == 255).all(axis=2)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cambox.boxes import iou
 from cambox.cams.looks import Array, Candidates, apart
-from cambox.cams.pyramid import Level, integral, log_probability, log_sum_exp, mean_in
+from cambox.cams.pyramid import Level, log_probability, log_sum_exp
+from cambox.cams.sums import integral, mean_in
 from cambox.config_cam import AgreementSettings
 
 # In pixels of the input, the side of a box that a level shows best: five cells of 32.
@@ -79,17 +80,19 @@ def evidence(
         if not len(here):
             continue
         boxes = corners[here]
-        inside, total = level.mean_in(boxes)
-        of_classes = [log_sum_exp(inside[:, list(members)]) for members in groups]
-        own = of_classes[place]
-        result.log_posterior[here] = log_probability(own, total).numpy()
-        wider, total = level.mean_in(_grown(boxes, GROWN))
-        own_wider = log_sum_exp(wider[:, list(groups[place])])
-        result.grown[here] = log_probability(own_wider, total).numpy()
+        # The boxes and around each the wider one, asked about at once.
+        logits, total = level.mean_in(np.concatenate([boxes, _grown(boxes, GROWN)]))
+        own = log_sum_exp(logits[:, list(groups[place])])
+        posterior = log_probability(own, total).numpy()
+        result.log_posterior[here], result.grown[here] = np.split(posterior, 2)
         result.ahead[here] = MOST_AHEAD
-        others = [logit for other, logit in enumerate(of_classes) if other != place]
+        others = [
+            log_sum_exp(logits[: len(here), list(members)])
+            for other, members in enumerate(groups)
+            if other != place
+        ]
         if others:
-            ahead = own - torch.stack(others).amax(dim=0)
+            ahead = own[: len(here)] - torch.stack(others).amax(dim=0)
             result.ahead[here] = ahead.clamp(-MOST_AHEAD, MOST_AHEAD).numpy()
         result.contrast[here] = _contrast(torch.stack(level.group(groups[place]), dim=2), boxes)
     return result
@@ -99,8 +102,8 @@ def _contrast(maps: torch.Tensor, boxes: Array) -> Array:
     """(n, m) the mean of maps (h, w, m) in boxes less that in the rings around them."""
     around = _grown(boxes, RING)
     area, area_around = _area(boxes)[:, None], _area(around)[:, None]
-    summed = integral(maps)
-    inside, in_both = (mean_in(summed, some).double().numpy() for some in (boxes, around))
+    summed = integral(maps.numpy())
+    inside, in_both = (mean_in(summed, some).astype(np.float64) for some in (boxes, around))
     ring_area = area_around - area
     ring = (in_both * area_around - inside * area) / np.maximum(ring_area, 1e-6)
     # Around what fills the image there is no ring to speak of.

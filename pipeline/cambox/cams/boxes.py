@@ -104,7 +104,7 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
         maps,
         taps(maps.shape[1], height, settings.interpolation),
         taps(maps.shape[2], width, settings.interpolation),
-        np.float32(settings.threshold),
+        np.array([settings.threshold], np.float32),
         float(settings.percentile),
         settings.min_area * (height * width),
         most,

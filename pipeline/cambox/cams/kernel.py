@@ -50,7 +50,7 @@ def find_components(
     maps: np.ndarray,
     row_taps: Taps,
     column_taps: Taps,
-    threshold: np.float32,
+    thresholds: np.ndarray,
     rank: float,
     smallest: float,
     most: int,
@@ -61,18 +61,18 @@ def find_components(
     Args:
         maps: (n, h, w) float32.
         row_taps, column_taps: see ``boxes.taps``.
-        threshold: of the percentile.
+        thresholds: (t,) float32, of the percentile.
         rank: of the percentile, 0 to 100.
         smallest: cells of a component, may be a fraction.
         most: components of a map.
         split: see ``boxes.split``; None, for which dividing is not even compiled: they stay whole.
 
     Returns:
-        of each map what became of it, (n,); its number of components, (n,); their left, top, right
-        and bottom, half-open, (n, most, 4); the sum of the values in that box, (n, most); and the
-        sum of all values of the map, (n,).
+        of each map at each threshold what became of it, (n x t,); its number of components,
+        (n x t,); their left, top, right and bottom, half-open, (n x t, most, 4); the sum of the
+        values in that box, (n x t, most); and the sum of all values of the map, (n x t,).
     """
-    count = maps.shape[0]
+    count = maps.shape[0] * thresholds.size
     height, width = row_taps[0].shape[0], column_taps[0].shape[0]
     outcome = np.zeros(count, np.int8)
     found = np.zeros(count, np.int64)
@@ -82,26 +82,29 @@ def find_components(
     values = np.empty((height, width), np.float32)
     # Rows of whole words: a word of eight equal cells is passed over at once.
     mask = np.zeros((height, -(-width // 8) * 8), np.uint8)
-    for number in range(count):
-        outcome[number] = _usable(maps[number])
-        if outcome[number] != FOUND:
+    for source in range(maps.shape[0]):
+        first, last = source * thresholds.size, (source + 1) * thresholds.size
+        outcome[first:last] = _usable(maps[source])
+        if outcome[first] != FOUND:
             continue
-        _upsample(maps[number], row_taps, column_taps, values)
+        _upsample(maps[source], row_taps, column_taps, values)
         low, high = _extremes(values)
         if not high > low:
-            outcome[number] = CONSTANT
+            outcome[first:last] = CONSTANT
             continue
         _normalise(values, low, high)
         # The largest value is 1 by now.
-        cut = threshold if rank == 100 else threshold * _percentile(values.reshape(-1), rank)
-        _mark(values, cut, mask)
-        if split is not None:
-            _divide(values, cut, split, mask)
-        found[number] = _components(mask, width, smallest, extents[number])
-        total[number] = _sum(values, 0, 0, width, height)
-        for place in range(found[number]):
-            left, top, right, bottom = extents[number, place]
-            inside[number, place] = _sum(values, left, top, right, bottom)
+        of_all = np.float32(1) if rank == 100 else _percentile(values.reshape(-1), rank)
+        total[first:last] = _sum(values, 0, 0, width, height)
+        for number in range(first, last):
+            cut = thresholds[number - first] * of_all
+            _mark(values, cut, mask)
+            if split is not None:
+                _divide(values, cut, split, mask)
+            found[number] = _components(mask, width, smallest, extents[number])
+            for place in range(found[number]):
+                left, top, right, bottom = extents[number, place]
+                inside[number, place] = _sum(values, left, top, right, bottom)
     return outcome, found, extents, inside, total
 
 

@@ -6,6 +6,7 @@ of them are right is decided by how far the looks agree (``agreement``).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from cambox.boxes import iou
-from cambox.cams.boxes import find_boxes
-from cambox.cams.pyramid import Level
-from cambox.config_cam import BoxSettings
+from cambox.cams.boxes import taps
+from cambox.cams.kernel import find_components
+from cambox.cams.pyramid import Level, refined_windows
 
 Array = NDArray[np.float64]
 
@@ -96,12 +97,28 @@ def candidates(
         for number, corners in enumerate(found):
             seen[number % len(groups)].append((corners, whole))
     upright = [level for level in levels if not level.mirrored]
-    for number, members in enumerate(groups):
-        for level, cells in best_windows(upright, windows, number, windows_of_class):
-            part = level.refined_window(level.group(members)[0], cells)
-            (corners,) = regions(part[None], WINDOW_THRESHOLDS, REGIONS_OF_WINDOW)
-            seen[number].append((corners, as_shares(cells, level.size)))
+    chosen = [
+        (number, level, cells)
+        for number in range(len(groups))
+        for level, cells in best_windows(upright, windows, number, windows_of_class)
+    ]
+    parts = [level.window(level.group(groups[number])[0], cells) for number, level, cells in chosen]
+    for (number, level, cells), corners in zip(chosen, _in_windows(parts), strict=True):
+        seen[number].append((corners, as_shares(cells, level.size)))
     return [_joined(looks) for looks in seen]
+
+
+def _in_windows(parts: Sequence[tuple[torch.Tensor, ...]]) -> list[Array]:
+    """The regions (n, 4) in each window, see ``Level.window``; those of one shape at once."""
+    by_shape: dict[torch.Size, list[int]] = defaultdict(list)
+    for place, (score_map, *_) in enumerate(parts):
+        by_shape[score_map.shape].append(place)
+    found: dict[int, Array] = {}
+    for places in by_shape.values():
+        refined = refined_windows([parts[place] for place in places])
+        of_shape = regions(refined, WINDOW_THRESHOLDS, REGIONS_OF_WINDOW)
+        found.update(zip(places, of_shape, strict=True))
+    return [found[place] for place in range(len(parts))]
 
 
 def regions(maps: torch.Tensor, thresholds: Sequence[float], most: int) -> list[Array]:
@@ -114,23 +131,21 @@ def regions(maps: torch.Tensor, thresholds: Sequence[float], most: int) -> list[
     Returns:
         m arrays, corners as shares of the map.
     """
-    size = FINER * maps.shape[1], FINER * maps.shape[2]
-    parts: list[list[Array]] = [[] for _ in maps]
-    for threshold in thresholds:
-        found = find_boxes(maps, size, _RULES[threshold, most])
-        ends = np.searchsorted(found.of_map, np.arange(1, len(maps)))
-        for part, corners in zip(parts, np.split(found.boxes.corners, ends), strict=True):
-            part.append(corners)
-    return [np.concatenate(part) for part in parts]
-
-
-_RULES = {
-    (threshold, most): BoxSettings(
-        threshold=threshold, percentile=100, max_boxes=most, min_area=0, interpolation="bilinear"
+    height, width = FINER * maps.shape[1], FINER * maps.shape[2]
+    # As ``find_boxes``, without what is not needed here: these are many small maps.
+    _, counts, extents, _, _ = find_components(
+        np.ascontiguousarray(maps),
+        taps(maps.shape[1], height, "bilinear"),
+        taps(maps.shape[2], width, "bilinear"),
+        np.array(thresholds, np.float32),
+        100.0,
+        0.0,
+        most,
+        None,
     )
-    for threshold in {*REFINED_THRESHOLDS, *PLAIN_THRESHOLDS, *WINDOW_THRESHOLDS}
-    for most in (REGIONS_OF_WHOLE, REGIONS_OF_WINDOW)
-}
+    corners = extents[np.arange(most) < counts[:, None]] / np.array([width, height, width, height])
+    ends = counts.reshape(len(maps), len(thresholds)).sum(axis=1).cumsum()
+    return np.split(corners, ends[:-1])
 
 
 def best_windows(
@@ -175,16 +190,13 @@ def apart(corners: Array, scores: Array, overlap: float, most: int) -> list[int]
 
 def _joined(seen: Sequence[tuple[Array, Array]]) -> Candidates:
     looks = [(corners, frame) for corners, frame in seen if len(corners)]
-    all_corners: list[Array] = [np.zeros((0, 4))]
-    cut: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
-    for corners, frame in looks:
-        low, high = frame[:2], frame[2:]
-        at_edge = np.hstack([(corners[:, :2] <= 0) & (low > 0), (corners[:, 2:] >= 1) & (high < 1)])
-        cut.append(np.asarray(at_edge.any(axis=1)))
-        all_corners.append(np.tile(low, 2) + corners * np.tile(high - low, 2))
     sizes = [len(corners) for corners, _ in looks]
+    corners = np.concatenate([np.zeros((0, 4)), *(corners for corners, _ in looks)])
+    frames = np.array([frame for _, frame in looks]).reshape(-1, 4).repeat(sizes, axis=0)
+    low, high = frames[:, :2], frames[:, 2:]
+    at_edge = np.hstack([(corners[:, :2] <= 0) & (low > 0), (corners[:, 2:] >= 1) & (high < 1)])
     return Candidates(
-        np.concatenate(all_corners),
+        np.tile(low, 2) + corners * np.tile(high - low, 2),
         np.repeat(np.arange(len(looks)), sizes),
-        np.concatenate(cut),
+        np.asarray(at_edge.any(axis=1)),
     )

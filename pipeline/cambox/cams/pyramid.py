@@ -7,7 +7,7 @@ head, what it would say of the window's average: a probability for each crop, wi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from cambox.cams.refine import affinity, propagate
+from cambox.cams.sums import Members, integral, mean_in, window_means
 
 REFINE_STEPS = 2
 # Of the middle layers the last ones, and of each so many channels.
@@ -26,8 +27,8 @@ MOST_CELLS = 28
 # Height and width in cells; 7 x 7 of 32 pixels are the 224 that most networks were trained at.
 WINDOW_SHAPES = ((7, 7), (5, 7), (7, 5), (4, 7), (7, 4), (5, 5))
 
-# Of windows or cells, the logits of all classes: 100 times 1000 are 400 KB.
-BLOCK = 100
+# Values that are computed on at once: 800 KB, so that they stay in the processor's cache.
+BLOCK = 200_000
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,13 @@ class Level:
         return self._groups[key]
 
     @cached_property
-    def summed(self) -> torch.Tensor:
+    def summed(self) -> NDArray[np.float32]:
         """(h + 1, w + 1, K), see ``integral``."""
-        return integral(self.logits)
+        return integral(self.logits.numpy())
 
     def mean_in(self, corners: NDArray[np.float64]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The mean logits (n, K) in boxes (n, 4), and their ``log_sum_exp`` where it counts."""
-        logits = mean_in(self.summed, corners)
+        logits = torch.from_numpy(mean_in(self.summed, corners))
         return logits, None if self.independent else log_sum_exp(logits)
 
     def refined(self, maps: torch.Tensor) -> torch.Tensor:
@@ -105,135 +106,87 @@ class Level:
         scale = min(1.0, MOST_CELLS / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
         layers = [_resized(_thinned(layer), size) for layer in self.middle]
-        return _spread(maps, layers, size)
+        return _spread(maps[None], layers, size)[0]
 
-    def refined_window(self, score_map: torch.Tensor, cells: NDArray[np.int64]) -> torch.Tensor:
-        """The part of a map (h, w) in a window, spread along what looks alike in it.
+    def window(self, score_map: torch.Tensor, cells: NDArray[np.int64]) -> tuple[torch.Tensor, ...]:
+        """What is in a window.
 
         Args:
+            score_map: (h, w).
             cells: (4,) top, left, bottom, right, half-open.
 
         Returns:
-            (2 x height, 2 x width) of the window.
+            the part (1, 1, height, width) of the map, and of each middle layer what is compared
+            there, (1, C, 2 x height, 2 x width).
         """
         top, left, bottom, right = cells.tolist()
-        layers = [
-            layer[:, :, 2 * top : 2 * bottom, 2 * left : 2 * right] for layer in self._compared
-        ]
-        size = 2 * (bottom - top), 2 * (right - left)
-        return _spread(score_map[None, top:bottom, left:right], layers, size)[0]
+        finer = (slice(None), slice(None), slice(2 * top, 2 * bottom), slice(2 * left, 2 * right))
+        part = score_map[None, None, top:bottom, left:right]
+        return part, *(layer[finer] for layer in self._compared)
 
 
-def windows(summed: torch.Tensor) -> Iterator[tuple[NDArray[np.int64], torch.Tensor]]:
-    """All windows of ``WINDOW_SHAPES`` with their means, about ``BLOCK`` at a time.
-
-    There are thousands of them with a thousand classes each: a block fits into the processor's
-    cache, all do not.
+def refined_windows(parts: Sequence[tuple[torch.Tensor, ...]]) -> torch.Tensor:
+    """The maps of some windows, each spread along what looks alike in it.
 
     Args:
-        summed: (h + 1, w + 1, K), see ``integral``; a shape that is larger than the grid is cut to
-            it.
+        parts: n windows of one shape, see ``Level.window``.
 
-    Yields:
-        (n, 4) cells of each window, top, left, bottom, right, half-open; and (n, K).
+    Returns:
+        (n, 2 x height, 2 x width).
     """
-    height, width = summed.shape[0] - 1, summed.shape[1] - 1
+    maps, *layers = (torch.cat(of_all) for of_all in zip(*parts, strict=True))
+    size = 2 * maps.shape[2], 2 * maps.shape[3]
+    return _spread(maps, layers, size)[:, 0]
+
+
+def windows(size: tuple[int, int]) -> NDArray[np.int64]:
+    """The cells (n, 4) of all windows of ``WINDOW_SHAPES``: top, left, bottom, right, half-open.
+
+    Args:
+        size: of the grid; a shape that is larger is cut to it.
+    """
+    height, width = size
+    cells = []
     for down, across in sorted({(min(a, height), min(b, width)) for a, b in WINDOW_SHAPES}):
-        tops, lefts = height - down + 1, width - across + 1
-        rows = max(1, BLOCK // lefts)
-        for first in range(0, tops, rows):
-            last = min(first + rows, tops)
-            above, below = summed[first:last], summed[first + down : last + down]
-            sums = below[:, across:] - above[:, across:]
-            sums -= below[:, :lefts]
-            sums += above[:, :lefts]
-            top, left = np.mgrid[first:last, 0:lefts].reshape(2, -1)
-            cells = np.stack([top, left, top + down, left + across], axis=1)
-            yield cells, sums.div_(down * across).flatten(0, 1)
+        top, left = np.mgrid[0 : height - down + 1, 0 : width - across + 1].reshape(2, -1)
+        cells.append(np.stack([top, left, top + down, left + across], axis=1))
+    return np.concatenate(cells)
 
 
 def window_chances(
-    level: Level, membership: torch.Tensor | None
-) -> tuple[NDArray[np.int64], torch.Tensor]:
+    level: Level, members: Members | None
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """How likely each window shows each class, by the mean logits of its cells.
 
     Args:
-        membership: (K, G) 1 where a class is of a group; None: classes are their own groups.
+        members: of G groups; None: classes are their own groups.
 
     Returns:
         (n, 4) cells of each window, see ``windows``; and (n, G), 0 to 1.
     """
-    cells, chances = [], []
-    for of_block, means in windows(level.summed):
+    cells = windows(level.size)
+    chances = []
+    together = max(1, BLOCK // level.logits.shape[2])
+    for start in range(0, len(cells), together):
+        means = torch.from_numpy(window_means(level.summed, cells[start : start + together]))
         largest = means.amax(dim=1, keepdim=True)
         odds = means.sub_(largest).exp_()
-        of_groups = odds if membership is None else odds @ membership
+        of_groups = odds if members is None else torch.from_numpy(members.sums(odds.numpy()))
         if level.independent:
-            of_groups = of_groups.log_().add_(largest).sigmoid_()
+            chances.append(of_groups.log().add_(largest).sigmoid_().numpy())
         else:
-            of_groups = of_groups.div_(odds.sum(dim=1, keepdim=True))
-        cells.append(of_block)
-        chances.append(of_groups)
-    return np.concatenate(cells), torch.cat(chances)
-
-
-def integral(values: torch.Tensor) -> torch.Tensor:
-    """The sums (h + 1, w + 1, k) of values (h, w, k) above and left of each corner of a cell."""
-    height, width, depth = values.shape
-    summed = values.new_zeros(height + 1, width + 1, depth)
-    summed[1:, 1:] = values.cumsum(dim=0).cumsum(dim=1)
-    return summed
-
-
-def mean_in(summed: torch.Tensor, corners: NDArray[np.float64]) -> torch.Tensor:
-    """The means of values of cells in boxes; of a cell counts the part that a box covers.
-
-    Args:
-        summed: (h + 1, w + 1, k), see ``integral``. Between the corners of a cell it is bilinear,
-            so that it is exact for boxes that end within cells.
-        corners: (n, 4), shares of the image.
-
-    Returns:
-        (n, k) float32.
-    """
-    height, width = summed.shape[0] - 1, summed.shape[1] - 1
-    rows, down = _ends(corners[:, 1] * height, corners[:, 3] * height, height)
-    columns, across = _ends(corners[:, 0] * width, corners[:, 2] * width, width)
-    places = rows[:, :, None] * (width + 1) + columns[:, None, :]
-    weights = (down[:, :, None] * across[:, None, :]).astype(np.float32)
-    return F.embedding_bag(
-        torch.from_numpy(places.reshape(-1, 16)),
-        summed.flatten(0, 1),
-        per_sample_weights=torch.from_numpy(weights.reshape(-1, 16)),
-        mode="sum",
-    )
-
-
-def _ends(
-    low: NDArray[np.float64], high: NDArray[np.float64], cells: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Of lines from low to high (n,): the cells' corners around both ends, and what each counts.
-
-    Returns:
-        (n, 4) corners, and (n, 4) weights by which their sums give the mean along the line.
-    """
-    first, last = (np.clip(np.floor(end), 0, cells - 1) for end in (low, high))
-    corners = np.stack([first, first + 1, last, last + 1], axis=1)
-    into_first, into_last = low - first, high - last
-    weights = np.stack([into_first - 1, -into_first, 1 - into_last, into_last], axis=1)
-    return corners.astype(np.int64), weights / np.maximum(high - low, 1e-6)[:, None]
+            chances.append(of_groups.div(odds.sum(dim=1, keepdim=True)).numpy())
+    return cells, np.concatenate(chances)
 
 
 def log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
     """Over the last dimension, as ``torch.logsumexp``, in half of its time over a thousand."""
     flat = logits.flatten(0, -2)
-    sums = flat.new_empty(len(flat))
-    # A block fits into the processor's cache, and its exponentials are no fresh memory.
-    for start in range(0, len(flat), BLOCK):
-        block = flat[start : start + BLOCK]
+    sums = []
+    for block in torch.split(flat, max(1, BLOCK // flat.shape[1])):
         largest = block.amax(dim=1, keepdim=True)
-        sums[start : start + BLOCK] = (block - largest).exp_().sum(dim=1).log_() + largest[:, 0]
-    return sums.view(logits.shape[:-1])
+        sums.append((block - largest).exp_().sum(dim=1).log_() + largest[:, 0])
+    return torch.cat(sums).view(logits.shape[:-1])
 
 
 def log_probability(logit: torch.Tensor, total: torch.Tensor | None) -> torch.Tensor:
@@ -244,8 +197,9 @@ def log_probability(logit: torch.Tensor, total: torch.Tensor | None) -> torch.Te
 def _spread(
     maps: torch.Tensor, layers: Sequence[torch.Tensor], size: tuple[int, int]
 ) -> torch.Tensor:
-    resized = F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)
-    return propagate(resized, affinity(layers, size), REFINE_STEPS)[0]
+    """Maps (B, n, h, w) on this grid, spread along what is alike in layers (B, C, H, W)."""
+    resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+    return propagate(resized, affinity(layers, size), REFINE_STEPS)
 
 
 def _thinned(layer: torch.Tensor) -> torch.Tensor:

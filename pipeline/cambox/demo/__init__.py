@@ -30,7 +30,7 @@ def make_data(folder: Path, pictures: int = PICTURES) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    write_scenes(folder, pictures, FIRST_SEED)
+    write_scenes(folder, range(FIRST_SEED, FIRST_SEED + pictures))
     pack(folder / "images", folder / "shards", folder / "labels.csv", SAMPLES_PER_SHARD)
     write_config(folder)
 

@@ -7,6 +7,7 @@ texture, and its evidence is spread over the whole object.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -107,7 +108,7 @@ def make_scene(seed: int) -> tuple[Picture, Boxes]:
     return image, Boxes.of(corners, class_id=classes)
 
 
-def write_scenes(folder: Path, count: int, first_seed: int) -> None:
+def write_scenes(folder: Path, seeds: Sequence[int]) -> None:
     """Write pictures with their labels and true boxes.
 
     Writes ``images/scene-000000.jpg`` and so on, ``labels.csv`` (image, class_index; one row for
@@ -116,8 +117,7 @@ def write_scenes(folder: Path, count: int, first_seed: int) -> None:
 
     Args:
         folder: it is made where it is not there.
-        count: of pictures, from 1.
-        first_seed: of the first picture, from 0; the others follow it.
+        seeds: of the pictures, see ``make_scene``.
 
     Raises:
         OSError: the folder cannot be written.
@@ -126,8 +126,8 @@ def write_scenes(folder: Path, count: int, first_seed: int) -> None:
     images.mkdir(parents=True, exist_ok=True)
     labels = ["image,class_index"]
     boxes = ["image,class_index,x_min,y_min,x_max,y_max"]
-    for index in range(count):
-        image, objects = make_scene(first_seed + index)
+    for index, seed in enumerate(seeds):
+        image, objects = make_scene(seed)
         name = f"scene-{index:06d}.jpg"
         quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
         _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], quality)

@@ -55,13 +55,6 @@ class ClassGroups:
         ids, absent = (part.to(logits.device) for part in self._padded)
         return torch.logsumexp(logits[:, ids] + absent, dim=2)
 
-    def membership(self, count: int) -> torch.Tensor:
-        """(K, G) float32, 1 where a class is in a group; ``count`` is K."""
-        ids, _ = self._padded
-        membership = torch.zeros(count, len(ids))
-        membership[ids, torch.arange(len(ids))[:, None]] = 1
-        return membership
-
     def shares(self, logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         """How much of each class is in the wanted groups, in each image.
 

@@ -70,7 +70,8 @@ def _draw_labels(
     height = ascent + descent + _LABEL_PADDING
     taken = np.zeros((0, 4))
     for (left, top, _, _), label, score in zip(frames, labels, scores, strict=True):
-        text = fit_text(f"{label} {score:.2f}", font, image.width - 2 * _LABEL_PADDING)
+        said = label if np.isnan(score) else f"{label} {score:.2f}"
+        text = fit_text(said, font, image.width - 2 * _LABEL_PADDING)
         width = int(np.ceil(font.getlength(text))) + 2 * _LABEL_PADDING
         x = max(0, min(left, image.width - width))
         # Above the box where there is room, else inside it; then down past other labels.
@@ -101,7 +102,7 @@ def draw_boxes(
     Args:
         image: (H, W, 3) uint8 RGB.
         size: width and height of the result in pixels.
-        boxes, true_boxes: in pixels of ``image``.
+        boxes, true_boxes: in pixels of ``image``; a score of NaN is not written.
         class_names: by the boxes' class ids.
         colours: by the names of classes.
 

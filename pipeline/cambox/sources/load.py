@@ -164,10 +164,16 @@ def fitted(size: tuple[int, int], side: int, cell: int) -> tuple[int, int]:
     return height, width
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """An image (h, w, 3) uint8 at another size; of one that shrinks each pixel counts."""
+def resize(
+    image: np.ndarray, height: int, width: int, into: np.ndarray | None = None
+) -> np.ndarray:
+    """An image (h, w, 3) uint8 at another size; of one that shrinks each pixel counts.
+
+    Args:
+        into: (height, width, 3) uint8, where to write it; None: new memory.
+    """
     way = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (width, height), interpolation=way))
+    return np.asarray(cv2.resize(image, (width, height), dst=into, interpolation=way))
 
 
 def squash(image: np.ndarray, height: int, width: int) -> np.ndarray:
