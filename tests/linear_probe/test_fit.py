@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -77,6 +78,18 @@ def test_a_sigmoid_layer_is_one_of_scikit_learn_for_each_class() -> None:
         peer = LogisticRegression(C=1 / (0.01 * 3 * 200), tol=1e-8, max_iter=5000)
         peer.fit(scaled, targets[:, place])
         assert np.abs(layer.weight[place] * problem.scale - peer.coef_[0]).max() < 5e-3
+
+
+def test_features_are_in_memory_once_more_and_not_three_times() -> None:
+    features = np.random.default_rng(0).normal(3, 2, (4000, 500))
+    examples = examples_of(np.eye(2)[np.arange(4000) % 2], features, "softmax")
+    tracemalloc.start()
+    problem = Problem.of(examples, True, CPU)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.2 * problem.inputs.nbytes
+    spread = np.sqrt(examples.features.astype(np.float64).var(axis=0).mean())
+    assert problem.scale == pytest.approx(spread, rel=1e-5)
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:

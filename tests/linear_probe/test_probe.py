@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,22 @@ def picture(generator: np.random.Generator, labels: Sequence[int]) -> bytes:
 
 
 def write_shards(
-    folder: Path, labels: Sequence[Sequence[int]], in_a_shard: int = 30, seed: int = 0
+    folder: Path,
+    labels: Sequence[Sequence[int]],
+    in_a_shard: int = 30,
+    seed: int = 0,
+    given: Mapping[int, Sequence[int]] | None = None,
 ) -> None:
+    """Pictures of these labels; ``given`` says otherwise of some."""
     generator = np.random.default_rng(seed)
     folder.mkdir()
     for first in range(0, len(labels), in_a_shard):
         members = []
         for number, some in enumerate(labels[first : first + in_a_shard], first):
             members.append((f"p{number:04d}.png", picture(generator, some)))
-            members.append((f"p{number:04d}.cls", " ".join(map(str, some)).encode()))
+            members.append(
+                (f"p{number:04d}.cls", " ".join(map(str, (given or {}).get(number, some))).encode())
+            )
         write_tar(folder / f"shard-{first // in_a_shard:06d}.tar", members)
     (folder / "class_names.txt").write_text("".join(f"{name}\n" for name in NAMES))
 
@@ -83,7 +91,7 @@ def config(folder: Path, weights: Path, **more: Any) -> Path:
     return path
 
 
-def command(*arguments: str | Path) -> str:
+def command(*arguments: object) -> str:
     result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, (result.output, result.exception)
     return result.output
@@ -192,6 +200,20 @@ def test_what_is_written_annotates(probed: Path) -> None:
         chances = np.exp(logits - logits.max())
         expected = np.sort(chances / chances.sum())[::-1]
         assert np.allclose([one["probability"] for one in row["classes"]], expected, atol=2e-3)
+
+
+def test_a_label_that_was_given_wrong_is_shown_first(tmp_path: Path, weights: Path) -> None:
+    write_shards(tmp_path / "shards", [[number % 3] for number in range(60)], given={37: [2]})
+    command("probe", config(tmp_path, weights), "--to", tmp_path / "probe")
+    command(
+        *("gallery", tmp_path / "probe" / "features", "--to", tmp_path, "--sample", 1),
+        *("--suspects", tmp_path / "probe" / "suspects.parquet"),
+    )
+    page = (tmp_path / "gallery.html").read_text()
+    assert "First stand 1 of " in page
+    (doubt,) = re.findall(r'"key":"p0037".*?"doubts":\[(\{.*?\})\]', page)
+    assert json.loads(doubt)["class_name"] == "blue"
+    assert json.loads(doubt)["likelier"] == "green"
 
 
 def test_a_rerun_reads_only_what_is_new(probed: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import quickjs
@@ -33,6 +34,7 @@ from cambox.output.reading import open_recipe
 from cambox.review import pictures
 from cambox.review.gallery.collect import collect
 from cambox.review.gallery.page import render_page, script_safe_json
+from cambox.review.gallery.suspects import read_suspects
 from cambox.review.pictures import choose_rows, choose_shards, row_turns
 from cambox.run import run
 from cambox.sources.shards import Shard
@@ -258,6 +260,71 @@ def test_a_failed_row_is_shown_even_where_the_sample_misses_it(
     assert all(row["error"] for row in failed)
 
 
+def write_suspects(path: Path, *rows: tuple[str, Path, str | None, str | None, float]) -> Path:
+    names = ("key", "shard", "class_name", "likelier", "doubt")
+    table = [dict(zip(names, (row[0], str(row[1]), *row[2:]), strict=True)) for row in rows]
+    for row in table:
+        row["reason"] = "wrong label" if row["class_name"] else "missing label"
+    pq.write_table(pa.Table.from_pylist(table), path)
+    return path
+
+
+def test_pictures_of_doubted_labels_are_shown_whatever_the_sample(
+    hostile: Callable[..., Path], hostile_shards: Path, tmp_path: Path
+) -> None:
+    folder = hostile()
+    first, second = (hostile_shards / f"shard-{number}.tar" for number in range(2))
+    listed = write_suspects(
+        tmp_path / "suspects.parquet",
+        ("two-1", second, "class 1", BAD_NAME, 0.9),
+        ("elsewhere", tmp_path / "no.tar", "class 1", "class 2", 0.8),
+        ("one-4", first, None, "class 3", 0.7),
+        ("two-1", second, None, "class 5", 0.6),
+        ("two-2", second, "class 1", None, 0.5),
+    )
+    suspects = read_suspects(listed)
+    keys = {"two-0", "two-1", "two-2", *(f"one-{number}" for number in range(5))}
+    page = render_page(collect(str(folder), sample=100, suspects=suspects))
+    assert "First stand 3 of 4 pictures" in page
+    assert BAD_NAME not in page
+    doubts = {one["key"]: one["doubts"] for one in page_data(page)["items"]}
+    assert keys <= set(doubts)
+    assert doubts["two-1"] == [
+        {"reason": "wrong label", "class_name": "class 1", "likelier": BAD_NAME, "doubt": 0.9},
+        {"reason": "missing label", "class_name": None, "likelier": "class 5", "doubt": 0.6},
+    ]
+    assert [key for key in sorted(doubts) if doubts[key]] == ["one-4", "two-1", "two-2"]
+    # The worst of them, and of no more shards than are asked for.
+    for sample, most_shards, shown in ((1, 9, {"two-1"}), (2, 1, {"two-1", "two-2"})):
+        some = collect(str(folder), sample, most_shards=most_shards, suspects=suspects)
+        assert some.suspected == len(shown)
+        assert shown <= {item.row["key"] for item in some.items}
+    assert all(item.thumbnail for item in some.items if item.row["key"] in shown)
+    # Without any, the page has no such order.
+    assert 'value="doubt"' not in render_page(collect(str(folder), sample=3))
+
+
+def test_suspects_of_other_pictures_are_refused(
+    hostile: Callable[..., Path], hostile_shards: Path, tmp_path: Path
+) -> None:
+    def refused(path: Path) -> str:
+        to = ["--to", str(tmp_path / "look")]
+        result = CliRunner().invoke(app, ["gallery", str(folder), *to, "--suspects", str(path)])
+        assert result.exit_code == 1
+        assert isinstance(result.exception, RequestError)
+        return str(result.exception)
+
+    folder = hostile()
+    other = write_suspects(
+        tmp_path / "other.parquet",
+        ("one-9", hostile_shards / "shard-0.tar", "class 1", None, 0.9),
+    )
+    assert "the output has none of its pictures, such as one-9 of " in refused(other)
+    assert "no.parquet cannot be read" in refused(tmp_path / "no.parquet")
+    (published, *_) = folder.glob("*.parquet")
+    assert "has no column reason; give the suspects.parquet" in refused(published)
+
+
 def test_a_fingerprint_of_the_content_says_nothing_of_a_change(
     hostile: Callable[..., Path], hostile_shards: Path
 ) -> None:
@@ -355,15 +422,27 @@ def box(class_id: int, score: float, side: float) -> dict:
     return {"class_id": class_id, "box_score": score, "class_score": 1 - score, "corners": corners}
 
 
-def item(key: str, *boxes: dict, status: str = "ok", labels: tuple[int, ...] = ()) -> dict:
-    maps = [{"class_id": label} for label in labels]
-    return {"key": key, "status": status, "labels": labels, "boxes": boxes, "maps": maps}
+def item(
+    key: str,
+    *boxes: dict,
+    status: str = "ok",
+    labels: tuple[int, ...] = (),
+    doubts: tuple[float, ...] = (),
+) -> dict:
+    return {
+        "key": key,
+        "status": status,
+        "labels": labels,
+        "boxes": boxes,
+        "maps": [{"class_id": label} for label in labels],
+        "doubts": [{"doubt": doubt} for doubt in doubts],
+    }
 
 
 ITEMS = [
     item("Apple", box(1, 0.9, 0.5), box(2, 0.2, 0.1), labels=(1, 2)),
-    item("bread", box(1, 0.5, 1.0)),
-    item("cheese", labels=(2,)),
+    item("bread", box(1, 0.5, 1.0), doubts=(0.2, 0.4)),
+    item("cheese", labels=(2,), doubts=(0.6,)),
     item("torn", status="unreadable"),
     item("date", box(2, 0.7, 0.3)),
 ]
@@ -404,6 +483,7 @@ ANY = {
         ({"sort": "small", "boxes": "with"}, [0, 4, 1]),
         ({"sort": "large", "boxes": "with"}, [1, 0, 4]),
         ({"sort": "many"}, [0, 1, 4, 2, 3]),
+        ({"sort": "doubt"}, [2, 1, 0, 3, 4]),
         ({"sort": "made up"}, [0, 1, 2, 3, 4]),
     ],
 )

@@ -24,6 +24,7 @@ from cambox.output.reading import PublishedRecipe
 from cambox.review.gallery.collect import Gallery, Item
 from cambox.review.gallery.distributions import Distributions
 from cambox.review.gallery.page import render_page
+from cambox.review.gallery.suspects import Doubt, Suspects
 from cambox.sources.shards import Shard
 
 BAD_KEY = "<img src=x onerror=window.hacked=1>"
@@ -39,7 +40,7 @@ def thumbnail(number: int) -> str:
 
 
 @pytest.fixture(scope="module")
-def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gallery() -> Gallery:
     """A thousand rows; the box of row n has the score n / 1000 and a side of n / 1000."""
     thumbnails = [thumbnail(number) for number in range(7)]
     stored = {"height": 8, "width": 8, "low": 0.0, "high": 1.0, "values": bytes(range(0, 256, 4))}
@@ -89,7 +90,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = json.dumps({**settings, "output": {"store_maps": True}})
     footer = Footer(1, recipe, "0" * 64, shard, (BAD_CLASS, "dotted"), {})
     folder = Folder("s3://bucket/boxes/0123456789abcdef", (), ())
-    gallery = Gallery(
+    return Gallery(
         recipe=PublishedRecipe(folder, footer, ()),
         distributions=Distributions(2),
         seed=0,
@@ -98,6 +99,10 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         items=items,
         shards=[shard.uri],
     )
+
+
+@pytest.fixture(scope="module")
+def page_file(gallery: Gallery, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "gallery.html"
     path.write_text(render_page(gallery))
     return path
@@ -177,6 +182,29 @@ def test_filters_show_what_they_say(page: webdriver.Chrome) -> None:
     # The address alone brings the view back.
     page.refresh()
     WebDriverWait(page, 20).until(lambda _: first_keys(page, 2) == ["911"])
+
+
+def test_doubted_labels_come_first_and_say_why(
+    gallery: Gallery, browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    of_picture = {
+        ("s3://bucket/shard.tar", "key-0007"): [Doubt("wrong label", "dotted", "<b>wavy", 0.91)],
+        ("s3://bucket/shard.tar", "key-0003"): [Doubt("missing label", None, "dotted", 0.52)],
+    }
+    some = replace(gallery, items=gallery.items[:9], suspects=Suspects(of_picture), suspected=2)
+    path = tmp_path / "gallery.html"
+    path.write_text(render_page(some))
+    browser.get(uri_of(path))
+    WebDriverWait(browser, 20).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".doubted"))
+    assert first_keys(browser, 3) == ["7", "3", "0"]
+    assert [one.text for one in browser.find_elements(By.CSS_SELECTOR, ".card .doubted")] == [
+        "wrong label (doubt 0.91): given dotted, likelier <b>wavy",
+        "missing label (doubt 0.52): likelier dotted",
+    ]
+    Select(browser.find_element(By.ID, "sort")).select_by_value("place")
+    assert first_keys(browser, 2) == ["0", "1"]
+    browser.find_element(By.CSS_SELECTOR, "button[type=reset]").click()
+    WebDriverWait(browser, 20).until(lambda page: first_keys(page, 2) == ["7", "3"])
 
 
 def test_the_heat_fades_over_the_picture_in_colours_of_the_map(page: webdriver.Chrome) -> None:

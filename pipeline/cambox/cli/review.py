@@ -36,6 +36,14 @@ def gallery(
             min=1, help="Shards that the sample comes from; each is read up to its last picture"
         ),
     ] = 64,
+    suspects: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="suspects.parquet of cambox probe: show these pictures first, the most doubted "
+            "label at the top",
+        ),
+    ] = None,
 ) -> None:
     """Make one HTML page to look at an output.
 
@@ -45,13 +53,15 @@ def gallery(
     """
     from cambox.review.gallery.collect import collect
     from cambox.review.gallery.page import write_gallery
+    from cambox.review.gallery.suspects import NO_SUSPECTS, read_suspects
 
     console = Console()
     output = one_recipe(output, console)
     require_folder(to)
+    doubted = NO_SUSPECTS if suspects is None else read_suspects(suspects)
     with Steps(console) as steps:
         counted, shown = steps.step("files counted"), steps.step("rows shown")
-        made = collect(output, sample, seed, most_shards, counted, shown)
+        made = collect(output, sample, seed, most_shards, doubted, counted, shown)
     say(console, *(f"written: {path}" for path in write_gallery(made, to)))
 
 

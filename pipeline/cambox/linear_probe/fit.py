@@ -86,7 +86,8 @@ def _fit(examples: Examples, problem: Problem, on_fit: Callable[[int], None]) ->
     some = np.unique(np.linspace(0, len(examples.fold) - 1, MOST_TO_CHOOSE_BY).astype(np.int64))
     # The largest part: of few pictures one may be empty.
     largest = np.bincount(examples.fold[some]).argmax()
-    fewer, held = problem.of_pictures(some), examples.fold[some] == largest
+    fewer = problem.of_pictures(some) if len(some) < len(examples.fold) else problem
+    held = examples.fold[some] == largest
     tried = []
     layer: torch.Tensor | None = None
     for strength in STRENGTHS:  # each begins where the stronger one ended

@@ -64,7 +64,9 @@ class Problem:
         inputs = np.ones((len(features), features.shape[1] + 1), np.float32)
         inputs[:, :-1] = features
         mean = inputs[:, :-1].mean(axis=0, dtype=np.float64)
-        scale = float(np.sqrt(inputs[:, :-1].var(axis=0, dtype=np.float64).mean())) or 1.0
+        # One column after another: of all at once numpy makes a copy in float64.
+        spreads = [column.var(dtype=np.float64) for column in inputs[:, :-1].T]
+        scale = float(np.sqrt(np.mean(spreads))) or 1.0
         inputs[:, :-1] -= mean.astype(np.float32)
         inputs[:, :-1] /= np.float32(scale)
         present = examples.counts > 0

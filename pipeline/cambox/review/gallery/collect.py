@@ -18,6 +18,7 @@ from cambox.output.reading import PublishedRecipe, open_recipe
 from cambox.output.rows import OBJECT_TYPE, StoredMap, as_numpy, boxes_from_arrow
 from cambox.review.draw import Picture, within
 from cambox.review.gallery.distributions import COLUMNS, Distributions
+from cambox.review.gallery.suspects import NO_SUSPECTS, Suspects
 from cambox.review.pictures import (
     choose_rows,
     choose_shards,
@@ -63,6 +64,8 @@ class Gallery:
         seed: which rows are sampled; see ``pictures``.
         sampled: rows drawn evenly; the other items are there because they failed.
         sampled_shards: that those come from.
+        suspects: whose pictures are shown before all others.
+        suspected: pictures that are shown for that reason.
         items: in the order of their shard and place.
         shards: the URIs that ``Item.shard`` counts.
         changed_shards: of those, the ones in another state than when they were annotated.
@@ -74,6 +77,8 @@ class Gallery:
     seed: int
     sampled: int = 0
     sampled_shards: int = 0
+    suspects: Suspects = NO_SUSPECTS
+    suspected: int = 0
     items: list[Item] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     changed_shards: list[str] = field(default_factory=list)
@@ -85,6 +90,7 @@ def collect(
     sample: int = 1000,
     seed: int = 0,
     most_shards: int = 64,
+    suspects: Suspects = NO_SUSPECTS,
     on_file: Advance | None = None,
     on_picture: Advance | None = None,
 ) -> Gallery:
@@ -97,20 +103,24 @@ def collect(
         output: URI of a recipe's folder, or of an output (see ``recipe_folder``).
         sample: rows to show.
         most_shards: that the sample is read from.
+        suspects: pictures to show as well, the worst ``sample`` of at most as many shards.
         on_file: called with the number of files, after each one whose columns were read.
         on_picture: called with the number of rows to show, after each of them.
 
     Raises:
-        RequestError: the output cannot be read.
+        RequestError: the output cannot be read, or has none of the suspects.
     """
     recipe = open_recipe(output)
-    gallery = Gallery(recipe, Distributions(len(recipe.footer.classes)), seed)
+    gallery = Gallery(recipe, Distributions(len(recipe.footer.classes)), seed, suspects=suspects)
+    doubted = suspects.places(recipe.files, sample, most_shards)
+    gallery.suspected = sum(map(len, doubted.values()))
     failed = first_rows(_without_picture(gallery, on_file), round(FAILED_SHARE * sample), seed)
     chosen = choose_rows(choose_shards(recipe.files, most_shards, seed), sample, seed)
     gallery.sampled = sum(map(len, chosen.values()))
     gallery.sampled_shards = len(chosen)
     shown = [
-        sorted({*chosen.get(file.uri, ()), *failed.get(file.uri, ())}) for file in recipe.files
+        sorted(set().union(*(places.get(file.uri, ()) for places in (chosen, failed, doubted))))
+        for file in recipe.files
     ]
     total = sum(map(len, shown))
     for file, places in zip(recipe.files, shown, strict=True):

@@ -32,6 +32,7 @@ const Filters = (() => {
     small: (item, query) => extreme(item, query, area, Math.min, 2),
     large: (item, query) => -extreme(item, query, area, Math.max, -1),
     many: (item, query) => -item.boxes.filter((box) => fits(box, query)).length,
+    doubt: (item) => -Math.max(...item.doubts.map((one) => one.doubt), -1),
     place: () => 0,
   };
 

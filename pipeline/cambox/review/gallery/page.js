@@ -96,11 +96,16 @@
     return made;
   };
 
+  const doubtText = (one) => {
+    const what = [one.class_name && `given ${one.class_name}`, one.likelier && `likelier ${one.likelier}`].filter(Boolean).join(", ");
+    return `${one.reason} (doubt ${one.doubt.toFixed(2)}): ${what}`;
+  };
   const caption = (item, query) => {
     const made = element("span", "caption");
     const key = element("span", "key", item.key);
     key.title = item.key;
     made.append(key);
+    for (const one of item.doubts) made.append(element("span", "doubted", doubtText(one)));
     const line = element("span", "soft");
     if (item.status !== "ok") line.append(element("span", "failed", item.status));
     const boxes = item.boxes.filter((box) => fits(box, query));
@@ -213,6 +218,7 @@
       ["status", item.error ? `${item.status}: ${item.error}` : item.status],
       ["picture", item.problem || (item.width ? `${item.width} x ${item.height}` : "none")],
       ["labels", names(item.labels)],
+      ...item.doubts.map((one) => ["doubted", doubtText(one)]),
       ["predicted", item.predicted.map(([id, probability]) => `${className(id)} ${probability.toFixed(3)}`).join(", ") || "nothing"],
     ]) facts.append(row([name, content]));
     text.append(facts);

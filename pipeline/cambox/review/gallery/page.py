@@ -123,7 +123,10 @@ def _steps(most: int, form: str) -> list[str]:
 
 def _data(gallery: Gallery) -> dict[str, object]:
     """What the page's script reads."""
-    items = [_item(item) for item in gallery.items]
+    items = [
+        _item(item) | {"doubts": gallery.suspects.of(gallery.shards[item.shard], item.row["key"])}
+        for item in gallery.items
+    ]
     used: set[int] = set()
     for item in items:
         used.update(item["labels"], (class_id for class_id, _ in item["predicted"]))
