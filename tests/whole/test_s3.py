@@ -26,8 +26,8 @@ from cambox.config import Config
 from cambox.errors import RequestError
 from cambox.nightly.night import run_night
 from cambox.output.latest import latest_folder
-from cambox.output.publish import publish_bytes
 from cambox.output.reading import open_recipe
+from cambox.output.whole import publish_bytes
 from cambox.rebox.rebox import rebox_output
 from cambox.review.diff.compare import compare
 from cambox.review.gallery.collect import collect
@@ -76,10 +76,17 @@ class Bucket:
         listed = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
         return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed}
 
+    def published(self, prefix: str = "out/") -> dict[str, tuple[str, Any]]:
+        """Of these, the files of shards."""
+        objects = self.objects(prefix)
+        return {key: what for key, what in objects.items() if key.endswith(".parquet")}
+
     def rows(self, prefix: str = "out/") -> list[tuple[str, dict[str, Any]]]:
         """What is published below a prefix."""
-        keys = [key for key in self.objects(prefix) if key.endswith(".parquet")]
-        bodies = [self.client.get_object(Bucket=self.name, Key=key)["Body"].read() for key in keys]
+        bodies = [
+            self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+            for key in self.published(prefix)
+        ]
         tables = [pq.read_table(io.BytesIO(body)) for body in bodies]
         return named(row for table in tables for row in table.to_pylist())
 
@@ -160,7 +167,7 @@ def test_a_changed_object_is_redone_and_one_that_is_gone_is_an_orphan(
 ) -> None:
     config = bucket.config()
     run(config, QUIET)
-    before = bucket.objects("out/")
+    before = bucket.published()
     other = (six / "shard-000005.tar").read_bytes()
     bucket.client.put_object(Bucket=bucket.name, Key="in/shard-000002.tar", Body=other)
     bucket.client.delete_object(Bucket=bucket.name, Key="in/shard-000004.tar")
@@ -170,7 +177,7 @@ def test_a_changed_object_is_redone_and_one_that_is_gone_is_an_orphan(
     assert [shard.uri for shard in again.plan.changed] == [
         f"s3://{bucket.name}/in/shard-000002.tar"
     ]
-    after = bucket.objects("out/")
+    after = bucket.published()
     assert after.keys() == before.keys()
     assert sum(after[key] != before[key] for key in after) == 1
     # The same bytes again have the same ETag, so nothing is redone though the time is another.
@@ -234,11 +241,11 @@ def test_failing_requests_change_nothing_of_the_rows(bucket: Bucket, clean: Rows
         output = f"output.uri=s3://{bucket.name}/out-{round_}"
         first = run_with_faults(bucket, choose, output)
         assert first.summary.complete, first.summary.failures
-        published = bucket.objects(f"out-{round_}/")
+        published = bucket.published(f"out-{round_}/")
         # What is done is read from footers, through faults as well.
         again = run_with_faults(bucket, choose, output)
         assert (len(again.summary.plan.done), again.summary.reports) == (6, ())
-        assert bucket.objects(f"out-{round_}/") == published
+        assert bucket.published(f"out-{round_}/") == published
         rows = bucket.rows(f"out-{round_}/")
         keys = Counter(name for name, _ in rows)
         lost += len(clean.keys() - keys.keys())
@@ -279,7 +286,7 @@ def test_a_shard_whose_storage_never_recovers_is_named_and_nothing_short_is_publ
     assert "tried " in result.output
     expected = {name: row for name, row in clean.items() if "shard-000003" not in name}
     assert dict(bucket.rows()) == expected
-    assert len(bucket.objects("out/")) == 5
+    assert len(bucket.published()) == 5
 
 
 def test_a_listing_that_never_succeeds_is_not_an_empty_folder(

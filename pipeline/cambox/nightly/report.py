@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from cambox.config import Config, OutputSettings
 from cambox.console import page_template
 from cambox.output.footer import library_versions
-from cambox.output.publish import publish_bytes
+from cambox.output.whole import publish_bytes
 from cambox.verify.findings import Problem
 
 SCHEMA_VERSION = 1

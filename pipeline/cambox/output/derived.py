@@ -219,7 +219,8 @@ def _publish(
     """What became of a file, or why nothing did."""
     try:
         rows, report = make(parents)
-        publish(rows, parents[0].shard, recipe, target, {SOURCE_KEY: _came_from(parents).encode()})
+        source = {SOURCE_KEY: _came_from(parents).encode()}
+        publish(rows, parents[0].shard, recipe, target, more=source)
     except (OSError, pa.ArrowException, RequestError, ShardError) as error:
         return one_line(error)
     return report

@@ -6,7 +6,6 @@ the symbolic link ``OUTPUT/latest`` as well.
 
 from __future__ import annotations
 
-import errno
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cambox.config import OutputSettings
 from cambox.errors import RequestError
-from cambox.output.publish import name_beside, publish_bytes, sync_folder
+from cambox.output.whole import NO_LINKS, name_beside, publish_bytes, sync_folder
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import locate
 
 POINTER = "_latest.json"
 LINK = "latest"
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Latest(BaseModel):
@@ -123,7 +121,7 @@ def _move_link(link: Path, recipe: str) -> None:
         beside.symlink_to(recipe, target_is_directory=True)
     except OSError as error:
         # A mounted object store has no links; there the pointer has to do.
-        if error.errno in _NO_LINKS:
+        if error.errno in NO_LINKS:
             return
         raise
     try:

@@ -152,6 +152,12 @@ def can_pass(error: BaseException) -> bool:
     return len(causes) == 1
 
 
+def http_status(error: BaseException) -> int | None:
+    """The status of a server's answer that an error is about, such as 412; None where none is."""
+    statuses = (_status(cause)[0] for cause in _causes(error))
+    return next((status for status in statuses if status is not None), None)
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     cause: BaseException | None = error
     while cause is not None:
