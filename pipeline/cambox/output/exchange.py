@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from cambox.sources.storage import fingerprint, locate, protocol_of
 # Renaming takes milliseconds, and whoever dies loses the lock; so who waits longer waits for a
 # disk that hangs.
 LOCK_SECONDS = 120.0
-_LOCK = ".cambox.lock"
 _WITH_ETAGS = ("s3", "s3a")
 _ONLY_ABSENCE = ("gs", "gcs", "memory")
 # The condition is not met; or S3 was just writing the same name for another.
@@ -66,7 +65,7 @@ def look(uri: str, storage_options: Mapping[str, Any] | None = None) -> Seen:
     filesystem, path = locate(uri, storage_options)
     try:
         return Seen(uri, from_storage(uri, lambda: _tag(filesystem, path)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Seen(uri, None)
 
 
@@ -163,7 +162,7 @@ def _linked(path: Path, seen: Seen, beside: Path) -> bool:
 
 
 def _replaced(path: Path, seen: Seen, beside: Path) -> bool:
-    with _locked(path.parent):
+    with _locked(path):
         if _tag_of(path) != seen.tag:
             return False
         beside.replace(path)
@@ -171,14 +170,19 @@ def _replaced(path: Path, seen: Seen, beside: Path) -> bool:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / _LOCK, timeout=LOCK_SECONDS)
-    # Some file systems can lock nothing; there, looking just before it has to do.
-    with suppress(NotImplementedError):
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
+    try:
         lock.acquire()
+    except NotImplementedError:
+        # Some file systems can lock nothing; there, looking just before it has to do.
+        yield
+        return
     try:
         yield
     finally:
+        # While it is held: who waits for it sees that it is gone, and takes another.
+        Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tenacity import (
@@ -16,6 +17,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from cambox.errors import RequestError, UnavailableError
 from cambox.sources.storage import storage_failures
 
 Answer = TypeVar("Answer")
@@ -125,6 +127,24 @@ def from_storage(uri: str, fn: Callable[[], Answer]) -> Answer:
             return fn()
 
     return with_retries(uri, ask)
+
+
+@contextmanager
+def as_request(what: str) -> Iterator[None]:
+    """What a storage fails with, as the one line that a command ends with.
+
+    Args:
+        what: cannot be done.
+
+    Raises:
+        UnavailableError: the storage was down, and may be up again later.
+        RequestError: asking again would change nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        down = isinstance(error, StorageError) or can_pass(error)
+        raise (UnavailableError if down else RequestError)(f"{what}: {error}") from error
 
 
 def can_pass(error: BaseException) -> bool:
