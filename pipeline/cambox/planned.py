@@ -51,13 +51,13 @@ def _if_still_to_do(
     folder = recipe_uri(output, recipe)
     dead = taken.from_dead if taken else None
     if dead is not None:
-        say(
-            console, f"taken over from {dead.holder}, at work since {dead.since:%Y-%m-%d %H:%M} UTC"
-        )
-    newest = newest_manifest(folder, output.storage_options)[1]
-    if dead is None and (work.found is None or work.found.manifest == newest):
-        return work
-    work = plan(work.shards, recipe, output, work.redo_older_than)
+        since = f"{dead.since:%Y-%m-%d %H:%M} UTC"
+        say(console, f"taken over from {dead.holder}, which began {since} and did not end")
+    with as_request(f"output.uri: {output.uri} cannot be listed"):
+        _, newest = newest_manifest(folder, output.storage_options)
+        if dead is None and (work.found is None or work.found.manifest == newest):
+            return work
+        work = plan(work.shards, recipe, output, work.redo_older_than)
     say(console, f"planned again: {work}")
     return work
 

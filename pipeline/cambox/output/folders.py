@@ -19,7 +19,7 @@ from cambox.output.publish import is_temporary
 from cambox.sources.listing import list_folder
 from cambox.sources.storage import canonical_uri, locate, storage_failures
 
-_RECIPE_FOLDER = re.compile(r"[0-9a-f]{16}")
+RECIPE_FOLDER = re.compile(r"[0-9a-f]{16}")
 _OURS = re.compile(r".+-[0-9a-f]{16}\.parquet(\..+)?")
 
 
@@ -133,7 +133,7 @@ def _latest(uri: str, folder: Folder, storage_options: Mapping[str, Any] | None)
 
 
 def _newest(folder: Folder) -> str | None:
-    if _RECIPE_FOLDER.fullmatch(folder.name) is None:
+    if RECIPE_FOLDER.fullmatch(folder.name) is None:
         return None
     return newest_manifest(folder.uri, folder.storage_options)[1]
 
@@ -147,9 +147,9 @@ def _folders(
     below = sorted(
         name
         for name in (_last(entry) for entry in entries if entry["type"] == "directory")
-        if _RECIPE_FOLDER.fullmatch(name)
+        if RECIPE_FOLDER.fullmatch(name)
     )
-    is_recipe = _RECIPE_FOLDER.fullmatch(path.rsplit("/", 1)[-1]) is not None
+    is_recipe = RECIPE_FOLDER.fullmatch(path.rsplit("/", 1)[-1]) is not None
     holds_ours = any(_OURS.fullmatch(_last(entry)) for entry in entries)
     if is_recipe and (holds_ours or not below):
         yield _folder(filesystem, path, uri, options)

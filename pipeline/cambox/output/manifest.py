@@ -173,16 +173,18 @@ def read_manifest(folder_uri: str, digest: str, storage_options: Options = None)
 def chain(
     folder_uri: str, digest: str | None, storage_options: Options = None
 ) -> Iterator[tuple[str, Manifest]]:
-    """A manifest and those before it, as far as they are there.
+    """A manifest and those before it, as far as they have not been removed.
 
     Raises:
+        RequestError: one is damaged.
         OSError: the storage failed.
     """
     while digest is not None:
         try:
             manifest = read_manifest(folder_uri, digest, storage_options)
-        except RequestError:
-            # Removed by a prune, or damaged, which a verification tells.
-            return
+        except RequestError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return
+            raise
         yield digest, manifest
         digest = manifest.previous
