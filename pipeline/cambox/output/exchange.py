@@ -122,7 +122,7 @@ def _put_remotely(
         # In one request, however large: of an upload in parts the driver makes no condition.
         condition = {"IfMatch": seen.tag, "chunksize": max(len(data), 1)}
     # Also where the store is asked to compare: some take the condition, and do not look at it.
-    if look(seen.uri, storage_options) != seen:
+    if not _is_still(seen, storage_options):
         return False
     if condition:
         try:
@@ -138,6 +138,10 @@ def _put_remotely(
                 raise
     publish_bytes(seen.uri, data, storage_options)
     return True
+
+
+def _is_still(seen: Seen, storage_options: Mapping[str, Any] | None) -> bool:
+    return look(seen.uri, storage_options) == seen
 
 
 def _put_locally(path: Path, seen: Seen, data: bytes) -> bool:
