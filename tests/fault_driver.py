@@ -64,12 +64,19 @@ def drive(
 
 def faulty_worker(hit: Hit) -> type:
     """A worker class for Ray that meets the fault in its own process."""
+    from cambox.engines import actor
     from cambox.engines.cluster import ShardWorker
 
     class FaultyWorker(ShardWorker):
         def __init__(self, *arguments: Any) -> None:
             install(hit)
-            hit(CONSTRUCTOR, "")
+            honest = actor.load_model
+
+            def load_model(*of_the_model: Any) -> Any:
+                hit(CONSTRUCTOR, "")
+                return honest(*of_the_model)
+
+            actor.load_model = load_model
             super().__init__(*arguments)
 
     return FaultyWorker
