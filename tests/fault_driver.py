@@ -12,13 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cambox import planned
 from cambox.cams.boxes import find_boxes
 from cambox.config_cam import BoxSettings
 from fault_points import CONSTRUCTOR, Hit, Slow, install
@@ -63,12 +64,19 @@ def drive(
 
 def faulty_worker(hit: Hit) -> type:
     """A worker class for Ray that meets the fault in its own process."""
+    from cambox.engines import actor
     from cambox.engines.cluster import ShardWorker
 
     class FaultyWorker(ShardWorker):
         def __init__(self, *arguments: Any) -> None:
             install(hit)
-            hit(CONSTRUCTOR, "")
+            honest = actor.load_model
+
+            def load_model(*of_the_model: Any) -> Any:
+                hit(CONSTRUCTOR, "")
+                return honest(*of_the_model)
+
+            actor.load_model = load_model
             super().__init__(*arguments)
 
     return FaultyWorker
@@ -94,6 +102,8 @@ def _drive(arguments: list[str], hit: Hit | None, log: Path, environment: dict[s
         cluster.ShardWorker = faulty_worker(hit)  # type: ignore[misc, assignment]
     elif hit is not None:
         install(hit)
+    if getattr(hit, "without_lease", False):
+        planned.held = lambda *_: nullcontext()  # type: ignore[assignment]
     if isinstance(hit, Slow):
         _load_what_comes_late()
     from cambox.cli import main

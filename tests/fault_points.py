@@ -88,11 +88,23 @@ def install(hit: Hit) -> Callable[[], None]:
 
         return changed
 
+    def link(honest: Callable[..., Any]) -> Callable[..., Any]:
+        def changed(self: Path, target: Path) -> Any:
+            if not publishing.is_temporary(target.name):
+                return honest(self, target)
+            hit(TEMPORARY_WRITTEN, in_work.shard)
+            linked = honest(self, target)
+            hit(RENAMED, in_work.shard)
+            return linked
+
+        return changed
+
     changes: list[tuple[Any, str, Callable[..., Any]]] = [
         (station.Annotator, "annotate", annotate),
         (BatchAnnotator, "annotate", annotate_batch),
         (station, "publish", publish),
         (Path, "replace", replace),
+        (Path, "hardlink_to", link),
     ]
     honest = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     for owner, name, change in changes:

@@ -18,7 +18,7 @@ from cambox.config import Config
 from cambox.engines.local import LocalEngine
 from cambox.output.ledger import plan
 from cambox.output.publish import is_temporary, recipe_uri
-from cambox.run import annotate_planned
+from cambox.planned import annotate_planned
 from cambox.sources.shards import find_shards
 from cambox.summary import RunSummary
 

@@ -31,6 +31,10 @@ _ERRORS: dict[Fault, tuple[int, str, str]] = {
     "slow_down": (503, "SlowDown", "Please reduce your request rate."),
     "internal_error": (500, "InternalError", "We encountered an internal error."),
 }
+# Of a PUT, or of the end of an upload in parts: compared as the server does it, passed over, or
+# refused as something that is not implemented.
+Conditions = Literal["compared", "ignored", "refused"]
+_CONDITIONS = ("if-match", "if-none-match")
 # Of one connection only, or of a body that the proxy has read whole already.
 _NOT_FORWARDED = ("connection", "transfer-encoding", "content-length", "keep-alive", "expect")
 
@@ -59,11 +63,17 @@ class FaultyProxy:
         choose: the fault of a request, or None; called for one request at a time.
         injected: how often, by kind of request and fault.
         requests: passed on, by kind.
+        conditions: what becomes of those of writing.
+        conditional: writes that had one.
     """
 
-    def __init__(self, server: tuple[str, int], choose: Choose) -> None:
+    def __init__(
+        self, server: tuple[str, int], choose: Choose, conditions: Conditions = "compared"
+    ) -> None:
         self.server = server
         self.choose = choose
+        self.conditions = conditions
+        self.conditional = 0
         self.injected: Counter[tuple[Kind, Fault]] = Counter()
         self.requests: Counter[Kind] = Counter()
         self.lock = threading.Lock()
@@ -111,6 +121,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status, code, message = _ERRORS[fault]
             text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
             self._answer(status, [("Content-Type", "application/xml")], text.encode())
+        elif self._is_conditional() and self.proxy.conditions == "refused":
+            text = "<Error><Code>NotImplemented</Code><Message>A header</Message></Error>"
+            self._answer(501, [("Content-Type", "application/xml")], text.encode())
         elif fault == "reset":
             self._reset()
         else:
@@ -129,8 +142,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             """Trailers."""
         return body
 
+    def _is_conditional(self) -> bool:
+        has_one = any(name in self.headers for name in _CONDITIONS)
+        if not has_one or self.command not in ("PUT", "POST"):
+            return False
+        with self.proxy.lock:
+            self.proxy.conditional += 1
+        return True
+
     def _pass_on(self, body: bytes, fault: Fault | None) -> None:
         headers = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_FORWARDED}
+        if self.proxy.conditions == "ignored" and self.command in ("PUT", "POST"):
+            headers = {k: v for k, v in headers.items() if k.lower() not in _CONDITIONS}
         connection = http.client.HTTPConnection(*self.proxy.server)
         connection.request(
             self.command, self.path, body, headers | {"Content-Length": str(len(body))}

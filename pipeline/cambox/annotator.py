@@ -23,6 +23,7 @@ from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from cambox.sources.retry import with_retries
 from cambox.sources.samples import SEVERAL_IMAGES, ImageRule, Sample, read_samples
 from cambox.sources.shards import Shard
+from cambox.sources.states import state_of
 from cambox.threads import Stage, Stopwatch, grouped, in_order
 from cambox.whole_image import WholeImages
 from cambox.zoomed_image import ZoomedImages
@@ -177,7 +178,7 @@ class Annotator:
             boxes = Boxes.joined(whole.boxes)
             names, output = self.recipe.class_names, self.config.output
             rows = table(whole.rows, boxes, names, output.store_maps, output.store_features)
-            uri = publish(rows, shard, self.recipe, output)
+            uri = publish(rows, shard, self.recipe, output, lambda: self._is_still(shard))
         several = [row for row in whole.rows if SEVERAL_IMAGES in (row.error or "")]
         return ShardReport(
             shard=shard,
@@ -192,6 +193,9 @@ class Annotator:
             several_images=len(several),
             example=f"{several[0].key!r} has {several[0].error}" if several else "",
         )
+
+    def _is_still(self, shard: Shard) -> bool:
+        return state_of(shard, self.config.input.storage_options) == "same"
 
     def _annotated(
         self,

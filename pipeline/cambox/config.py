@@ -205,6 +205,8 @@ class EngineSettings(Section):
     """a shard that failed so often is left out and reported"""
     stall_seconds: Annotated[float, Field(gt=0)] = 600.0
     """ray: a worker that neither reads nor annotates for so long is replaced"""
+    start_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """ray: a worker that takes longer to load its model, once it has its place, is replaced"""
 
 
 class Config(Section):

@@ -167,7 +167,7 @@ def write_files(folder: Path, files: Mapping[str, bytes | None]) -> list[Path]:
         RequestError: they cannot be written.
     """
     # Late: a command that writes no report needs no Parquet.
-    from cambox.output.publish import publish_bytes
+    from cambox.output.whole import publish_bytes
 
     written = []
     try:

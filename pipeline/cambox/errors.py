@@ -1,4 +1,4 @@
-"""The two ways a run can go wrong that a user can mend."""
+"""The ways a run can go wrong that a user can mend."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ class RequestError(Exception):
     The message is one line that names the setting or file and the remedy. Commands print it
     without a traceback and exit with 2.
     """
+
+    exit_code = 2
+
+
+class UnavailableError(RequestError):
+    """The request may be right, and cannot be carried out now: a storage is down, another is at it.
+
+    The same command may succeed later, so commands exit with 1.
+    """
+
+    exit_code = 1
 
 
 class ShardError(Exception):

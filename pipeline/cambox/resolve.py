@@ -23,7 +23,7 @@ import platformdirs
 from cambox.config import LOCAL_DIR, Config, ModelSettings
 from cambox.errors import RequestError
 from cambox.output.footer import SCHEMA_VERSION, Recipe, library_versions, recipe_digest
-from cambox.output.publish import publish_bytes
+from cambox.output.whole import publish_bytes
 from cambox.sources.class_list import difference, read_class_list
 from cambox.sources.retry import from_storage
 from cambox.sources.storage import canonical_uri, fingerprint, locate

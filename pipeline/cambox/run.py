@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,14 +10,13 @@ from rich.console import Console
 
 from cambox.config import Config
 from cambox.config_file import load_config
-from cambox.console import counted, say, saying_notes
-from cambox.errors import RequestError
+from cambox.console import say, saying_notes
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, plan
-from cambox.output.publish import file_name, recipe_uri, remove_leftovers, require_publishable
-from cambox.output.reading import names_in
+from cambox.planned import annotate_planned
 from cambox.resolve import recipe_key, remember, remembered
 from cambox.sources.class_list import find_class_list
+from cambox.sources.retry import as_request
 from cambox.sources.shards import Shard, find_shards
 from cambox.sources.storage import locate
 from cambox.sources.stream import with_content_fingerprints
@@ -63,46 +61,6 @@ def run(config: Config, console: Console, redo_older_than: Version | None = None
     return annotate_planned(config, engine, work, console)
 
 
-def annotate_planned(config: Config, engine: Engine, work: Plan, console: Console) -> RunSummary:
-    """Do what was found to do, with the engine that ``prepare`` gave."""
-    from cambox.engines.display import RunDisplay
-    from cambox.engines.worklist import ShardFailure
-
-    if removed := remove_leftovers(config.output, engine.recipe):
-        say(console, f"removed {removed} temporary files of runs that died")
-    to_do = work.to_do
-    if to_do:
-        # Told once and now, and not by each shard when it is computed.
-        require_publishable(config.output, engine.recipe)
-    with RunDisplay(console, len(to_do), sum(shard.size for shard in to_do)) as display:
-        try:
-            outcomes = engine.annotate(to_do, display) if to_do else []
-        except KeyboardInterrupt:
-            # A storage that fails just now must not hide that a person ended the run.
-            with suppress(OSError):
-                say(console, _interrupted(work, recipe_uri(config.output, engine.recipe), config))
-            raise
-        seconds = display.seconds
-    failures = tuple(outcome for outcome in outcomes if isinstance(outcome, ShardFailure))
-    reports = tuple(outcome for outcome in outcomes if not isinstance(outcome, ShardFailure))
-    folder = recipe_uri(config.output, engine.recipe)
-    return RunSummary(folder, engine.recipe, work, reports, failures, seconds)
-
-
-def _interrupted(work: Plan, folder: str, config: Config) -> str:
-    """What is published, and what to do about the rest."""
-    # Those that were in work may have been published after the last that was told of.
-    names = set(names_in(folder, config.output.storage_options))
-    published = len(work.done) + sum(file_name(shard.uri) in names for shard in work.new)
-    again = len(work.changed) + len(work.outdated)
-    anew = f", {again} to be done anew are in work" if again else ""
-    all_shards = counted(len(work.done) + len(work.to_do), "shard")
-    return (
-        f"interrupted: {published} of {all_shards} published in {folder}{anew}; the same command "
-        "goes on with the rest"
-    )
-
-
 def prepare(
     config: Config, console: Console, redo_older_than: Version | None = None
 ) -> tuple[Engine, Plan]:
@@ -138,7 +96,7 @@ def _checked(config: Config, console: Console) -> tuple[Config, list[Shard], str
     """
     options = config.input.storage_options
     setting = "input.images" if config.input.images else "input.shards"
-    try:
+    with as_request(f"{setting}: the input cannot be read"):
         listed: str | tuple[str, ...] | None
         if config.input.images:
             shards, listed = _chunks(config, console)
@@ -150,8 +108,6 @@ def _checked(config: Config, console: Console) -> tuple[Config, list[Shard], str
         if config.input.class_names is None and listed:
             found = config.input.model_copy(update={"class_names": listed})
             config = config.model_copy(update={"input": found})
-    except OSError as error:
-        raise RequestError(f"{setting}: the input cannot be read: {error}") from error
     locate(config.output.uri, config.output.storage_options)
     return config, shards, recipe_key(config)
 
@@ -199,10 +155,8 @@ def _planned(
             "warning: model.checkpoint is null and model.pretrained is false, so the weights are "
             "random and the boxes mean nothing",
         )
-    try:
+    with as_request(f"output.uri: {config.output.uri} cannot be listed"):
         work = plan(shards, recipe, config.output, redo_older_than)
-    except OSError as error:
-        raise RequestError(f"output.uri: {config.output.uri} cannot be listed: {error}") from error
     say(console, f"{work}; recipe {recipe.folder}")
     for uri in work.orphaned[:ORPHANS_NAMED]:
         say(console, f"orphaned, no longer in the input: {uri}")

@@ -27,6 +27,7 @@ class RunSummary:
         folder: the URI that readers point at.
         plan: what the run found before it began.
         seconds: of annotating, without start-up and planning.
+        manifest: the digest of the one that says what is published now.
     """
 
     folder: str
@@ -35,6 +36,7 @@ class RunSummary:
     reports: tuple[ShardReport, ...]
     failures: tuple[ShardFailure, ...]
     seconds: float
+    manifest: str | None = None
 
     @property
     def complete(self) -> bool:
@@ -99,6 +101,7 @@ class RunSummary:
         return {
             "output": canonical_uri(self.folder),
             "recipe": self.recipe.digest,
+            "manifest": self.manifest,
             "complete": self.complete,
             "shards": {
                 "new": len(self.plan.new),

@@ -23,7 +23,7 @@ from cambox.engines.display import RunDisplay
 from cambox.engines.local import Prefetch, WorkerProgress
 from cambox.engines.worklist import Outcome
 from cambox.output.ledger import plan
-from cambox.run import annotate_planned
+from cambox.planned import annotate_planned
 from cambox.sources.samples import Sample
 from cambox.sources.shards import Shard, find_shards
 from fault_runs import QUIET, LocalRuns, visible, with_output

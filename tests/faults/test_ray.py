@@ -93,12 +93,13 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
     kills = Each(
         Signal(DEADLY, marks / "points"),
         Signal({ANY_SHARD: CONSTRUCTOR}, marks / "constructor"),
+        Signal({ANY_SHARD: CONSTRUCTOR}, marks / "hung start", number=None),
         Signal({POISON: MID_SHARD}, marks / "poison", times=ALWAYS),
         Signal({HANGS: MID_SHARD}, marks / "hangs", number=None),
     )
-    points, constructor, poison, hung = kills.hits
+    points, constructor, hung_start, poison, hung = kills.hits
     command = [*on_ray.command, "--set", "engine.max_attempts=2"]
-    command += ["--set", "engine.stall_seconds=20"]
+    command += ["--set", "engine.stall_seconds=20", "--set", "engine.start_seconds=40"]
     assert drive(command, kills, on_ray.log, on_ray.environment) == 1
     log = on_ray.log.read_text()
     (given_up,) = [line for line in log.splitlines() if line.startswith("given up: ")]
@@ -112,7 +113,8 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
     assert (points.sent, constructor.sent) == (len(DEADLY), 1)
     # Where it was beside others, one of those may have been the one that killed.
     assert poison.sent in (2, 2 + beside)
-    assert hung.sent == 1
+    assert (hung.sent, hung_start.sent) == (1, 1)
+    assert log.count("it has engine.start_seconds, 40 s, to do so") == 2
     # All the others are there, and right.
     found = visible(on_ray.published)
     assert found.items() <= on_ray.clean.files.items()
@@ -128,6 +130,7 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
         (1, "kill -9 of a Ray worker, once at each point", points.sent),
         (4, "poison shard, kill -9 of its worker each time", poison.sent),
         (5, "kill -9 of a Ray worker in its constructor", constructor.sent),
+        (5, "a Ray worker hangs in its constructor", hung_start.sent),
         (6, "a Ray worker hangs in the middle of a shard", hung.sent),
     ):
         fault_table.check(line, fault, sent, on_ray.published, on_ray.clean)

@@ -19,18 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import cambox.output.publish
+import cambox.output.whole
 from cambox.boxes import Boxes
 from cambox.config import OutputSettings
 from cambox.errors import RequestError
 from cambox.output.footer import Footer, Recipe
 from cambox.output.ledger import plan
-from cambox.output.publish import (
-    file_name,
-    publish,
-    publish_bytes,
-    require_publishable,
-    to_parquet,
-)
+from cambox.output.publish import file_name, publish, require_publishable, to_parquet
 from cambox.output.rows import (
     ClassScore,
     Row,
@@ -39,6 +34,7 @@ from cambox.output.rows import (
     schema,
     table,
 )
+from cambox.output.whole import publish_bytes
 from cambox.sources.shards import Shard
 
 RECIPE = Recipe('{"cam": {"top_k": 5}}', ("cat", "dog"), "0123456789abcdef" * 4)
@@ -242,7 +238,7 @@ def test_a_storage_that_writes_in_place_gets_the_file_beside_and_then_its_name(
 
     filesystem = InPlace()
     filesystem.store.clear()
-    monkeypatch.setattr(cambox.output.publish, "locate", lambda *_: (filesystem, "/out/a.parquet"))
+    monkeypatch.setattr(cambox.output.whole, "locate", lambda *_: (filesystem, "/out/a.parquet"))
     for data in (b"the first", b"the second one"):
         publish_bytes(f"{protocol}://server/out/a.parquet", data)
         assert visible[-1] == {"/out/a.parquet": data}

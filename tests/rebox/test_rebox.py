@@ -211,6 +211,10 @@ def test_a_second_run_does_nothing_and_a_changed_source_redoes_its_own(
     assert rebox(source, "boxes.threshold=0.5").published == 2
     assert verify(first.folder).ok
     sorted(Path(source).iterdir())[0].unlink()
+    with pytest.raises(RequestError, match="is not what the last run left there"):
+        rebox(source, "boxes.threshold=0.5")
+    (tmp_path / "mine" / "shard-000000.tar").unlink()
+    run(config, Console(file=io.StringIO()))
     assert rebox(source, "boxes.threshold=0.5").without_source == 1
 
 

@@ -397,8 +397,14 @@ def test_the_first_rows_are_those_with_the_smallest_turns(
     assert all(places == sorted(places) for places in chosen.values())
 
 
+def without_manifests(folder: Path) -> Path:
+    """As an older cambox left it: what lies in the folder is what is read."""
+    shutil.rmtree(folder.parent / "_runs")
+    return folder
+
+
 def test_single_rows_are_read_across_row_groups(hostile: Callable[..., Path]) -> None:
-    folder = hostile("output.store_maps=true")
+    folder = without_manifests(hostile("output.store_maps=true"))
     path = sorted(folder.glob("*.parquet"))[0]
     table = pq.read_table(path)
     pq.write_table(table, path, row_group_size=2)
@@ -517,6 +523,7 @@ def test_a_file_that_cannot_be_counted_is_named(hostile: Callable[..., Path]) ->
     folder = hostile()
     path = sorted(folder.glob("*.parquet"))[0]
     other = sorted(hostile("boxes.threshold=0.5").glob("*.parquet"))[0]
+    without_manifests(folder)
     (folder / "z.parquet").write_bytes(other.read_bytes())
     with pytest.raises(RequestError, match=r"z\.parquet is of another recipe than"):
         collect(str(folder))

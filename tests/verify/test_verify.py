@@ -85,7 +85,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
 @pytest.fixture
 def output(made: Path, tmp_path: Path) -> Path:
     """A recipe's folder of its own to damage; its footers point at the shards of ``made``."""
-    (folder,) = (made / "out").iterdir()
+    (folder,) = (made / "out").glob("[0-9a-f]*")
     return Path(shutil.copytree(folder, tmp_path / "out" / folder.name))
 
 
@@ -468,7 +468,7 @@ def test_a_leftover_of_publishing_is_found(output: Path, monkeypatch: pytest.Mon
     recipe = Recipe("{}", ("cat",), output.name + "0" * 48)
     shard, settings = Shard("/data/new.tar", 10, "x"), OutputSettings(uri=str(output.parent))
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", ends)
+        patch.setattr(Path, "hardlink_to", ends)
         patch.setattr(Path, "unlink", ends)
         with pytest.raises(SystemExit):
             publish_one(shard, recipe, settings)

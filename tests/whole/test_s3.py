@@ -3,125 +3,38 @@
 from __future__ import annotations
 
 import io
-import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow.dataset
-import pyarrow.parquet as pq
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from cambox.cli import app
-from cambox.config import Config
-from cambox.errors import RequestError
+from cambox.errors import RequestError, UnavailableError
 from cambox.nightly.night import run_night
 from cambox.output.latest import latest_folder
-from cambox.output.publish import publish_bytes
 from cambox.output.reading import open_recipe
+from cambox.output.whole import publish_bytes
 from cambox.rebox.rebox import rebox_output
 from cambox.review.diff.compare import compare
 from cambox.review.gallery.collect import collect
 from cambox.run import prepare, run
-from cambox.sources.pack import pack
 from cambox.summary import RunSummary
 from cambox.verify.verify import verify
 from conftest import ConfigMaker
 from faulty_s3 import FAULTS, Choose, Fault, FaultyProxy, Kind, at_random
+from s3_bucket import Bucket, named, quick
 
 NUMBERS = count()
 QUIET = Console(file=io.StringIO())
 Rows = dict[str, dict[str, Any]]
-
-
-def options(endpoint: str, **more: object) -> dict[str, Any]:
-    """As a person writes them into a configuration."""
-    client = {"endpoint_url": endpoint, "region_name": "us-east-1"}
-    return {"key": "test", "secret": "test", "client_kwargs": client, **more}
-
-
-@dataclass
-class Bucket:
-    """A bucket with six shards below ``in/``, on a server that tests may put faults before."""
-
-    name: str
-    endpoint: str
-    server: tuple[str, int]
-    make_config: ConfigMaker
-    client: Any = field(repr=False)
-
-    def config(self, storage: dict[str, Any] | None = None, *overrides: str) -> Config:
-        given = yaml.safe_dump(
-            storage or options(self.endpoint), default_flow_style=True, width=999
-        )
-        return self.make_config(
-            f"input.shards=s3://{self.name}/in/*.tar",
-            f"input.storage_options={given}",
-            f"output.uri=s3://{self.name}/out",
-            f"output.storage_options={given}",
-            *overrides,
-        )
-
-    def objects(self, prefix: str) -> dict[str, tuple[str, Any]]:
-        """ETag and time of each object, by key."""
-        listed = self.client.list_objects_v2(Bucket=self.name, Prefix=prefix).get("Contents", [])
-        return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in listed}
-
-    def rows(self, prefix: str = "out/") -> list[tuple[str, dict[str, Any]]]:
-        """What is published below a prefix."""
-        keys = [key for key in self.objects(prefix) if key.endswith(".parquet")]
-        bodies = [self.client.get_object(Bucket=self.name, Key=key)["Body"].read() for key in keys]
-        tables = [pq.read_table(io.BytesIO(body)) for body in bodies]
-        return named(row for table in tables for row in table.to_pylist())
-
-
-def named(rows: Iterable[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """The rows without the shard's place, each after its name and the sample's key."""
-    return [(f"{Path(row.pop('shard')).name} {row['key']}", row) for row in rows]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[tuple[str, int]]:
-    # moto logs every request.
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    moto.start()
-    yield moto.get_host_and_port()
-    moto.stop()
-
-
-@pytest.fixture(scope="module")
-def six(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures in six shards of two."""
-    folder = tmp_path_factory.mktemp("six")
-    pack(pictures, folder, pictures / "labels.csv", samples_per_shard=2)
-    return folder
-
-
-@pytest.fixture
-def bucket(server: tuple[str, int], six: Path, make_config: ConfigMaker) -> Bucket:
-    endpoint = "http://{}:{}".format(*server)
-    client = boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name="us-east-1",
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-    )
-    name = f"bucket-{next(NUMBERS)}"
-    client.create_bucket(Bucket=name)
-    for path in six.iterdir():
-        client.put_object(Bucket=name, Key=f"in/{path.name}", Body=path.read_bytes())
-    return Bucket(name, endpoint, server, make_config, client)
 
 
 @pytest.fixture
@@ -160,7 +73,7 @@ def test_a_changed_object_is_redone_and_one_that_is_gone_is_an_orphan(
 ) -> None:
     config = bucket.config()
     run(config, QUIET)
-    before = bucket.objects("out/")
+    before = bucket.published()
     other = (six / "shard-000005.tar").read_bytes()
     bucket.client.put_object(Bucket=bucket.name, Key="in/shard-000002.tar", Body=other)
     bucket.client.delete_object(Bucket=bucket.name, Key="in/shard-000004.tar")
@@ -170,7 +83,7 @@ def test_a_changed_object_is_redone_and_one_that_is_gone_is_an_orphan(
     assert [shard.uri for shard in again.plan.changed] == [
         f"s3://{bucket.name}/in/shard-000002.tar"
     ]
-    after = bucket.objects("out/")
+    after = bucket.published()
     assert after.keys() == before.keys()
     assert sum(after[key] != before[key] for key in after) == 1
     # The same bytes again have the same ETag, so nothing is redone though the time is another.
@@ -206,11 +119,6 @@ def test_what_is_large_is_uploaded_in_parts_and_seen_whole(bucket: Bucket) -> No
     assert not uploads.get("Uploads")
 
 
-def quick(endpoint: str) -> dict[str, Any]:
-    """Without botocore's own attempts and their pauses: every 500 is for us to deal with."""
-    return options(endpoint, config_kwargs={"retries": {"total_max_attempts": 1}})
-
-
 @dataclass(frozen=True)
 class FaultyRun:
     """A run whose every request went through a failing proxy."""
@@ -234,11 +142,11 @@ def test_failing_requests_change_nothing_of_the_rows(bucket: Bucket, clean: Rows
         output = f"output.uri=s3://{bucket.name}/out-{round_}"
         first = run_with_faults(bucket, choose, output)
         assert first.summary.complete, first.summary.failures
-        published = bucket.objects(f"out-{round_}/")
+        published = bucket.published(f"out-{round_}/")
         # What is done is read from footers, through faults as well.
         again = run_with_faults(bucket, choose, output)
         assert (len(again.summary.plan.done), again.summary.reports) == (6, ())
-        assert bucket.objects(f"out-{round_}/") == published
+        assert bucket.published(f"out-{round_}/") == published
         rows = bucket.rows(f"out-{round_}/")
         keys = Counter(name for name, _ in rows)
         lost += len(clean.keys() - keys.keys())
@@ -279,7 +187,7 @@ def test_a_shard_whose_storage_never_recovers_is_named_and_nothing_short_is_publ
     assert "tried " in result.output
     expected = {name: row for name, row in clean.items() if "shard-000003" not in name}
     assert dict(bucket.rows()) == expected
-    assert len(bucket.objects("out/")) == 5
+    assert len(bucket.published()) == 5
 
 
 def test_a_listing_that_never_succeeds_is_not_an_empty_folder(
@@ -288,8 +196,21 @@ def test_a_listing_that_never_succeeds_is_not_an_empty_folder(
     for kind_of_pattern in ("in/*.tar", "*/shard-*.tar", "**/*.tar"):
         override = f"input.shards=s3://{bucket.name}/{kind_of_pattern}"
         result = annotate(bucket, always("LIST", "", "internal_error"), tmp_path, override)
-        assert isinstance(result.exception, RequestError)
+        assert isinstance(result.exception, UnavailableError)
+        assert result.exception.exit_code == 1
         assert "We encountered an internal error" in str(result.exception)
+
+
+def test_a_storage_that_is_down_while_the_output_is_read_is_no_wrong_request(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    result = annotate(bucket, always("LIST", f"/{bucket.name}", "slow_down"), tmp_path)
+    assert isinstance(result.exception, UnavailableError)
+    # What asking again does not change is.
+    gone = f"input.shards=s3://{bucket.name}-gone/in/*.tar"
+    result = annotate(bucket, lambda kind, path: None, tmp_path, gone)
+    assert isinstance(result.exception, RequestError)
+    assert result.exception.exit_code == 2
 
 
 def test_what_asking_again_does_not_change_is_asked_once(bucket: Bucket) -> None:

@@ -148,12 +148,12 @@ def one_recipe(output: str, console: Console) -> str:
 
 
 def carry_out(command: Callable[[], object]) -> None:
-    """Run a command; a wrong request ends in one line and exit code 2."""
+    """Run a command; a wrong request ends in one line and exit code 2, one at a bad time in 1."""
     try:
         command()
     except RequestError as error:
         sys.stderr.write(f"cambox: {error}\n")
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             sys.stderr.write("cambox: interrupted; what is published is whole\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,35 @@ def list_output(
         typer.echo(json.dumps([recipe.to_json() for recipe in recipes]))
     else:
         print_recipes(recipes, console)
+
+
+@app.command()
+def prune(
+    output: Annotated[str, Argument(help="An output, the folder that holds the recipes' folders")],
+    keep: Annotated[
+        int, Option(min=1, metavar="N", help="Manifests of each recipe that stay, the newest")
+    ] = 14,
+    delete: Annotated[
+        bool, Option("--delete", help="Remove it; without it nothing is removed, only listed")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find, and with --delete remove, what only old manifests need.
+
+    A night's manifest names files, and those that were replaced since are kept for it. Of each
+    recipe the newest N manifests stay with all that they name, and the one that `latest` names;
+    files in the recipes' folders are never touched. Exit code: 0 it is done, 1 a run is at work,
+    2 the request is wrong.
+    """
+    from cambox.config import OutputSettings
+    from cambox.output.prune import print_pruned
+    from cambox.output.prune import prune as prune_output
+
+    pruned = prune_output(OutputSettings(uri=output), keep, datetime.now(UTC), delete=delete)
+    if as_json:
+        typer.echo(json.dumps({"deleted": delete, "recipes": [one.to_json() for one in pruned]}))
+    else:
+        print_pruned(pruned, delete, Console())
 
 
 @app.command()

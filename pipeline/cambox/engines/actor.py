@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
+import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -96,15 +99,16 @@ class Worker:
     def __init__(self, config: Config, recipe_digest: str, head: HeadKind, threads: int) -> None:
         self.warnings = Warnings()
         self.threads = threads
-        self.device = local_device()
-        precision = resolve_precision(config, self.device.type == "cuda")
-        model = load_model(config, self.device, precision, threads, head)
-        if model.recipe.digest != recipe_digest:
-            raise RuntimeError(
-                f"this worker's recipe {model.recipe.folder} differs from the driver's "
-                f"{recipe_digest[:16]}: its files or library versions are not the driver's"
-            )
-        self.prefetch = Prefetch(make_annotator(config, model, threads))
+        with _deadline(config.engine.start_seconds):
+            self.device = local_device()
+            precision = resolve_precision(config, self.device.type == "cuda")
+            model = load_model(config, self.device, precision, threads, head)
+            if model.recipe.digest != recipe_digest:
+                raise RuntimeError(
+                    f"this worker's recipe {model.recipe.folder} differs from the driver's "
+                    f"{recipe_digest[:16]}: its files or library versions are not the driver's"
+                )
+            self.prefetch = Prefetch(make_annotator(config, model, threads))
         self.begun: dict[Shard, Future[ShardReport]] = {}
         # Until the process ends; see the local engine.
         gc.freeze()
@@ -129,6 +133,20 @@ class Worker:
     def progress(self) -> WorkerProgress:
         """What is new, and since when its oldest shard has not moved."""
         return self.prefetch.progress(self.warnings.take())
+
+
+@contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """End this process if it takes longer; its log says where it was.
+
+    The driver cannot tell a worker that hangs from one that waits for its place in the cluster; and
+    what hangs may hold the interpreter, so the clock is the library's own thread.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class Warnings(logging.StreamHandler[TextIO]):

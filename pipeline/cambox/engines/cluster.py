@@ -246,7 +246,8 @@ class _Run:
         ray.kill(actor.handle)
         if actor.starting:
             self.failed_starts, self.last_start_error = self.failed_starts + 1, reason
-            self.observer.note(f"a worker did not start: {reason}")
+            limit = f"it has engine.start_seconds, {self.settings.start_seconds:g} s, to do so"
+            self.observer.note(f"a worker did not start: {reason}; {limit}")
         else:
             self.work.lost(actor.shards, reason)
         if self.failed_starts < self.settings.max_attempts and (

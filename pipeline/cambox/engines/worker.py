@@ -32,7 +32,7 @@ from cambox.models.last_layer import with_last_layer
 from cambox.models.load import load_classifier, with_class_size
 from cambox.models.middle import with_middle_layers
 from cambox.output.footer import Recipe
-from cambox.output.publish import publish_bytes
+from cambox.output.whole import publish_bytes
 from cambox.resolve import class_names, resolve_recipe
 from cambox.threads import keep_freed_memory
 from cambox.zoomed_image import require_zoomable

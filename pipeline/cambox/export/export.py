@@ -21,7 +21,7 @@ from cambox.export.images import NotUpright, exported_images
 from cambox.export.voc import VocWriter
 from cambox.export.writer import FileNames, Writer, write_new
 from cambox.export.yolo import YoloWriter
-from cambox.output.publish import name_beside
+from cambox.output.whole import name_beside
 from cambox.training.labelled import IMAGE_COLUMNS, TrainingSet
 from cambox.training.selection import ClassList, Selection
 from cambox.training.shards import shards_now

@@ -33,8 +33,9 @@ from cambox.models.groups import read_groups
 from cambox.models.last_layer import with_last_layer
 from cambox.models.load import load_classifier
 from cambox.output.reading import open_recipe
+from cambox.planned import annotate_planned
 from cambox.resolve import class_names, listed_classes
-from cambox.run import annotate_planned, prepare
+from cambox.run import prepare
 from cambox.sources.class_list import read_class_list
 from cambox.summary import RunSummary
 

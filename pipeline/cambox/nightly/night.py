@@ -26,8 +26,9 @@ from cambox.nightly.report import (
 )
 from cambox.output.latest import Latest, check_latest, move_latest
 from cambox.output.ledger import plan
-from cambox.run import annotate_planned, prepare
-from cambox.summary import print_summary
+from cambox.planned import annotate_planned
+from cambox.run import prepare
+from cambox.summary import RunSummary, print_summary
 from cambox.verify.verify import verify
 
 # Braces with anything else in them ({000..099}, {a,b}) are for the expansion of shard names.
@@ -53,10 +54,10 @@ def run_night(config: Config, day: date, command: Sequence[str], console: Consol
         before = check_latest(config.output)
         if before is not None:
             report.latest = LatestNote(recipe=before.recipe)
-        folder = _work(report, config, console)
+        summary = _work(report, config, console)
         why_not = _why_not(report)
         if why_not is None:
-            _move_latest(report, config.output, folder)
+            _move_latest(report, config.output, summary)
             report.outcome, report.exit_code = "complete", 0
         else:
             report.latest = LatestNote(why_not=why_not, recipe=report.latest.recipe)
@@ -70,12 +71,12 @@ def run_night(config: Config, day: date, command: Sequence[str], console: Consol
     return report
 
 
-def _work(report: RunReport, config: Config, console: Console) -> str:
-    """Annotate and verify; gives the URI of the recipe's folder."""
+def _work(report: RunReport, config: Config, console: Console) -> RunSummary:
+    """Annotate and verify."""
     config = of_the_day(config, report.day)
     engine, work = prepare(config, console)
     recipe = engine.recipe
-    shards = work.to_do + work.done
+    shards = work.shards
     report.name = report_name(report.started_at, recipe.folder)
     report.recipe = RecipeNote(
         folder=recipe.folder, digest=recipe.digest, settings=json.loads(recipe.settings)
@@ -84,6 +85,7 @@ def _work(report: RunReport, config: Config, console: Console) -> str:
     counts = {state: len(getattr(work, state)) for state in states}
     report.input = InputNote(shards=len(shards), **counts)
     summary = annotate_planned(config, engine, work, console)
+    report.manifest = summary.manifest
     report.work = WorkNote(
         published=len(summary.reports),
         given_up=summary.to_json()["shards"]["given_up"],
@@ -105,7 +107,7 @@ def _work(report: RunReport, config: Config, console: Console) -> str:
             advance = steps.step("files verified")
             found = verify(summary.folder, config.output.storage_options, on_file=advance)
         report.verification = VerificationNote(ok=found.ok, **vars(found))
-    return summary.folder
+    return summary
 
 
 def _why_not(report: RunReport) -> str | None:
@@ -122,20 +124,22 @@ def _why_not(report: RunReport) -> str | None:
     return ", ".join(reasons) or None
 
 
-def _move_latest(report: RunReport, output: OutputSettings, folder: str) -> None:
-    recipe, found = report.recipe, report.verification
-    assert recipe is not None
+def _move_latest(report: RunReport, output: OutputSettings, summary: RunSummary) -> None:
+    found = report.verification
     assert found is not None
     latest = Latest(
-        recipe=recipe.folder,
-        uri=folder,
+        recipe=summary.recipe.folder,
+        uri=summary.folder,
         run=report.name,
         shards=found.files,
         rows=found.rows,
         moved_at=datetime.now(UTC),
+        manifest=summary.manifest,
     )
-    move_latest(output, latest)
-    report.latest = LatestNote(moved=True, why_not=None, recipe=recipe.folder)
+    there = move_latest(output, latest)
+    moved = there == latest
+    why_not = None if moved else f"a later night has moved it already, {there.run}"
+    report.latest = LatestNote(moved=moved, why_not=why_not, recipe=there.recipe)
 
 
 def _leave_a_report(
@@ -144,9 +148,9 @@ def _leave_a_report(
     """The report of a night that failed; the error itself stays the caller's to raise."""
     report.ended_at = datetime.now(UTC)
     report.outcome, report.error = "failed", _error_line(error)
-    # A wrong request says all in its one line.
-    report.exit_code = 2 if isinstance(error, RequestError) else 1
-    if report.exit_code == 1:
+    report.exit_code = error.exit_code if isinstance(error, RequestError) else 1
+    # A request's error says all in its one line.
+    if not isinstance(error, RequestError):
         report.traceback = "".join(traceback.format_exception(error))
     try:
         uri = publish_report(report, output)

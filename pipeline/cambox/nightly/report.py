@@ -17,12 +17,13 @@ from pydantic import BaseModel, ConfigDict
 from cambox.config import Config, OutputSettings
 from cambox.console import page_template
 from cambox.output.footer import library_versions
-from cambox.output.publish import publish_bytes
+from cambox.output.publish import RUNS
+from cambox.output.whole import publish_bytes
 from cambox.verify.findings import Problem
 
 SCHEMA_VERSION = 1
 # Parquet readers skip names that start with an underscore.
-FOLDER = "_runs"
+FOLDER = RUNS
 # A page with a line for each of a million shards opens in no browser; the JSON file has them all.
 MOST_LINES = 200
 _HIDDEN = "***"
@@ -109,6 +110,7 @@ class RunReport(Part, frozen=False):
         command, config: without the values of ``storage_options``, which may be secret.
         recipe, input: null where the night failed before they were known.
         work: null where it failed before the last shard's outcome.
+        manifest: the digest of the one that names what is published, to the byte.
         verification: null where it did not come to it, or nothing is published.
         error, traceback: of a night that failed.
     """
@@ -126,6 +128,7 @@ class RunReport(Part, frozen=False):
     recipe: RecipeNote | None = None
     input: InputNote | None = None
     work: WorkNote | None = None
+    manifest: str | None = None
     verification: VerificationNote | None = None
     latest: LatestNote = LatestNote()
     error: str | None = None

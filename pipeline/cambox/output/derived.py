@@ -13,7 +13,9 @@ import operator
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import pyarrow as pa
@@ -23,7 +25,10 @@ from rich.console import Console
 from cambox.config import OutputSettings
 from cambox.console import Advance, counted, one_line, say
 from cambox.errors import RequestError, ShardError
+from cambox.output.commit import commit
 from cambox.output.footer import SOURCE_KEY, Recipe
+from cambox.output.lease import held
+from cambox.output.manifest import GivenUpShard
 from cambox.output.publish import (
     file_name,
     is_intact,
@@ -34,6 +39,7 @@ from cambox.output.publish import (
 )
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import files_in
+from cambox.sources.retry import as_request
 from cambox.sources.storage import canonical_uri
 from cambox.threads import usable_cpus
 
@@ -137,21 +143,27 @@ def derive(
     to_do = [
         parents for name, parents in names.items() if not _is_done(parents, recipe, there.get(name))
     ]
-    if to_do:
-        require_publishable(target, recipe, "--to")
     remove_leftovers(target, recipe)
     start = time.monotonic()
     failures: dict[str, str] = {}
     reports: list[Made] = []
     make_file = functools.partial(_publish, make, recipe, target)
-    outcomes = _outcomes(to_do, make_file) if in_processes else map(make_file, to_do)
-    for parents, outcome in zip(to_do, outcomes, strict=True):
-        if isinstance(outcome, str):
-            failures[parents[0].uri] = outcome
-        else:
-            reports.append(outcome)
-        if on_file is not None:
-            on_file(len(to_do))
+    with ExitStack() as while_at_work:
+        if to_do:
+            require_publishable(target, recipe, "--to")
+            while_at_work.enter_context(held(recipe_uri(target, recipe)))
+        outcomes = _outcomes(to_do, make_file) if in_processes else map(make_file, to_do)
+        for parents, outcome in zip(to_do, outcomes, strict=True):
+            if isinstance(outcome, str):
+                failures[parents[0].uri] = outcome
+            else:
+                reports.append(outcome)
+            if on_file is not None:
+                on_file(len(to_do))
+        shards = [parents[0].shard for parents in names.values()]
+        given_up = [_given_up(parents, failures) for parents in to_do if parents[0].uri in failures]
+        with as_request(f"--to: {to} does not take the manifest of its files"):
+            commit(target, recipe, shards, given_up, datetime.now(UTC))
     return Derived(
         folder=recipe_uri(target, recipe),
         recipe=recipe,
@@ -213,13 +225,19 @@ def _outcomes(
             return
 
 
+def _given_up(parents: Parents, failures: Mapping[str, str]) -> GivenUpShard:
+    shard, reason = parents[0].shard, failures[parents[0].uri]
+    return GivenUpShard(shard=shard.uri, fingerprint=shard.fingerprint, reason=reason, attempts=1)
+
+
 def _publish(
     make: Make[Made], recipe: Recipe, target: OutputSettings, parents: Parents
 ) -> Made | str:
     """What became of a file, or why nothing did."""
     try:
         rows, report = make(parents)
-        publish(rows, parents[0].shard, recipe, target, {SOURCE_KEY: _came_from(parents).encode()})
+        source = {SOURCE_KEY: _came_from(parents).encode()}
+        publish(rows, parents[0].shard, recipe, target, more=source)
     except (OSError, pa.ArrowException, RequestError, ShardError) as error:
         return one_line(error)
     return report

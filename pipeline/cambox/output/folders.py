@@ -13,12 +13,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cambox.config import OutputSettings
 from cambox.errors import RequestError, some_of
-from cambox.output.latest import read_latest
+from cambox.output.latest import LINK, Latest, read_latest
+from cambox.output.manifest import newest_manifest
 from cambox.output.publish import is_temporary
 from cambox.sources.listing import list_folder
 from cambox.sources.storage import canonical_uri, locate, storage_failures
 
-_RECIPE_FOLDER = re.compile(r"[0-9a-f]{16}")
+RECIPE_FOLDER = re.compile(r"[0-9a-f]{16}")
 _OURS = re.compile(r".+-[0-9a-f]{16}\.parquet(\..+)?")
 
 
@@ -33,6 +34,7 @@ class Folder:
         storage_options: of the output, passed to fsspec.
         chosen_from: how many recipes its output holds, of which ``latest`` says that it is the one
             to read; 1: no choice was to be made.
+        manifest: the digest of the manifest that says what is to be read; None: what is visible.
     """
 
     uri: str
@@ -40,6 +42,7 @@ class Folder:
     hidden: tuple[str, ...]
     storage_options: Mapping[str, Any] | None = None
     chosen_from: int = 1
+    manifest: str | None = None
 
     @property
     def name(self) -> str:
@@ -102,20 +105,37 @@ def recipe_folder(uri: str, storage_options: Mapping[str, Any] | None = None) ->
     full = [folder for folder in recipe_folders(uri, storage_options) if folder.parquet]
     if not full:
         raise RequestError(f"{uri} holds no published file; run cambox annotate first")
-    if len(full) == 1:
-        return full[0]
     try:
-        latest = read_latest(OutputSettings(uri=uri, storage_options=dict(storage_options or {})))
+        latest = _latest(uri, full[0], storage_options)
+        for folder in full:
+            if latest is not None and folder.name == latest.recipe:
+                manifest = latest.manifest or _newest(folder)
+                return replace(folder, chosen_from=len(full), manifest=manifest)
+        if len(full) == 1:
+            return replace(full[0], manifest=_newest(full[0]))
     except OSError as error:
         raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
-    for folder in full:
-        if latest is not None and folder.name == latest.recipe:
-            return replace(folder, chosen_from=len(full))
     names = some_of([folder.uri for folder in full])
     raise RequestError(
         f"{uri} holds {len(full)} recipes, and none is latest; name one of them: {names} (cambox "
         "list says how they differ)"
     )
+
+
+def _latest(uri: str, folder: Folder, storage_options: Mapping[str, Any] | None) -> Latest | None:
+    """What ``latest`` says, where the URI is of an output or of the link in it, not of a recipe."""
+    root = uri.rstrip("/")
+    if root.rpartition("/")[2] == LINK:
+        root = folder.uri.rpartition("/")[0]
+    elif root.rpartition("/")[2] == folder.name:
+        return None
+    return read_latest(OutputSettings(uri=root, storage_options=dict(storage_options or {})))
+
+
+def _newest(folder: Folder) -> str | None:
+    if RECIPE_FOLDER.fullmatch(folder.name) is None:
+        return None
+    return newest_manifest(folder.uri, folder.storage_options)[1]
 
 
 def _folders(
@@ -127,9 +147,9 @@ def _folders(
     below = sorted(
         name
         for name in (_last(entry) for entry in entries if entry["type"] == "directory")
-        if _RECIPE_FOLDER.fullmatch(name)
+        if RECIPE_FOLDER.fullmatch(name)
     )
-    is_recipe = _RECIPE_FOLDER.fullmatch(path.rsplit("/", 1)[-1]) is not None
+    is_recipe = RECIPE_FOLDER.fullmatch(path.rsplit("/", 1)[-1]) is not None
     holds_ours = any(_OURS.fullmatch(_last(entry)) for entry in entries)
     if is_recipe and (holds_ours or not below):
         yield _folder(filesystem, path, uri, options)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -137,31 +136,69 @@ class NotOursError(RequestError):
     """A file of an output is damaged, or cambox did not make it; the message says what to do."""
 
 
-def read_metadata(uri: str, storage_options: Mapping[str, Any] | None = None) -> pq.FileMetaData:
-    """What the end of a Parquet file says; only that is read.
+@dataclass(frozen=True)
+class FileEnd:
+    """What the end of a Parquet file says.
+
+    Attributes:
+        size: of the whole file, in bytes.
+        digest: SHA-256 of the footer. As the footer has that of all bytes before it, two files with
+            one digest are the same file.
+    """
+
+    metadata: pq.FileMetaData
+    size: int
+    digest: str
+
+
+def read_end(uri: str, storage_options: Mapping[str, Any] | None = None) -> FileEnd:
+    """The end of a Parquet file; only that is read.
 
     Raises:
         NotOursError: the file is damaged.
         OSError: the storage failed, or has no such file.
     """
     filesystem, path = locate(uri, storage_options)
+
+    def ask() -> tuple[bytes, int]:
+        with filesystem.open(path, "rb") as file:
+            return _tail(file)
+
     # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
-    tail = from_storage(uri, lambda: _tail(filesystem.open(path, "rb")))
+    return _parsed_end(uri, *from_storage(uri, ask))
+
+
+def end_of(uri: str, file: IO[bytes]) -> FileEnd:
+    """The end of an open Parquet file; ``uri`` is for messages.
+
+    Raises:
+        NotOursError: the file is damaged.
+        OSError: the storage failed.
+    """
+    return _parsed_end(uri, *_tail(file))
+
+
+def _parsed_end(uri: str, tail: bytes, size: int) -> FileEnd:
     with parsed(uri):
-        return pq.read_metadata(pa.BufferReader(tail))
+        metadata = pq.read_metadata(pa.BufferReader(tail))
+    return FileEnd(metadata, size, hashlib.sha256(tail[-_length(tail) :]).hexdigest())
 
 
-def _tail(stream: io.BufferedIOBase) -> bytes:
-    with stream as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
+def _tail(file: IO[bytes]) -> tuple[bytes, int]:
+    """The bytes of the footer and perhaps some before it; the file's size."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL_BYTES))
+    tail = file.read()
+    length = _length(tail)
+    if len(tail) < length <= size:
+        file.seek(size - length)
         tail = file.read()
-        # The file ends with the footer, its length, and a magic number.
-        length = int.from_bytes(tail[-8:-4], "little") + 8
-        if len(tail) < length <= size:
-            file.seek(size - length)
-            tail = file.read()
-    return tail
+    return tail, size
+
+
+def _length(tail: bytes) -> int:
+    # The file ends with the footer, its length, and a magic number.
+    return int.from_bytes(tail[-8:-4], "little") + 8
 
 
 @contextmanager

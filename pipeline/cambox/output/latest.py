@@ -6,7 +6,6 @@ the symbolic link ``OUTPUT/latest`` as well.
 
 from __future__ import annotations
 
-import errno
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cambox.config import OutputSettings
 from cambox.errors import RequestError
-from cambox.output.publish import name_beside, publish_bytes, sync_folder
-from cambox.sources.retry import from_storage
+from cambox.output.exchange import Seen, put, read_seen
+from cambox.output.manifest import Sha256, chain, newest_manifest
+from cambox.output.publish import MOST_ROUNDS
+from cambox.output.whole import NO_LINKS, name_beside, sync_folder
 from cambox.sources.storage import locate
 
 POINTER = "_latest.json"
 LINK = "latest"
-_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Latest(BaseModel):
@@ -33,6 +33,7 @@ class Latest(BaseModel):
         uri: of that folder, as the run that moved the pointer knew it.
         run: the name of that run's report.
         shards, rows: published in the folder at that time.
+        manifest: what was published then, to the byte; None: an older cambox moved the pointer.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class Latest(BaseModel):
     shards: Annotated[int, Field(ge=0)]
     rows: Annotated[int, Field(ge=0)]
     moved_at: datetime
+    manifest: Sha256 | None = None
 
 
 def latest_folder(output: OutputSettings) -> str | None:
@@ -66,15 +68,16 @@ def read_latest(output: OutputSettings) -> Latest | None:
         RequestError: the pointer is damaged.
         OSError: the storage failed.
     """
+    return _seen_latest(output)[1]
+
+
+def _seen_latest(output: OutputSettings) -> tuple[Seen, Latest | None]:
     uri = f"{output.uri.rstrip('/')}/{POINTER}"
-    filesystem, path = locate(uri, output.storage_options)
-    filesystem.invalidate_cache()
+    seen, text = read_seen(uri, output.storage_options)
+    if text is None:
+        return seen, None
     try:
-        text = from_storage(uri, lambda: filesystem.cat_file(path))
-    except FileNotFoundError:
-        return None
-    try:
-        return Latest.model_validate_json(text)
+        return seen, Latest.model_validate_json(text)
     except ValidationError as error:
         raise RequestError(
             f"{uri}: not a pointer to a recipe's folder; delete it, and the next complete night "
@@ -98,20 +101,46 @@ def check_latest(output: OutputSettings) -> Latest | None:
     return read_latest(output)
 
 
-def move_latest(output: OutputSettings, latest: Latest) -> None:
+def move_latest(output: OutputSettings, latest: Latest) -> Latest:
     """Point to another folder, or to the same one after another run; at once, never half.
 
+    Returns:
+        What the pointer says now: another night's, where that is ahead of this one and has moved it
+        already.
+
     Raises:
+        RequestError: the pointer is damaged.
         OSError: the storage failed.
     """
-    publish_bytes(
-        f"{output.uri.rstrip('/')}/{POINTER}",
-        latest.model_dump_json(indent=2).encode() + b"\n",
-        output.storage_options,
-    )
+    text = latest.model_dump_json(indent=2).encode() + b"\n"
+    for _ in range(MOST_ROUNDS):
+        seen, there = _seen_latest(output)
+        if there is not None and _is_ahead(output, there, latest):
+            return there
+        if put(seen, text, output.storage_options):
+            break
+    else:
+        raise OSError(f"{seen.uri}: others have moved it {MOST_ROUNDS} times meanwhile")
     filesystem, path = locate(output.uri, output.storage_options)
     if isinstance(filesystem, LocalFileSystem):
-        _move_link(Path(path) / LINK, latest.recipe)
+        # To where the pointer leads now; another night may have moved it on from here.
+        _move_link(Path(path) / LINK, (read_latest(output) or latest).recipe)
+    return latest
+
+
+def _is_ahead(output: OutputSettings, there: Latest, ours: Latest) -> bool:
+    """Whether what the pointer says is of a later night than this one, which is late then."""
+    if there.recipe != ours.recipe or None in (there.manifest, ours.manifest):
+        # Their names begin with the time at which they began.
+        return there.run > ours.run
+    folder = f"{output.uri.rstrip('/')}/{ours.recipe}"
+    _, newest = newest_manifest(folder, output.storage_options)
+    if newest == ours.manifest or there.manifest == ours.manifest:
+        return False
+    for digest, _ in chain(folder, newest, output.storage_options):
+        if digest in (there.manifest, ours.manifest):
+            return digest == there.manifest
+    return False
 
 
 def _move_link(link: Path, recipe: str) -> None:
@@ -123,7 +152,7 @@ def _move_link(link: Path, recipe: str) -> None:
         beside.symlink_to(recipe, target_is_directory=True)
     except OSError as error:
         # A mounted object store has no links; there the pointer has to do.
-        if error.errno in _NO_LINKS:
+        if error.errno in NO_LINKS:
             return
         raise
     try:

@@ -10,9 +10,9 @@ from packaging.version import Version
 
 from cambox.config import OutputSettings
 from cambox.console import counted
+from cambox.output.commit import Found, find
 from cambox.output.footer import Recipe
-from cambox.output.publish import file_name, recipe_uri
-from cambox.output.reading import files_in
+from cambox.output.publish import file_name
 from cambox.sources.shards import Shard
 
 
@@ -27,6 +27,8 @@ class Plan:
         done: published from this shard and this recipe.
         orphaned: URIs of shards that are published but no longer in the input; their files stay.
         versions: libraries that published files were made with, and how many files.
+        found: what this was read off; None of a plan that was made otherwise.
+        redo_older_than: as it was asked for.
     """
 
     new: tuple[Shard, ...]
@@ -35,6 +37,13 @@ class Plan:
     done: tuple[Shard, ...]
     orphaned: tuple[str, ...]
     versions: Mapping[tuple[str, str], int]
+    found: Found | None = None
+    redo_older_than: Version | None = None
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """All of the input."""
+        return self.new + self.changed + self.outdated + self.done
 
     @property
     def to_do(self) -> tuple[Shard, ...]:
@@ -53,7 +62,7 @@ class Plan:
         )
 
     def __str__(self) -> str:
-        shards = len(self.to_do) + len(self.done)
+        shards = len(self.shards)
         outdated = f"{len(self.outdated)} outdated, " if self.outdated else ""
         orphaned = f", {len(self.orphaned)} orphaned" if self.orphaned else ""
         return (
@@ -77,7 +86,8 @@ def plan(
     Raises:
         OSError: the output cannot be listed, or a footer cannot be read.
     """
-    published = files_in(recipe_uri(output, recipe), output.storage_options)
+    found = find(output, recipe)
+    published = found.files
     expected = {file_name(shard.uri): shard for shard in shards}
     groups: dict[str, list[Shard]] = {"new": [], "changed": [], "outdated": [], "done": []}
     for name, shard in expected.items():
@@ -96,4 +106,6 @@ def plan(
         **{state: tuple(of_state) for state, of_state in groups.items()},
         orphaned=tuple(file.shard.uri for name, file in whole.items() if name not in expected),
         versions=Counter(pair for file in whole.values() for pair in file.versions.items()),
+        found=found,
+        redo_older_than=redo_older_than,
     )

@@ -6,36 +6,37 @@ import errno
 import hashlib
 import io
 import json
-import os
 import re
-import secrets
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from cambox.config import OutputSettings
-from cambox.errors import RequestError
-from cambox.output.footer import DIGEST_KEY, Footer, Recipe
-from cambox.sources.retry import StorageError, can_pass, from_storage
+from cambox.errors import RequestError, ShardError
+from cambox.output.exchange import put, read_seen
+from cambox.output.footer import DIGEST_KEY, Footer, NotOursError, Recipe, parsed
+from cambox.output.whole import make_folder, publish_bytes
+from cambox.sources.retry import StorageError, can_pass
 from cambox.sources.shards import Shard
-from cambox.sources.storage import locate, protocol_of, storage_failures
+from cambox.sources.storage import locate, storage_failures
 
+RUNS = "_runs"
+"""Beside the recipes' folders: what runs leave for people, and for readers of what was."""
 ROW_GROUP_ROWS = 10_000
+# Each means that another publisher of the same shard has just come first.
+MOST_ROUNDS = 10
 # Publishing takes seconds. What is a day old has no live owner, on this machine or another.
 SECONDS_UNTIL_ABANDONED = 24 * 3600.0
 # One name for all, so that at most one is left where nothing may be deleted.
 _PROBE = f"_writable-{16 * '0'}.parquet.probe"
 _TEMPORARY = re.compile(r"[._].+-[0-9a-f]{16}\.parquet\..+")
-# Their drivers write in place, so a reader meets half a file; they rename at once, like a disk.
-_WRITTEN_IN_PLACE = ("hdfs", "webhdfs")
 
 
 def file_name(shard_uri: str) -> str:
@@ -55,29 +56,71 @@ def recipe_uri(output: OutputSettings, recipe: Recipe) -> str:
     return f"{output.uri.rstrip('/')}/{recipe.folder}"
 
 
+def replaced_uri(file_uri: str, sha256: str) -> str:
+    """Where the bytes of a file are once another has taken its name, for manifests that name them.
+
+    Beside the recipes' folders, and with no ending that a reader's pattern would match.
+    """
+    root, recipe, _ = file_uri.rsplit("/", 2)
+    return f"{root}/{RUNS}/{recipe}/replaced/{sha256}"
+
+
 def publish(
     rows: pa.Table,
     shard: Shard,
     recipe: Recipe,
     output: OutputSettings,
+    still: Callable[[], bool] = lambda: True,
     more: Mapping[bytes, bytes] | None = None,
 ) -> str:
     """Write the one file of a shard and make it visible at once.
 
+    A file that is there is replaced only if the shard still is what the rows were made of, and only
+    if nobody else replaces it meanwhile; its bytes are kept at ``replaced_uri`` first.
+
     Args:
         rows: with the columns of ``rows.schema``.
+        still: whether the shard is what the rows were made of; asked before another file of it is
+            replaced.
         more: entries of the footer beside ``Footer``'s.
 
     Returns:
         The file's URI.
 
     Raises:
+        ShardError: the shard has changed, and what is there may be newer; it stays.
         OSError: the storage failed; see ``publish_bytes`` for what is visible then.
     """
     metadata = {**Footer.metadata_of(recipe, shard), **(more or {})}
     uri = f"{recipe_uri(output, recipe)}/{file_name(shard.uri)}"
-    publish_bytes(uri, to_parquet(rows.replace_schema_metadata(metadata)), output.storage_options)
-    return uri
+    data = to_parquet(rows.replace_schema_metadata(metadata))
+    for _ in range(MOST_ROUNDS):
+        # The order matters: what was there before the shard was found unchanged is not newer.
+        seen, there = read_seen(uri, output.storage_options)
+        if there == data:
+            return uri
+        if there is not None:
+            if not still():
+                raise ShardError(
+                    "it has changed since it was read, and another run has published it; run the "
+                    "same command again"
+                )
+            if _is_ours(uri, there):
+                kept = replaced_uri(uri, hashlib.sha256(there).hexdigest())
+                publish_bytes(kept, there, output.storage_options)
+        if put(seen, data, output.storage_options):
+            return uri
+    raise OSError(f"{uri}: others have replaced it {MOST_ROUNDS} times while it was published")
+
+
+def _is_ours(uri: str, data: bytes) -> bool:
+    """Whether bytes are a file that a manifest may name."""
+    try:
+        with parsed(uri):
+            Footer.from_metadata(pq.read_metadata(pa.BufferReader(data)).metadata or {})
+    except NotOursError:
+        return False
+    return True
 
 
 def to_parquet(rows: pa.Table) -> bytes:
@@ -117,38 +160,6 @@ def is_intact(file: bytes, metadata: Mapping[bytes, bytes]) -> bool:
     return actual == str(digest["sha256"])
 
 
-def publish_bytes(uri: str, data: bytes, storage_options: Mapping[str, Any] | None = None) -> None:
-    """Write a file and make it visible at once, in place of one that is there.
-
-    Raises:
-        RequestError: the URI is of a kind that is not allowed.
-        OSError: the storage failed. What was visible before is as it was, unless the file was
-            renamed and only its folder could not be synced: then the new file is visible, whole,
-            and a rerun finds it.
-    """
-    filesystem, path = locate(uri, storage_options)
-    if isinstance(filesystem, LocalFileSystem):
-        _publish_locally(Path(path), data)
-    elif protocol_of(uri) in _WRITTEN_IN_PLACE:
-        folder, _, name = path.rpartition("/")
-        beside = f"{folder}/{name_beside(name)}"
-
-        def write_and_rename() -> None:
-            filesystem.makedirs(folder, exist_ok=True)
-            filesystem.pipe_file(beside, data)
-            if protocol_of(uri) == "webhdfs" and filesystem.exists(path):
-                # Its renaming does not replace; for a moment there is no file, but never half one.
-                filesystem.rm_file(path)
-            filesystem.mv(beside, path)
-            if filesystem.info(path)["size"] != len(data):
-                raise OSError(f"{uri}: the file could not be renamed to its name")
-
-        from_storage(uri, write_and_rename)
-    else:
-        # One PUT, or a completed multipart: object stores show the object only once it is complete.
-        from_storage(uri, lambda: filesystem.pipe_file(path, data))
-
-
 def require_publishable(
     output: OutputSettings, recipe: Recipe, setting: str = "output.uri"
 ) -> None:
@@ -164,7 +175,7 @@ def require_publishable(
     filesystem, path = locate(uri, output.storage_options)
     try:
         if isinstance(filesystem, LocalFileSystem):
-            _make_folder(Path(path).parent)
+            make_folder(Path(path).parent)
             with TemporaryFile(dir=Path(path).parent):
                 return
         publish_bytes(uri, b"", output.storage_options)
@@ -179,43 +190,6 @@ def require_publishable(
     # Who may write need not be one who may delete; what is left there is a temporary file of ours.
     with suppress(OSError), storage_failures(uri):
         filesystem.rm_file(path)
-
-
-def _make_folder(folder: Path) -> None:
-    # The folder's own name, too, has to survive a loss of power, and with it the files in it.
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in missing:
-        sync_folder(path.parent)
-
-
-def _publish_locally(path: Path, data: bytes) -> None:
-    _make_folder(path.parent)
-    beside = path.with_name(name_beside(path.name))
-    try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def name_beside(name: str) -> str:
-    """A name of this process alone, hidden from readers, for what is not whole yet."""
-    return f".{name}.{os.getpid()}-{secrets.token_hex(4)}"
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a local folder survive a loss of power."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def remove_leftovers(output: OutputSettings, recipe: Recipe) -> int:

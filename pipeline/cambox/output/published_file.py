@@ -6,17 +6,28 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cambox.errors import RequestError
-from cambox.output.footer import DIGEST_KEY, SOURCE_KEY, Footer, parsed, read_metadata
+from cambox.output.footer import (
+    DIGEST_KEY,
+    SOURCE_KEY,
+    FileEnd,
+    Footer,
+    NotOursError,
+    parsed,
+    read_end,
+)
+from cambox.output.publish import replaced_uri
 from cambox.sources.retry import from_storage
 from cambox.sources.shards import Shard
 from cambox.sources.storage import locate
+
+Answer = TypeVar("Answer")
 
 ROWS_AT_ONCE = 4096
 # Maps are large, and of a sample few rows of a file are wanted.
@@ -37,6 +48,10 @@ class PublishedFile:
         data_digest: SHA-256 of the bytes before the footer; None where the footer has none.
         source: what the file was made from, where another file's maps gave its boxes.
         storage_options: of the output, passed to fsspec.
+        size: in bytes.
+        footer_digest: see ``FileEnd.digest``.
+        sha256: of the whole file, where a manifest names it: then these bytes are read, also once
+            another file has its name.
     """
 
     uri: str
@@ -47,6 +62,9 @@ class PublishedFile:
     data_digest: str | None
     source: str | None
     storage_options: Mapping[str, Any] | None = None
+    size: int = 0
+    footer_digest: str = ""
+    sha256: str | None = None
 
     @property
     def name(self) -> str:
@@ -99,38 +117,73 @@ class PublishedFile:
         Raises:
             RequestError: it cannot be read.
         """
-        filesystem, path = locate(self.uri, self.storage_options)
-        data: bytes = _asked(self.uri, lambda: filesystem.cat_file(path))
-        return data
+
+        def read(uri: str) -> bytes:
+            filesystem, path = locate(uri, self.storage_options)
+            data: bytes = _asked(uri, lambda: filesystem.cat_file(path))
+            return data
+
+        return self._of_these_bytes(read)
 
     def _metadata(self) -> pq.FileMetaData:
+        return self._of_these_bytes(self._metadata_at)
+
+    def _metadata_at(self, uri: str) -> pq.FileMetaData:
+        with _readable(uri):
+            return read_end(uri, self.storage_options).metadata
+
+    def _of_these_bytes(self, read: Callable[[str], Answer]) -> Answer:
+        """What reading gives, of the bytes that the manifest names where one does."""
+        if self.sha256 is None:
+            return read(self.uri)
+        if self._is_in_its_place():
+            try:
+                answer = read(self.uri)
+            except RequestError:
+                if self._is_in_its_place():
+                    raise
+            else:
+                # Otherwise it may be of two files: of the one before, and of the one now.
+                if self._is_in_its_place():
+                    return answer
+        return read(replaced_uri(self.uri, self.sha256))
+
+    def _is_in_its_place(self) -> bool:
         with _readable(self.uri):
-            return read_metadata(self.uri, self.storage_options)
+            try:
+                return read_end(self.uri, self.storage_options).digest == self.footer_digest
+            except (NotOursError, FileNotFoundError):
+                return False
 
     def _batches(
         self, columns: list[str] | None, rows_at_once: int, groups: list[int] | None
     ) -> Iterator[pa.RecordBatch]:
-        metadata = self._metadata()
-        chosen = list(range(metadata.num_row_groups)) if groups is None else groups
-        with parsed(self.uri):
-            if columns is not None:
-                names = metadata.schema.to_arrow_schema().names
-                columns = [name for name in columns if name.split(".")[0] in names]
-            ranges = _ranges(metadata, columns, chosen)
+
+        def read(uri: str) -> tuple[pq.FileMetaData, list[int], list[str] | None, np.ndarray]:
+            metadata = self._metadata_at(uri)
+            chosen = list(range(metadata.num_row_groups)) if groups is None else groups
+            present = columns
+            with parsed(self.uri):
+                if columns is not None:
+                    names = metadata.schema.to_arrow_schema().names
+                    present = [name for name in columns if name.split(".")[0] in names]
+                ranges = _ranges(metadata, present, chosen)
+            return metadata, chosen, present, self._some_bytes(uri, ranges)
+
         # All bytes that will be read come now, so that a storage's failure is met here alone.
-        data = self._some_bytes(ranges)
+        metadata, chosen, present, data = self._of_these_bytes(read)
         with parsed(self.uri):
             file = pq.ParquetFile(
                 pa.BufferReader(data), metadata=metadata, page_checksum_verification=True
             )
-            yield from file.iter_batches(rows_at_once, row_groups=chosen, columns=columns)
+            yield from file.iter_batches(rows_at_once, row_groups=chosen, columns=present)
 
-    def _some_bytes(self, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
+    def _some_bytes(self, uri: str, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
         """(size,) uint8 the file where it was asked for, zeros elsewhere, which take no memory."""
-        filesystem, path = locate(self.uri, self.storage_options)
+        filesystem, path = locate(uri, self.storage_options)
         starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
         parts = _asked(
-            self.uri,
+            uri,
             lambda: filesystem.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"),
         )
         with parsed(self.uri):
@@ -171,19 +224,19 @@ def known_file(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[Pub
         RequestError: it cannot be read, is damaged, or is not of cambox.
     """
     with _readable(uri):
-        metadata = read_metadata(uri, storage_options)
-    return published_file(uri, metadata, storage_options)
+        end = read_end(uri, storage_options)
+    return published_file(uri, end, storage_options)
 
 
 def published_file(
-    uri: str, metadata: pq.FileMetaData, storage_options: Mapping[str, Any] | None = None
+    uri: str, end: FileEnd, storage_options: Mapping[str, Any] | None = None
 ) -> tuple[PublishedFile, Footer]:
-    """A file by its metadata, as ``read_metadata`` gives it.
+    """A file by its end.
 
     Raises:
         NotOursError: cambox did not make the file.
     """
-    entries = metadata.metadata or {}
+    entries = end.metadata.metadata or {}
     with parsed(uri):
         footer = Footer.from_metadata(entries)
         digest = json.loads(entries.get(DIGEST_KEY, b"{}")).get("sha256")
@@ -191,12 +244,14 @@ def published_file(
     file = PublishedFile(
         uri,
         footer.shard,
-        metadata.num_rows,
+        end.metadata.num_rows,
         footer.recipe_digest,
         footer.versions,
         digest,
         None if source is None else source.decode(),
         storage_options,
+        end.size,
+        end.digest,
     )
     return file, footer
 

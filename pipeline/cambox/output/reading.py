@@ -16,16 +16,16 @@ import pyarrow as pa
 
 from cambox.errors import RequestError
 from cambox.output.folders import Folder, recipe_folder
-from cambox.output.footer import Footer, NotOursError, read_metadata
+from cambox.output.footer import Footer, NotOursError, read_end
+from cambox.output.manifest import Manifest, read_manifest
 from cambox.output.published_file import PublishedFile, known_file, published_file
+from cambox.output.snapshot import FOOTERS_AT_ONCE, NamedFiles, named_files
 from cambox.sources.listing import list_folder
 from cambox.sources.samples import ImageRule
 from cambox.sources.storage import locate
 
 if TYPE_CHECKING:
     import pyarrow.dataset
-
-FOOTERS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -112,20 +112,40 @@ def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> P
             damaged, not of cambox, or of another recipe than the first.
     """
     folder = recipe_folder(uri, storage_options)
+    if (manifest := _manifest(folder)) is not None:
+        files, footer = named_files(folder.uri, manifest.files, storage_options)
+    else:
 
-    def known(name: str) -> PublishedFile:
-        return known_file(folder.uri_of(name), storage_options)[0]
+        def known(name: str) -> PublishedFile:
+            return known_file(folder.uri_of(name), storage_options)[0]
 
-    first, footer = known_file(folder.uri_of(folder.parquet[0]), storage_options)
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        files = (first, *pool.map(known, folder.parquet[1:]))
+        first, footer = known_file(folder.uri_of(folder.parquet[0]), storage_options)
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            files = (first, *pool.map(known, folder.parquet[1:]))
     for file in files:
-        if file.recipe_digest != first.recipe_digest:
+        if file.recipe_digest != files[0].recipe_digest:
             raise RequestError(
-                f"{file.uri} is of another recipe than {first.uri}; run cambox verify, and move "
+                f"{file.uri} is of another recipe than {files[0].uri}; run cambox verify, and move "
                 "one of them away"
             )
     return PublishedRecipe(folder, footer, files)
+
+
+def _manifest(folder: Folder) -> Manifest | None:
+    """What of a folder is to be read, where a run has said it.
+
+    Raises:
+        RequestError: the manifest cannot be read, or names nothing.
+    """
+    if folder.manifest is None:
+        return None
+    try:
+        manifest = read_manifest(folder.uri, folder.manifest, folder.storage_options)
+    except OSError as error:
+        raise RequestError(f"{folder.uri} cannot be read: {error}; check access to it") from error
+    if not manifest.files:
+        raise RequestError(f"{folder.uri} holds no published file; run cambox annotate first")
+    return manifest
 
 
 def names_in(folder_uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
@@ -146,19 +166,26 @@ def names_in(folder_uri: str, storage_options: Mapping[str, Any] | None = None) 
 
 
 def files_in(
-    folder_uri: str, storage_options: Mapping[str, Any] | None = None
+    folder_uri: str,
+    storage_options: Mapping[str, Any] | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, PublishedFile | None]:
     """The visible files of a folder, by name; None for one that is not whole or not ours.
+
+    Args:
+        names: only of these, and of them those that are there; None: all.
 
     Raises:
         OSError: the folder cannot be listed, or a footer cannot be read.
     """
     visible = names_in(folder_uri, storage_options)
+    if names is not None:
+        visible = sorted({*visible} & {*names})
 
     def known(name: str) -> PublishedFile | None:
         uri = f"{folder_uri}/{name}"
         try:
-            return published_file(uri, read_metadata(uri, storage_options), storage_options)[0]
+            return published_file(uri, read_end(uri, storage_options), storage_options)[0]
         except NotOursError:
             return None
 
@@ -167,7 +194,9 @@ def files_in(
 
 
 def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarrow.dataset.Dataset:
-    """The rows of an output, as a dataset of Arrow.
+    """The rows of an output, as a dataset of Arrow: those of its last run that ended.
+
+    What further runs change meanwhile changes nothing of it; ask again for the rows of now.
 
     >>> read("demo/boxes").to_table(columns=["key", "labels"]).num_rows
     4
@@ -187,6 +216,12 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
     import pyarrow.dataset
 
     folder = recipe_folder(output, storage_options)
-    filesystem, _ = locate(folder.uri, storage_options)
-    paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
-    return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
+    manifest = _manifest(folder)
+    if manifest is None:
+        filesystem, _ = locate(folder.uri, storage_options)
+        paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
+        return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
+    uris = {folder.uri_of(entry.name): entry for entry in manifest.files}
+    named = {locate(uri, storage_options)[1]: (uri, entry) for uri, entry in uris.items()}
+    files = NamedFiles(named, storage_options)
+    return pyarrow.dataset.dataset(list(named), filesystem=files, format="parquet")

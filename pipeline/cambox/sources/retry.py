@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tenacity import (
@@ -16,6 +17,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from cambox.errors import RequestError, UnavailableError
 from cambox.sources.storage import storage_failures
 
 Answer = TypeVar("Answer")
@@ -127,6 +129,24 @@ def from_storage(uri: str, fn: Callable[[], Answer]) -> Answer:
     return with_retries(uri, ask)
 
 
+@contextmanager
+def as_request(what: str) -> Iterator[None]:
+    """What a storage fails with, as the one line that a command ends with.
+
+    Args:
+        what: cannot be done.
+
+    Raises:
+        UnavailableError: the storage was down, and may be up again later.
+        RequestError: asking again would change nothing.
+    """
+    try:
+        yield
+    except OSError as error:
+        down = isinstance(error, StorageError) or can_pass(error)
+        raise (UnavailableError if down else RequestError)(f"{what}: {error}") from error
+
+
 def can_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later: the storage's trouble, not the request's."""
     # Those of the last kind have been tried again already, further down.
@@ -150,6 +170,12 @@ def can_pass(error: BaseException) -> bool:
     # Our own word for a stream that ended early has no cause; a driver's error of no known kind
     # (bad options, no credentials) would be the same again.
     return len(causes) == 1
+
+
+def http_status(error: BaseException) -> int | None:
+    """The status of a server's answer that an error is about, such as 412; None where none is."""
+    statuses = (_status(cause)[0] for cause in _causes(error))
+    return next((status for status in statuses if status is not None), None)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

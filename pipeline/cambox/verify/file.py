@@ -48,6 +48,7 @@ class FileReport:
         versions: (library, version) pairs.
         statuses: rows by status.
         several_images: rows whose sample has images that no row is of.
+        sha256: of all its bytes; None where they could not be read.
     """
 
     shard_uri: str | None
@@ -56,6 +57,7 @@ class FileReport:
     statuses: Counter[str]
     several_images: int
     problems: tuple[Problem, ...]
+    sha256: str | None = None
 
 
 def verify_file(
@@ -71,9 +73,11 @@ def verify_file(
     recipe: int | None = None
     statuses: Counter[str] = Counter()
     several_images = 0
+    sha256: str | None = None
     try:
         filesystem, path = locate(uri, folder.storage_options)
         data = from_storage(uri, lambda: filesystem.cat_file(path))
+        sha256 = hashlib.sha256(data).hexdigest()
         with parsed(uri):
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         metadata = file.metadata.metadata or {}
@@ -102,6 +106,7 @@ def verify_file(
         statuses,
         several_images,
         tuple(findings.problems()),
+        sha256,
     )
 
 

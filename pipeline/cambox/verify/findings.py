@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 FileCheck = Literal["unreadable", "schema", "footer", "recipe", "name", "duplicate"]
-FolderCheck = Literal["leftover", "foreign"]
+FolderCheck = Literal["leftover", "foreign", "manifest"]
 RowCheck = Literal["shard", "sample_index", "key", "status", "error", "size"]
 EntryCheck = Literal[
     "null", "class", "rank", "probability", "score", "box", "component", "map", "features"

@@ -14,9 +14,11 @@ from rich.console import Console
 from cambox.console import Advance, counted, say
 from cambox.output.folders import Folder, recipe_folders
 from cambox.output.publish import file_name
+from cambox.sources.retry import as_request
 from cambox.sources.samples import SEVERAL_IMAGES
 from cambox.verify.file import FileReport, verify_file
 from cambox.verify.findings import Problem
+from cambox.verify.manifests import verify_manifests
 
 # Each holds one file in memory.
 FILES_AT_ONCE = 8
@@ -90,6 +92,13 @@ def verify(
                 if on_file is not None:
                     on_file(files)
             problems.extend(_together(folder, reports))
+            with as_request(f"{folder.uri} cannot be read"):
+                digests = {name: report.sha256 for name, report in reports.items()}
+                manifests = verify_manifests(folder, digests)
+            # Of a file that is damaged that is enough.
+            named = {problem.file for problem in problems}
+            problems.extend(one for one in manifests.problems if one.file not in named)
+            remarks.extend(manifests.remarks)
             remarks.extend(_mixed_versions(folder, reports.values()))
             if several := sum(report.several_images for report in reports.values()):
                 remarks.append(
