@@ -184,7 +184,7 @@ def storage_failures(uri: str) -> Iterator[None]:
         if getattr(cause, "status", 0) == 404:
             raise
         raise OSError(f"{uri}: the storage failed: {type(cause).__name__}: {cause}") from cause
-    except (OSError, RequestError, ShardError):
+    except (OSError, MemoryError, RequestError, ShardError):
         raise
     except Exception as error:
         raise OSError(f"{uri}: the storage failed: {type(error).__name__}: {error}") from error
