@@ -18,6 +18,9 @@ from cambox.sources.labels import LabelError, read_labels
 from cambox.sources.samples import Sample
 from cambox.threads import Stopwatch, grouped, in_order
 
+# Names of members are in it, which come from anywhere.
+_MOST_OF_AN_ERROR = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedSample:
@@ -111,7 +114,7 @@ def load_sample(sample: Sample, rule: LoadRule) -> LoadedSample:
     ) -> LoadedSample:
         height, width = (None, None) if image is None else image.shape[:2]
         pixels = None if image is None else rule.resized(image)
-        error = "; ".join(filter(None, (error, sample.remark))) or None
+        error = "; ".join(filter(None, (error, sample.remark)))[:_MOST_OF_AN_ERROR] or None
         return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
 
     if sample.image is None:
