@@ -89,6 +89,8 @@ class Shard:
         return cls(**given, files=files)
 
 
+OF_CONTENT = "sha256="
+"""How a fingerprint of a shard's bytes begins, which no store tells."""
 _OF_A_TAR = ("uri", "size", "fingerprint")
 
 

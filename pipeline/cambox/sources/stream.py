@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from cambox.errors import ShardError
 from cambox.sources.retry import from_storage, with_retries
-from cambox.sources.shards import ImageFile, Shard
+from cambox.sources.shards import OF_CONTENT, ImageFile, Shard
 from cambox.sources.storage import open_stream, storage_failures
 from cambox.threads import in_order
 
@@ -163,7 +163,7 @@ def with_content_fingerprints(
 
     def read(shard: Shard) -> Shard:
         found = from_storage(shard.uri, lambda: digest(shard))
-        return replace(shard, fingerprint=f"sha256={found}")
+        return replace(shard, fingerprint=f"{OF_CONTENT}{found}")
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         return list(pool.map(read, shards))
