@@ -15,10 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from cambox import __version__
 from cambox.errors import RequestError
@@ -141,14 +144,27 @@ def read_metadata(uri: str, storage_options: Mapping[str, Any] | None = None) ->
     """What the end of a Parquet file says; only that is read.
 
     Raises:
-        NotOursError: the file is damaged.
+        NotOursError: the file is damaged, or none (a folder, a pipe, a broken link).
         OSError: the storage failed, or has no such file.
     """
     filesystem, path = locate(uri, storage_options)
+    require_a_file(uri, filesystem, path)
     # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
     tail = from_storage(uri, lambda: _tail(filesystem.open(path, "rb")))
     with parsed(uri):
         return pq.read_metadata(pa.BufferReader(tail))
+
+
+def require_a_file(uri: str, filesystem: AbstractFileSystem, path: str) -> None:
+    """See that what has a file's name is one: opening a pipe would wait for ever.
+
+    Raises:
+        NotOursError: it is not; of one that is not there nothing is said.
+    """
+    if not isinstance(filesystem, LocalFileSystem) or Path(path).is_file():
+        return
+    if Path(path).is_symlink() or Path(path).exists():
+        raise NotOursError(f"{uri} is not a regular file; move it out of the folder")
 
 
 def _tail(stream: io.BufferedIOBase) -> bytes:

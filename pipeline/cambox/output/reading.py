@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cambox.errors import RequestError
 from cambox.output.folders import Folder, recipe_folder
-from cambox.output.footer import Footer, NotOursError, read_metadata
+from cambox.output.footer import Footer, NotOursError, read_metadata, require_a_file
 from cambox.output.published_file import PublishedFile, known_file, published_file
 from cambox.sources.listing import list_folder
 from cambox.sources.samples import ImageRule
@@ -189,4 +189,6 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
     folder = recipe_folder(output, storage_options)
     filesystem, _ = locate(folder.uri, storage_options)
     paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
+    for path in paths:
+        require_a_file(path, filesystem, path)
     return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
