@@ -89,7 +89,7 @@ def open_shard(
         OSError: the storage failed, or gave fewer or more bytes than ``shard.size``.
         gzip.BadGzipFile, zlib.error, EOFError: while reading, the compressed data are damaged.
     """
-    source = with_retries(shard.uri, lambda: open_stream(shard.uri, storage_options))
+    source = with_retries(shard.uri, lambda: open_stream(shard.stored[0], storage_options))
     stored = StoredBytes(source, shard, on_bytes)
     with io.BufferedReader(stored, _BUFFER_BYTES) as buffered:
         if is_compressed(shard.uri):
@@ -157,7 +157,7 @@ def with_content_fingerprints(
             for _ in read_files(shard, storage_options, whole.update):
                 pass
             return whole.hexdigest()
-        with open_stream(shard.uri, storage_options) as stored:
+        with open_stream(shard.stored[0], storage_options) as stored:
             # What ends early is a cut connection, not another content.
             return hashlib.file_digest(StoredBytes(stored, shard), "sha256").hexdigest()
 
