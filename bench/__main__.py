@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from bench.boxes import boxes
+from bench.flips import flip
 from bench.memory import memory
 from bench.rebox import rebox
 from bench.runs import flat, planning
@@ -22,6 +23,7 @@ app.command()(rebox)
 app.command()(boxes)
 app.command()(memory)
 app.command()(zoom)
+app.command("flips")(flip)
 
 if __name__ == "__main__":
     app()

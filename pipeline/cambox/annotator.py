@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from queue import SimpleQueue
 
 import torch
@@ -14,6 +17,7 @@ import torch
 from cambox.batch import AnnotatedBatch, BatchAnnotator
 from cambox.boxes import Boxes
 from cambox.config import Config
+from cambox.errors import ShardError
 from cambox.models.classifier import Classifier
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish
@@ -22,8 +26,8 @@ from cambox.signs import Signs
 from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from cambox.sources.retry import with_retries
 from cambox.sources.samples import SEVERAL_IMAGES, ImageRule, Sample, read_samples
-from cambox.sources.shards import Shard
-from cambox.sources.states import state_of
+from cambox.sources.shards import OF_CONTENT, Shard
+from cambox.sources.states import as_it_is, state_of
 from cambox.threads import Stage, Stopwatch, grouped, in_order
 from cambox.whole_image import WholeImages
 from cambox.zoomed_image import ZoomedImages
@@ -36,6 +40,9 @@ DECODED_ON_GPU = 32
 # A stream that is cut half-way costs all that was read, so this is not done as often as a question
 # is asked again; the drivers that can read from the middle do so themselves.
 READINGS = 2
+# So often a shard that is rewritten meanwhile is read in one attempt.
+DESCRIPTIONS = 3
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -167,13 +174,12 @@ class Annotator:
 
         Raises:
             ShardError: the shard is not whole; nothing is published.
-            OSError: the storage failed; nothing is published.
+            OSError: the storage failed, or the shard is rewritten again and again; nothing is
+                published.
         """
         start = time.monotonic()
         watch = Stopwatch()
-        whole = with_retries(
-            shard.uri, lambda: self._annotated(shard, watch, on_progress, on_read), READINGS
-        )
+        shard, whole = self._unchanged(shard, watch, on_progress, on_read)
         with watch.measure("write"):
             boxes = Boxes.joined(whole.boxes)
             names, output = self.recipe.class_names, self.config.output
@@ -197,15 +203,59 @@ class Annotator:
     def _is_still(self, shard: Shard) -> bool:
         return state_of(shard, self.config.input.storage_options) == "same"
 
+    def _unchanged(
+        self,
+        shard: Shard,
+        watch: Stopwatch,
+        on_progress: Callable[[Progress], None],
+        on_read: Callable[[], None],
+    ) -> tuple[Shard, AnnotatedBatch]:
+        """A shard as it is described after it was read as well as before, and all its batches.
+
+        One that was rewritten since it was listed, or meanwhile, is read again: else its rows
+        might be of the old samples and the new ones.
+        """
+        for _ in range(DESCRIPTIONS):
+            reading = partial(self._annotated, shard, watch, on_progress, on_read)
+            try:
+                whole, content = with_retries(shard.uri, reading, READINGS)
+            except (OSError, ShardError):
+                now = self._described(shard)
+                if now == shard:
+                    raise
+            else:
+                now = self._described(shard)
+                if shard.fingerprint.startswith(OF_CONTENT):
+                    now = replace(now, fingerprint=f"{OF_CONTENT}{content}")
+                if now == shard:
+                    return shard, whole
+            LOG.warning("%s has changed since it was listed; it is read again", shard.uri)
+            shard = now
+        raise OSError(f"{shard.uri} was rewritten each time that it was read; run again later")
+
+    def _described(self, shard: Shard) -> Shard:
+        options = self.config.input.storage_options
+        return with_retries(shard.uri, lambda: as_it_is(shard, options))
+
     def _annotated(
         self,
         shard: Shard,
         watch: Stopwatch,
         on_progress: Callable[[Progress], None],
         on_read: Callable[[], None],
-    ) -> AnnotatedBatch:
-        """All batches of a shard that was read whole, as one."""
+    ) -> tuple[AnnotatedBatch, str]:
+        """All batches of a shard that was read whole, as one, and the SHA-256 of its bytes.
+
+        Of bytes whose fingerprint the store tells it is not computed.
+        """
         settings = self.config.input
+        content = hashlib.sha256()
+        by_content = shard.fingerprint.startswith(OF_CONTENT)
+
+        def note(data: bytes) -> None:
+            if by_content:
+                content.update(data)
+            on_progress(Progress(len(data)))
 
         def samples() -> Iterator[Sample]:
             yield from watch.measured(
@@ -213,7 +263,7 @@ class Annotator:
                 read_samples(
                     shard,
                     settings.storage_options,
-                    lambda data: on_progress(Progress(len(data))),
+                    note,
                     settings.max_sample_bytes,
                     ImageRule(settings.image, settings.several_images),
                 ),
@@ -252,4 +302,4 @@ class Annotator:
         for annotated in results:
             whole.add(annotated)
             on_progress(Progress(samples=len(annotated.rows)))
-        return whole
+        return whole, content.hexdigest()

@@ -28,6 +28,7 @@ from rich.progress import (
 from rich.text import Text
 
 from cambox.errors import RequestError
+from cambox.sources.signed import unsigned
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -41,7 +42,7 @@ Advance = Callable[[int], None]
 def say(console: Console, *lines: str) -> None:
     """Print lines as they are, however long, without markup or colours of their own."""
     for line in lines:
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        console.print(escape(unsigned(line)), highlight=False, soft_wrap=True)
 
 
 class _Saying(logging.Handler):
@@ -73,7 +74,7 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     Args:
         most: characters, in whole sentences, or words if the first is longer; None: all.
     """
-    text = " ".join(Text.from_ansi(str(error)).plain.split())
+    text = unsigned(" ".join(Text.from_ansi(str(error)).plain.split()))
     if most is not None and len(text) > most:
         sentence = text.rfind(". ", 0, most)
         text = text[:sentence] if sentence > 0 else text[:most].rpartition(" ")[0] + " ..."

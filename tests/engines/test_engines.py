@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 
 import cambox
+import cambox.sources.load
 from cambox.annotator import Annotator, Progress, ShardReport
 from cambox.config import Config
 from cambox.engines.display import RunDisplay
@@ -380,3 +381,18 @@ def test_a_single_image_that_does_not_fit_gives_its_shard_up(
     summary = run(make_config("engine.max_attempts=2"), QUIET)
     assert len(summary.failures) == 3
     assert all("OutOfMemoryError" in failure.reason for failure in summary.failures)
+
+
+def test_a_worker_short_of_memory_fails_the_attempt_and_publishes_nothing(
+    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(data: bytes, max_pixels: int) -> np.ndarray:
+        raise MemoryError("played")
+
+    with monkeypatch.context() as short:
+        short.setattr(cambox.sources.load, "decode_image", decode)
+        failed = run(make_config(), QUIET)
+    assert [failure.reason for failure in failed.failures] == ["MemoryError: played"] * 3
+    assert [failure.attempts for failure in failed.failures] == [3] * 3
+    assert not failed.reports
+    assert run(make_config(), QUIET).statuses == {"ok": 12}

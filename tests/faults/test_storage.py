@@ -6,22 +6,29 @@ import errno
 import io
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pyarrow.dataset
 import pytest
+from rich.console import Console
 
+import cambox.annotator
 from cambox import planned
 from cambox.errors import RequestError
 from cambox.output import exchange, whole
 from cambox.output import publish as publishing
+from cambox.run import run
 from cambox.sources import stream
+from cambox.sources.samples import Sample, read_samples
+from cambox.sources.shards import Shard
 from conftest import ConfigMaker
 from fault_runs import FaultTable, LocalRuns, temporaries, visible
 
 Honest = Callable[..., Any]
+QUIET = Console(file=io.StringIO())
 
 
 class Failing:
@@ -214,3 +221,59 @@ def test_a_shard_that_is_cut_anywhere_publishes_nothing_until_it_is_whole(
     os.utime(path, ns=(times, times))
     assert runs.run().complete
     fault_table.check(7, "tar cut at and between its members", len(cuts), folder, clean)
+
+
+# Of the same size and by its content, what was in the buffer already is all of the old one.
+@pytest.mark.parametrize(
+    ("fingerprint", "other"), [("store", "as large"), ("store", "larger"), ("content", "larger")]
+)
+def test_a_shard_that_is_rewritten_while_it_is_read_is_read_again(
+    make_config: ConfigMaker,
+    shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    fingerprint: str,
+    other: str,
+) -> None:
+    path = tmp_path / "input" / "shard.tar"
+    path.parent.mkdir()
+    path.write_bytes((shards / "shard-000000.tar").read_bytes())
+    later = shards / "shard-000001.tar"
+    new = later.read_bytes() + (bytes(10240) if other == "larger" else b"")
+    times = 1
+
+    def reading(shard: Shard, *rest: Any) -> Iterator[Sample]:
+        nonlocal times
+        for sample in read_samples(shard, *rest):
+            yield sample
+            if sample.index == 1 and times:
+                times -= 1
+                path.write_bytes(new)
+
+    monkeypatch.setattr(cambox.annotator, "read_samples", reading)
+    config = make_config(f"input.shards={path}", f"input.fingerprint={fingerprint}")
+    summary = run(config, QUIET)
+    assert summary.complete
+    (row, *_) = rows = pyarrow.dataset.dataset(summary.folder).to_table().to_pylist()
+    with tarfile.open(later) as archive:
+        keys = dict.fromkeys(name.partition(".")[0] for name in archive.getnames())
+    assert [one["key"] for one in rows] == list(keys)
+    assert row["shard"] == str(path)
+    assert run(config, QUIET).reports == ()
+
+
+def test_a_shard_that_is_rewritten_again_and_again_is_given_up(
+    make_config: ConfigMaker, shards: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "shard.tar"
+    path.write_bytes((shards / "shard-000000.tar").read_bytes())
+
+    def reading(shard: Shard, *rest: Any) -> Iterator[Sample]:
+        yield from read_samples(shard, *rest)
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000))
+
+    monkeypatch.setattr(cambox.annotator, "read_samples", reading)
+    summary = run(make_config(f"input.shards={path}"), QUIET)
+    (failure,) = summary.failures
+    assert "was rewritten each time that it was read" in failure.reason
+    assert not list(Path(summary.folder).glob("*.parquet"))

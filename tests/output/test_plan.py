@@ -8,18 +8,24 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from packaging.version import Version
 from rich.console import Console
 
-from cambox.config import Config
+from cambox.config import Config, OutputSettings
+from cambox.output.ledger import plan
+from cambox.output.publish import publish
 from cambox.run import prepare, run
+from cambox.sources.shards import find_shards
 from cambox.summary import RunSummary
 from conftest import ConfigMaker
+from makers import publish_rows
 
 QUIET = Console(file=io.StringIO())
 
@@ -138,3 +144,49 @@ def test_json_is_one_object_with_what_the_run_did(tmp_path: Path, shards: Path) 
     planned = json.loads(cambox("plan").stdout)
     assert planned["new"] == [str(bad)]
     assert len(planned["done"]) == 3
+
+
+def test_a_damaged_footer_makes_a_shard_changed_and_stops_no_run(tmp_path: Path) -> None:
+    made = publish_rows(tmp_path)
+    shards = find_shards([str(path) for path in made.shards])
+    output = OutputSettings(uri=str(made.output))
+    file = min(made.folder.glob("*.parquet"))
+    data = bytearray(file.read_bytes())
+    footer = len(data) - pq.read_metadata(file).serialized_size - 8
+    outcomes = Counter[int]()
+    for place in range(footer, len(data), 40):
+        data[place] ^= 1 << place % 8
+        file.write_bytes(data)
+        data[place] ^= 1 << place % 8
+        work = plan(shards, made.recipe, output, Version("0.0.1"))
+        assert str(work)
+        assert work.mixed_versions is not None
+        outcomes[len(work.changed)] += 1
+    assert outcomes[1] > 50
+    for key, value in (
+        ("versions", {}),
+        ("versions", {"cambox": "0.2/0"}),
+        ("versions", {"cambox": 7}),
+        ("recipe_digest", "0" * 64),
+        ("shard", {"uri": 1, "size": 1, "fingerprint": ""}),
+    ):
+        table = pq.read_table(pa.BufferReader(bytes(data)))
+        text = value if isinstance(value, str) else json.dumps(value)
+        entries = {**table.schema.metadata, f"cambox.{key}".encode(): text.encode()}
+        pq.write_table(table.replace_schema_metadata(entries), file)
+        assert len(plan(shards, made.recipe, output, Version("0.0.1")).changed) == 1
+
+
+def test_no_rows_beside_rows_are_not_done_and_no_rows_of_an_empty_shard_are(
+    tmp_path: Path,
+) -> None:
+    made = publish_rows(tmp_path)
+    shards = find_shards([str(path) for path in made.shards])
+    output = OutputSettings(uri=str(made.output))
+    file = min(made.folder.glob("*.parquet"))
+    none = pq.read_table(file).slice(0, 0)
+    for entries in (none.schema.metadata, pq.read_metadata(file).metadata):
+        pq.write_table(none.replace_schema_metadata(entries), file)
+        assert len(plan(shards, made.recipe, output).changed) == 1
+    publish(none, shards[0], made.recipe, output)
+    assert len(plan(shards, made.recipe, output).done) == 3

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import pickle
 import random
 import struct
 import subprocess
 import sys
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -357,6 +360,59 @@ def test_pillow_is_asked_where_opencv_fails_and_lack_of_memory_is_no_fault_of_th
     failure.code = cv2.Error.StsNoMem
     with pytest.raises(MemoryError):
         decode_image(data, LIMIT)
+
+
+# How each kind of file is decoded with so many MiB of address space left.
+SHORT_OF_MEMORY = """
+import io, json, resource, sys
+import numpy as np
+from PIL import Image
+from cambox.sources.decode import decode_image
+
+grain = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+files = {}
+for kind in sys.argv[1].split(","):
+    buffer = io.BytesIO()
+    side = 1000 if kind == "AVIF" else 2400
+    quick = {"speed": 10, "method": 0, "compress_level": 1}
+    Image.fromarray(grain).resize((side, side)).save(buffer, kind, **quick)
+    files[kind] = buffer.getvalue()
+outcomes = {}
+for left in (0, 16, 500):
+    for kind, data in files.items():
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (left << 20), -1))
+        try:
+            outcome = str(decode_image(data, 10**8).shape)
+        except Exception as error:
+            outcome = repr(error)
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        outcomes.setdefault(kind, []).append(outcome)
+print(json.dumps(outcomes))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_a_sound_image_is_never_unreadable_for_lack_of_memory() -> None:
+    kinds = "JPEG,PNG,WEBP,TIFF,BMP,AVIF"
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, kinds],
+        # What is given back is given back to the system, and not kept for the next.
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    outcomes = json.loads(done.stdout)
+    assert sorted(outcomes) == sorted(kinds.split(","))
+    for kind, found in outcomes.items():
+        assert found[-1] in ("(1000, 1000, 3)", "(2400, 2400, 3)"), kind
+        for outcome in found:
+            assert outcome == found[-1] or "Memory" in outcome, kind
+    # The limits did bite.
+    assert sum("Memory" in found[0] for found in outcomes.values()) > 2, outcomes
 
 
 @given(st.sampled_from(["JPEG", "PNG", "GIF", "TIFF", "BMP"]), st.data())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import io
+import json
 import os
 import tarfile
 import threading
@@ -22,6 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from cambox.errors import RequestError
 from cambox.sources.samples import read_samples
 from cambox.sources.shards import Shard, find_shards
+from cambox.sources.signed import unsigned
 from cambox.sources.states import state_of, states_of
 from cambox.sources.storage import canonical_uri, fingerprint, locate, open_stream
 from cambox.sources.stream import with_content_fingerprints
@@ -352,3 +354,60 @@ def test_http_failures_are_the_storages(server: str) -> None:
     (shard,) = find_shards([f"{server}/cut.tar"])
     with pytest.raises(OSError, match=r"cut\.tar: the storage"):
         list(read_samples(shard))
+
+
+def test_a_signature_is_no_part_of_a_shard(server: str, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(EMPTY_TAR)
+    host = server.removeprefix("http://")
+    signed = "X-Amz-Credential=AKIA&X-Amz-Signature=5ec2e7"
+    urls = [
+        f"http://me:5ec2e7@{host}/a.tar",
+        *(f"{server}/a.tar?{query}" for query in (signed, signed.replace("5ec", "5ed"))),
+        f"{server}/a.tar?sv=2026&sp=r&sig=5ec2e7",
+        f"{server}/a.tar",
+    ]
+    shards = [find_shards([url])[0] for url in urls]
+    assert {shard.uri for shard in shards} == {f"{server}/a.tar"}
+    assert len({*shards}) == 1
+    assert find_shards(urls) == shards[:1]
+    for shard, url in zip(shards, urls, strict=True):
+        assert shard.stored == [url]
+        assert list(read_samples(shard)) == []
+        assert "5ec2e7" not in repr(shard) + json.dumps(shard.to_entry())
+    for url in (f"{server}/down.tar?X-Amz-Signature=5ec2e7", f"http://me:5ec2e7@{host}/no.tar"):
+        with pytest.raises((OSError, RequestError)) as caught:
+            find_shards([url])
+        assert "5ec2e7" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://h/a?versionId=3&X-Amz-Signature=1&part=2", "https://h/a?versionId=3&part=2"),
+        ("https://h/a?se=1&st=2", "https://h/a?se=1&st=2"),
+        ("https://h/a?se=1&sig=2", "https://h/a"),
+        ("https://h/a?file=b.tar", "https://h/a?file=b.tar"),
+        ("https://token@h/a", "https://h/a"),
+        ("abfs://container@account.dfs.core.windows.net/a", None),
+        ("s3://id:secret@bucket/a or 'https://u:p@h/b?token=1'", "s3://bucket/a or 'https://h/b'"),
+        ("/local/a?sig=1", None),
+    ],
+)
+def test_what_is_left_of_a_url(text: str, expected: str | None) -> None:
+    assert unsigned(text) == (text if expected is None else expected)
+    assert unsigned(unsigned(text)) == unsigned(text)
+
+
+def test_a_slow_reader_is_no_silent_server() -> None:
+    def timeout(**client: Any) -> Any:
+        filesystem, _ = locate("http://h/a.tar", {"client_kwargs": client} if client else None)
+        return filesystem.client_kwargs["timeout"]
+
+    assert timeout().total is None
+    assert 0 < timeout().sock_read <= 60
+    assert 0 < timeout().sock_connect <= 60
+    assert timeout(timeout={"sock_read": 5}).sock_read == 5
+    assert timeout(timeout={"sock_read": 5}).total is None
+    assert timeout(timeout=9).total == 9
+    with pytest.raises(RequestError, match=r"client_kwargs\.timeout: .*sock_read, in seconds"):
+        timeout(timeout={"patience": 1})

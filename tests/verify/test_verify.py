@@ -22,20 +22,23 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
+import cambox
 from cambox.boxes import Boxes
 from cambox.cli import main
 from cambox.config import OutputSettings
 from cambox.config_file import load_config
 from cambox.errors import RequestError
 from cambox.output.footer import Recipe
+from cambox.output.ledger import plan
 from cambox.output.publish import publish, to_parquet
 from cambox.output.rows import ClassScore, Row, table
 from cambox.run import run
 from cambox.sources.samples import ANY_IMAGE, read_samples
-from cambox.sources.shards import Shard
-from cambox.verify.findings import Problem
+from cambox.sources.shards import Shard, find_shards
+from cambox.verify.findings import Findings, Problem
+from cambox.verify.statistics import check_statistics
 from cambox.verify.verify import Verification, print_verification, verify
-from makers import write_tar
+from makers import publish_rows, write_tar
 
 Members = dict[str, bytes]
 Rows = list[dict]
@@ -711,3 +714,49 @@ def test_a_long_list_is_cut_kind_by_kind() -> None:
         "remark: odd",
         "26 files, 3 rows (ok 3): 26 problems in 26 files",
     ]
+
+
+def test_a_footer_whose_statistics_are_not_of_its_rows_is_found() -> None:
+    """By its footer no row has the status of any, so who asks for one gets none."""
+
+    def written(status: list[str], width: list[int | None]) -> tuple[bytes, bytes]:
+        buffer = io.BytesIO()
+        rows = pa.table({"status": status, "width": pa.array(width, pa.int32())})
+        pq.write_table(rows, buffer, compression="none", use_dictionary=False)
+        footer = pq.read_metadata(buffer).serialized_size + 8
+        return buffer.getvalue()[:-footer], buffer.getvalue()[-footer:]
+
+    def found(data: bytes) -> list[str]:
+        findings = Findings("file")
+        check_statistics(data, pq.ParquetFile(pa.BufferReader(data)), findings)
+        return [problem.what.split(" of ")[0] for problem in findings.problems()]
+
+    rows, footer = written(["ok", "ok"], [5, 6])
+    assert found(rows + footer) == []
+    for status, width, wrong in (
+        (["oj", "oj"], [5, 6], ["statistics: status"]),
+        (["ok", "ol"], [5, 6], []),  # true enough: no filter loses a row
+        (["ok", "ok"], [7, 8], ["statistics: width"]),
+        (["ol", "ol"], [0, 1], ["statistics: status"]),
+    ):
+        others, other_footer = written(status, width)
+        assert len(others) == len(rows)
+        assert found(rows + other_footer) == wrong
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_what_is_called_a_file_and_is_none_is_reported(tmp_path: Path) -> None:
+    made = publish_rows(tmp_path)
+    shards = find_shards([str(path) for path in made.shards])
+    first, second, _ = sorted(made.folder.glob("*.parquet"))
+    first.unlink()
+    os.mkfifo(first)
+    second.unlink()
+    second.symlink_to("nowhere")
+    problems = {problem.file: problem.what for problem in verify(str(made.output)).problems}
+    for path in (first, second):
+        assert "is not a regular file; move it out of the folder" in problems[str(path)]
+    work = plan(shards, made.recipe, OutputSettings(uri=str(made.output)))
+    assert [len(work.new), len(work.changed), len(work.done)] == [0, 2, 1]
+    with pytest.raises(RequestError, match="not a regular file"):
+        cambox.read(str(made.output))

@@ -35,7 +35,7 @@ from cambox.errors import RequestError
 from cambox.output.publish import file_name, recipe_uri
 from cambox.run import prepare, run
 from conftest import ConfigMaker
-from makers import ROOT
+from makers import ROOT, SHARED
 
 QUIET = Console(file=io.StringIO())
 MIB = 1 << 20
@@ -234,6 +234,21 @@ def png_of(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + start + pixels + chunk(b"IEND", b"")
 
 
+def png_of_a_chunk(size: int) -> bytes:
+    """A whole PNG of some bytes whose pixels are said to be in a chunk of any size."""
+    data = bytearray(picture("PNG"))
+    struct.pack_into(">I", data, data.index(b"IDAT") - 4, size)
+    return bytes(data)
+
+
+def pax_sparse() -> bytes:
+    """A sparse member of the newest form, whose map lies among its data: as long as it likes."""
+    records = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.realsize=10\n"
+    start = header("pax", len(records), tarfile.XHDTYPE) + records.ljust(512, b"\0")
+    map_of_many = b"99999999\n" + b"0\n" * (16 * MIB)
+    return gzip.compress(start + header("a.jpg", 10) + map_of_many, 1)
+
+
 def jpeg_of(side: int) -> bytes:
     data = bytearray(picture())
     struct.pack_into(">HH", data, data.index(b"\xff\xc0") + 5, side, side)
@@ -266,7 +281,7 @@ def pax(count: int, size: int, is_global: bool) -> bytes:
     """Members after headers of their own, each of so many bytes; gzip, because they compress."""
     blocks = []
     for index in range(count):
-        entry = f"comment{index}={'x' * size}\n"
+        entry = f"CAMBOX.comment{index}={'x' * size}\n"
         entry = f"{len(entry) + 8:07d} {entry}"
         kind = tarfile.XGLTYPE if is_global else tarfile.XHDTYPE
         padded = -(-len(entry) // 512) * 512
@@ -280,6 +295,8 @@ def write_hazards(folder: Path) -> None:
     (folder / "0-plain.jpg").write_bytes(picture())
     (folder / "1-bomb.png").write_bytes(png_of(60_000))
     (folder / "1-bomb.jpg").write_bytes(jpeg_of(60_000))
+    (folder / "1-chunk.png").write_bytes(png_of_a_chunk(0xFFFFFF00))
+    (folder / "1-pnm.jpg").write_bytes(b"P4\n1000#1000000\n 5 \n" + bytes(8 * MIB))
     (folder / "1-two-sizes.jpg").write_bytes(jpeg_of_two_sizes(60_000))
     (folder / "1-two-sizes.jp2").write_bytes(jpeg2000_of_two_sizes(60_000))
     zeros = gzip.compress(bytes(64 * MIB), 9) * 160
@@ -288,10 +305,12 @@ def write_hazards(folder: Path) -> None:
     (folder / "2-member-of-10-gib.tar.gz").write_bytes(start + zeros)
     sparse = header("a.jpg", 10 << 30, tarfile.GNUTYPE_SPARSE) + bytes(4 * MIB)
     (folder / "3-sparse.tar").write_bytes(sparse)
+    (folder / "3-sparse-pax.tar.gz").write_bytes(pax_sparse())
     (folder / "4-pax-of-each-member.tar.gz").write_bytes(pax(100, 900_000, is_global=False))
     (folder / "4-pax-of-all.tar.gz").write_bytes(pax(100, 900_000, is_global=True))
     tar(folder / "5-many-members.tar", ((f"k.{index}", b"") for index in range(20_000)))
     tar(folder / "5-large-together.tar", ((f"k.{index}", bytes(MIB)) for index in range(20)))
+    tar(folder / "5-names-together.tar", ((f"k.{i}{'n' * 3000}", b"") for i in range(2_000)))
     tar(folder / "5-long-names.tar", ((f"{i}{'n' * 900_000}.jpg", b"") for i in range(20)))
 
 
@@ -312,20 +331,74 @@ def test_bombs_are_refused_and_memory_is_bounded(tmp_path: Path) -> None:
     expected = {
         "0-plain.jpg": "(64, 64, 3)",
         "0-plain.tar": "100 samples",
+        "1-chunk.png": "unreadable: |(64, 64, 3)",
+        "1-pnm.jpg": r"\(5, 1000, 3\)",
         "1-bomb.jpg": "too_large: ",
         "1-bomb.png": "too_large: ",
         "1-two-sizes.jp2": "unreadable: ",
         "1-two-sizes.jpg": "unreadable: ",
         "2-marker-then-10-gib.tar.gz": "refused: .* zeros after the end-of-archive marker",
         "2-member-of-10-gib.tar.gz": "refused: .*declares 10737418240 bytes",
+        "3-sparse-pax.tar.gz": "refused: .*is sparse",
         "3-sparse.tar": "refused: .*is sparse",
         "4-pax-of-all.tar.gz": "refused: .*global headers of",
         "4-pax-of-each-member.tar.gz": "100 samples",
         "5-large-together.tar": "refused: .*more than 8388608 bytes together",
         "5-long-names.tar": "refused: .*a name of 9000.. characters",
+        "5-names-together.tar": "refused: .*more than 1048576 characters together",
         "5-many-members.tar": "refused: .*more than 8388608 bytes together",
     }
     assert outcomes.keys() == expected.keys()
     for name, pattern in expected.items():
         assert re.search(pattern.replace("(64, 64, 3)", r"\(64, 64, 3\)"), outcomes[name]), name
     assert max(growth for _, _, growth in results) < 64
+
+
+# Of each shard by how many MiB the process was larger at its largest than before it, and its rows.
+ATTACKS = """
+import io, json, re, sys, time
+from pathlib import Path
+from rich.console import Console
+from cambox.config_file import load_config
+from cambox.run import annotate_planned, prepare
+
+def resident(name):
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{name}:\\s+(\\d+) kB", status)[1]) // 1024
+
+for path in sys.argv[2:]:
+    config = load_config(sys.argv[1], [f"input.shards={path}", "engine.cpus_per_worker=2"])
+    engine, work = prepare(config, Console(file=io.StringIO()))
+    Path("/proc/self/clear_refs").write_text("5")
+    base, start = resident("VmRSS"), time.monotonic()
+    summary = annotate_planned(config, engine, work, Console(file=io.StringIO()))
+    print(json.dumps([Path(path).name, resident("VmHWM") - base, time.monotonic() - start,
+                      summary.statuses, [failure.reason for failure in summary.failures]]))
+"""
+
+
+def test_what_an_attack_found_takes_under_200_mib_on_a_worker_of_two_threads(
+    make_config: ConfigMaker, tmp_path: Path
+) -> None:
+    attacks = SHARED / "data" / "attacks"
+    if not attacks.is_dir():
+        pytest.skip("needs the attacks in ../shared, which are not here")
+    make_config()
+    tar(tmp_path / "idat_4g.tar", [("a.png", (attacks / "idat_4g.png").read_bytes())])
+    names = ("pnm", "cls128", "sparse10", "names")
+    shards = [tmp_path / "idat_4g.tar", *(attacks / f"{name}.tar.gz" for name in names)]
+    done = subprocess.run(
+        [sys.executable, "-c", ATTACKS, str(tmp_path / "config.yaml"), *map(str, shards)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        timeout=240,
+    )
+    results = {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}
+    print(results)
+    assert len(results) == len(shards)
+    assert max(growth for growth, *_ in results.values()) < 200
+    assert max(seconds for _, seconds, *_ in results.values()) < 60
+    for name in ("sparse10.tar.gz", "names.tar.gz"):
+        assert results[name][2:] == [{}, [results[name][3][0]]]

@@ -15,6 +15,7 @@ from typer import Argument, Option
 from cambox import __version__
 from cambox.console import say
 from cambox.errors import RequestError
+from cambox.sources.signed import unsigned
 
 if TYPE_CHECKING:
     from cambox.config import Config
@@ -152,7 +153,7 @@ def carry_out(command: Callable[[], object]) -> None:
     try:
         command()
     except RequestError as error:
-        sys.stderr.write(f"cambox: {error}\n")
+        sys.stderr.write(f"cambox: {unsigned(str(error))}\n")
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:

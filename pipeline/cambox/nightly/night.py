@@ -98,6 +98,9 @@ def _work(report: RunReport, config: Config, console: Console) -> RunSummary:
     )
     print_summary(summary, console)
     # The footers again: a worker may have published to a folder that only its own node has.
+    # A shard that was rewritten during the run is published as it was then.
+    read = {one.shard.uri: one.shard for one in summary.reports}
+    shards = tuple(read.get(shard.uri, shard) for shard in shards)
     unpublished = plan(shards, recipe, config.output).to_do
     given_up = {failure.shard for failure in summary.failures}
     missing = tuple(shard.uri for shard in unpublished if shard not in given_up)

@@ -6,6 +6,7 @@ report is read by more people than may know them, so it has their names alone.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
@@ -19,6 +20,7 @@ from cambox.console import page_template
 from cambox.output.footer import library_versions
 from cambox.output.publish import RUNS
 from cambox.output.whole import publish_bytes
+from cambox.sources.signed import unsigned
 from cambox.verify.findings import Problem
 
 SCHEMA_VERSION = 1
@@ -187,11 +189,22 @@ def publish_report(report: RunReport, output: OutputSettings) -> str:
         OSError: the storage failed.
     """
     base = f"{output.uri.rstrip('/')}/{FOLDER}/{report.name}"
-    text = report.model_dump_json(indent=2) + "\n"
-    publish_bytes(f"{base}.json", text.encode(), output.storage_options)
-    page = render_page(report.model_dump(mode="json"))
+    # Of the input's URLs, and of what drivers said of them.
+    text = json.dumps(_unsigned(report.model_dump(mode="json")), indent=2, ensure_ascii=False)
+    publish_bytes(f"{base}.json", f"{text}\n".encode(), output.storage_options)
+    page = render_page(json.loads(text))
     publish_bytes(f"{base}.html", page.encode(), output.storage_options)
     return f"{base}.json"
+
+
+def _unsigned(value: Any) -> Any:
+    if isinstance(value, str):
+        return unsigned(value)
+    if isinstance(value, list):
+        return [_unsigned(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _unsigned(item) for key, item in value.items()}
+    return value
 
 
 def render_page(report: Mapping[str, Any]) -> str:

@@ -14,10 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from cambox import __version__
 from cambox.errors import RequestError
@@ -155,10 +158,11 @@ def read_end(uri: str, storage_options: Mapping[str, Any] | None = None) -> File
     """The end of a Parquet file; only that is read.
 
     Raises:
-        NotOursError: the file is damaged.
+        NotOursError: the file is damaged, or none (a folder, a pipe, a broken link).
         OSError: the storage failed, or has no such file.
     """
     filesystem, path = locate(uri, storage_options)
+    require_a_file(uri, filesystem, path)
 
     def ask() -> tuple[bytes, int]:
         with filesystem.open(path, "rb") as file:
@@ -182,6 +186,18 @@ def _parsed_end(uri: str, tail: bytes, size: int) -> FileEnd:
     with parsed(uri):
         metadata = pq.read_metadata(pa.BufferReader(tail))
     return FileEnd(metadata, size, hashlib.sha256(tail[-_length(tail) :]).hexdigest())
+
+
+def require_a_file(uri: str, filesystem: AbstractFileSystem, path: str) -> None:
+    """See that what has a file's name is one: opening a pipe would wait for ever.
+
+    Raises:
+        NotOursError: it is not; of one that is not there nothing is said.
+    """
+    if not isinstance(filesystem, LocalFileSystem) or Path(path).is_file():
+        return
+    if Path(path).is_symlink() or Path(path).exists():
+        raise NotOursError(f"{uri} is not a regular file; move it out of the folder")
 
 
 def _tail(file: IO[bytes]) -> tuple[bytes, int]:

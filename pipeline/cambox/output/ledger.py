@@ -22,7 +22,8 @@ class Plan:
 
     Attributes:
         new: nothing is published for them.
-        changed: published from another state of the shard, or the file cannot be read.
+        changed: published from another state of the shard, or the file is damaged or of another
+            recipe.
         outdated: published by a version of cambox whose work is to be done again.
         done: published from this shard and this recipe.
         orphaned: URIs of shards that are published but no longer in the input; their files stay.
@@ -94,7 +95,7 @@ def plan(
         file = published.get(name)
         if name not in published:
             state = "new"
-        elif file is None or file.shard != shard:
+        elif file is None or file.shard != shard or file.recipe_digest != recipe.digest:
             state = "changed"
         elif redo_older_than and Version(file.versions["cambox"]) < redo_older_than:
             state = "outdated"

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from packaging.version import Version
 
 from cambox.errors import RequestError
 from cambox.output.footer import (
@@ -34,6 +35,8 @@ ROWS_AT_ONCE = 4096
 ROWS_WITH_MAPS_AT_ONCE = 256
 # Asking once more costs a storage about as much time as so many bytes that nobody wants.
 BYTES_NOT_WORTH_A_QUESTION = 1 << 15
+# Of a file without rows: empty dictionaries.
+MOST_BYTES_WITHOUT_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,7 @@ def published_file(
     entries = end.metadata.metadata or {}
     with parsed(uri):
         footer = Footer.from_metadata(entries)
+        _require_plausible(footer, end.metadata)
         digest = json.loads(entries.get(DIGEST_KEY, b"{}")).get("sha256")
         source = entries.get(SOURCE_KEY)
     file = PublishedFile(
@@ -254,6 +258,29 @@ def published_file(
         end.digest,
     )
     return file, footer
+
+
+def _require_plausible(footer: Footer, metadata: pq.FileMetaData) -> None:
+    """See that a footer says nothing that no file of ours says: a flipped bit still parses.
+
+    Raises:
+        TypeError, ValueError: an entry is of another kind, or no version.
+        pa.ArrowInvalid: the numbers of rows contradict each other.
+    """
+    shard, versions = footer.shard, footer.versions
+    texts = (shard.uri, shard.fingerprint, *footer.classes, *versions, *versions.values())
+    if not (all(isinstance(text, str) for text in texts) and isinstance(shard.size, int)):
+        raise TypeError("an entry is of the wrong type")
+    if "cambox" not in versions:
+        raise ValueError("no version of cambox")
+    Version(versions["cambox"])
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    if metadata.num_rows != sum(group.num_rows for group in groups):
+        raise pa.ArrowInvalid("its footer contradicts itself in the number of rows")
+    data = json.loads((metadata.metadata or {}).get(DIGEST_KEY, b"{}"))
+    size = int(data.get("bytes", metadata.num_rows or MOST_BYTES_WITHOUT_ROWS + 1))
+    if metadata.num_rows == 0 and size > MOST_BYTES_WITHOUT_ROWS:
+        raise pa.ArrowInvalid("its footer counts no rows, and there are some before it")
 
 
 @contextmanager

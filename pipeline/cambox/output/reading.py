@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from cambox.errors import RequestError
 from cambox.output.folders import Folder, recipe_folder
-from cambox.output.footer import Footer, NotOursError, read_end
+from cambox.output.footer import Footer, NotOursError, read_end, require_a_file
 from cambox.output.manifest import Manifest, read_manifest
 from cambox.output.published_file import PublishedFile, known_file, published_file
 from cambox.output.snapshot import FOOTERS_AT_ONCE, NamedFiles, named_files
@@ -220,6 +220,8 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
     if manifest is None:
         filesystem, _ = locate(folder.uri, storage_options)
         paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
+        for path in paths:
+            require_a_file(path, filesystem, path)
         return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
     uris = {folder.uri_of(entry.name): entry for entry in manifest.files}
     named = {locate(uri, storage_options)[1]: (uri, entry) for uri, entry in uris.items()}

@@ -2,14 +2,18 @@
 
 ``tarfile`` takes a damaged header, a header of zeros and the end of the file alike for the end of
 the archive, so a cut or damaged archive reads as a smaller whole one. Its parser is used here as
-it is, through the hooks it has for that, with two things added: every header must parse until the
-end-of-archive marker, and after the marker there is nothing but zeros.
+it is, through the hooks it has for that, with three things added: every header must parse until the
+end-of-archive marker, and after the marker there is nothing but zeros; and names that lie outside
+of the headers, where no checksum covers them, must have the form that they are written in.
 """
 
 from __future__ import annotations
 
+import io
+import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 # tarfile's own names for what it found in place of a header; typeshed does not list them.
@@ -18,7 +22,7 @@ from tarfile import (  # type: ignore[attr-defined]
     EOFHeaderError,
     TruncatedHeaderError,
 )
-from typing import BinaryIO, Protocol, Self, cast
+from typing import IO, BinaryIO, Protocol, Self, cast
 
 DEFAULT_MAX_SAMPLE_BYTES = 1 << 30
 # Names and the like; tarfile reads such a header's data at once, before anybody sees the member.
@@ -35,8 +39,17 @@ _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
 )
+# What POSIX lists; others have the name of who made them up before a dot (SCHILY.xattr, GNU.name).
+_PAX_KEYWORD = re.compile(
+    rb"atime|charset|comment|ctime|gid|gname|hdrcharset|linkpath|mtime|path|size|uid|uname|"
+    rb"[^.]+\..+",
+    re.DOTALL,
+)
+_PAX_RECORD = re.compile(rb"(\d+) ([^=\n]+)=")
 BLOCKSIZE = tarfile.BLOCKSIZE
 _CHUNK = 1 << 16
+# Of a larger member tarfile would hold all pieces beside the whole.
+_READ_WHOLE_BYTES = 1 << 20
 _REMEDY = "copy it again or re-pack it"
 _NO_MARKER = "no end-of-archive marker"
 _FIRST_REMEDY = "name a tar archive, ending in .gz or .tgz if it is compressed"
@@ -65,18 +78,26 @@ class ArchiveError(Exception):
 class _Stream(Protocol):
     def read(self, size: int) -> bytes: ...
     def tell(self) -> int: ...
+    def seek(self, position: int) -> int: ...
 
 
 @dataclass(frozen=True)
 class Member:
-    """A regular file in an archive, with all its bytes."""
+    """A regular file in an archive, with all its bytes.
+
+    Attributes:
+        unchecked: its name lies outside of the header, where no checksum covers it.
+    """
 
     name: str
     data: bytes
+    unchecked: bool = False
 
 
 class _StrictHeader(tarfile.TarInfo):
     """A header that must parse, where ``TarFile.next`` would take it for the end."""
+
+    unchecked = False
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -108,9 +129,81 @@ class _StrictHeader(tarfile.TarInfo):
             remedy = _REMEDY if offset else _FIRST_REMEDY
             raise ArchiveError("unusable tar header", offset, str(error), remedy) from error
 
+    # tarfile stops at the first record that does not parse, and the member keeps the short name
+    # of its header; so what they read is looked at first.
+    def _proc_pax(self, archive: tarfile.TarFile) -> Self:
+        with _read_first(archive, self._block(self.size)) as data:  # type: ignore[attr-defined]
+            keywords = _keywords(data[: self.size], self.offset)
+            header = super()._proc_pax(archive)  # type: ignore[misc]
+        header.unchecked = header.unchecked or b"path" in keywords
+        return cast(Self, header)
+
+    def _proc_gnulong(self, archive: tarfile.TarFile) -> Self:
+        with _read_first(archive, self._block(self.size)) as data:  # type: ignore[attr-defined]
+            if b"\0" in data[: self.size].rstrip(b"\0"):
+                raise tarfile.HeaderError("a long name with a zero in it")
+            header = super()._proc_gnulong(archive)  # type: ignore[misc]
+        header.unchecked = True
+        return cast(Self, header)
+
+
+class _Again:
+    """A stream of which some bytes were read already, and are read again."""
+
+    def __init__(self, data: bytes, stream: _Stream) -> None:
+        self._data = data
+        self.tell = stream.tell
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        data, self._data = self._data, b""
+        return data or self._stream.read(size)
+
+    def seek(self, position: int) -> int:
+        return self._stream.seek(position)
+
+
+@contextmanager
+def _read_first(archive: tarfile.TarFile, size: int) -> Iterator[bytes]:
+    """The next bytes of an archive, which whoever reads it meanwhile gets as well."""
+    stream = _stream_of(archive)
+    data = stream.read(size)
+    if len(data) < size:
+        raise TruncatedHeaderError("truncated header")
+    archive.fileobj = cast(IO[bytes], _Again(data, stream))
+    try:
+        yield data
+    finally:
+        archive.fileobj = cast(IO[bytes], stream)
+
+
+def _keywords(data: bytes, offset: int) -> set[bytes]:
+    """What an extended header speaks of: records of length, keyword, value and a line's end.
+
+    Raises:
+        tarfile.HeaderError: they do not fill it.
+        ArchiveError: they speak of a sparse member.
+    """
+    found = set()
+    start = 0
+    while start < len(data):
+        match = _PAX_RECORD.match(data, start)
+        end = start + int(match[1]) if match else 0
+        if not match or not match.end() < end <= len(data) or data[end - 1 : end] != b"\n":
+            raise tarfile.HeaderError("a record of an extended header that does not parse")
+        if match[2].startswith(b"GNU.sparse."):
+            raise ArchiveError("refused", offset, "a member is sparse", "re-pack it whole")
+        if not _PAX_KEYWORD.fullmatch(match[2]):
+            raise tarfile.HeaderError(f"an extended header of the unknown kind {match[2][:40]!r}")
+        found.add(match[2])
+        start = end
+    return found
+
 
 def read_members(
-    stream: BinaryIO, max_member_bytes: int = DEFAULT_MAX_SAMPLE_BYTES
+    stream: BinaryIO,
+    max_member_bytes: int = DEFAULT_MAX_SAMPLE_BYTES,
+    wanted: Callable[[str], int | None] = lambda name: None,
 ) -> Iterator[Member]:
     """The regular files of a tar archive, in order, one in memory at a time.
 
@@ -120,6 +213,7 @@ def read_members(
     Args:
         stream: the uncompressed archive, at its first byte; it need not be seekable.
         max_member_bytes: a member that declares more is refused before its data are read.
+        wanted: how many of a member's bytes are kept, by its name; None: all.
 
     Raises:
         ArchiveError: the archive is cut or damaged, or holds a sparse or too large member, a
@@ -138,13 +232,27 @@ def read_members(
             _require_few_globals(archive, member)
             # Of a kind that it does not know (a volume label) tarfile would give a file as well.
             if member.isreg() and (file := archive.extractfile(member)):
-                yield Member(member.name, file.read())
+                unchecked = cast(_StrictHeader, member).unchecked
+                data = _read(file, member.size, wanted(member.name))
+                yield Member(member.name, data, unchecked)
             # tarfile would keep every header it has seen.
             archive.members.clear()  # type: ignore[attr-defined]
     except _PARSER_ERRORS as error:
         end = _stream_of(archive).tell()
         raise ArchiveError("cut or damaged", end, f"{_NO_MARKER} ({error})") from error
     _require_end_marker(_stream_of(archive))
+
+
+def _read(file: IO[bytes], size: int, wanted: int | None) -> bytes:
+    if wanted is not None and wanted < size:
+        # What is left the archive reads when it looks for the next member, and drops.
+        return file.read(wanted)
+    if size <= _READ_WHOLE_BYTES:
+        return file.read()
+    whole = io.BytesIO()
+    while data := file.read(_READ_WHOLE_BYTES):
+        whole.write(data)
+    return whole.getvalue()
 
 
 def _require_plain(member: tarfile.TarInfo, max_member_bytes: int) -> None:

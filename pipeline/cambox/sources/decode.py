@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import io
-import struct
 import warnings
 import zlib
 
@@ -14,12 +13,17 @@ import numpy.typing as npt
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from cambox.sources.formats import PILLOW_FORMATS, is_heic
-from cambox.sources.orientation import notes_follow_pixels, orientation_of, turned
+from cambox.sources.orientation import notes_follow_pixels, orientation_of, png_chunks, turned
 
 # Both settings are of the whole process, because the libraries offer no other that is safe with
 # threads: a damaged image becomes a status in the output, not a line on the terminal each.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# The most that decoders were seen to hold for a pixel of the result, and what they need besides.
+_BYTES_A_PIXEL, _BYTES_BESIDE = 24, 64 << 20
+# A WebP, of which the header alone makes room for all pixels, has no more: 14 bits a side.
+_MOST_FOR_A_HEADER = (1 << 14) ** 2
 
 
 class SampleStatus(enum.StrEnum):
@@ -57,9 +61,20 @@ def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     Raises:
         DecodeError: ``too_large``, told from the header before anything is decoded; or
             ``unreadable``: empty, not an image, or not to be decoded (cut, damaged, a rare kind).
+        MemoryError: there was not the memory to tell; not the image's fault.
     """
     if not data:
         raise DecodeError(SampleStatus.unreadable, "the file is empty (zero bytes)")
+    try:
+        return _decoded(data, max_pixels)
+    except DecodeError as error:
+        if error.status is SampleStatus.too_large:
+            raise
+    # Memory that others took may have been back when it was asked for. Damage is the same again.
+    return _decoded(data, max_pixels)
+
+
+def _decoded(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     header = read_header(data, max_pixels)
     what = f"{header.format} of {header.width} x {header.height} pixels"
     if header.width * header.height > max_pixels:
@@ -72,6 +87,7 @@ def decode_image(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
         raise
     except Exception as error:
         # Whatever a decoder trips over in bytes that came from anywhere.
+        _require_memory(header.width * header.height)
         reason = f"{what} can not be decoded: cut, damaged or of a rare kind"
         raise DecodeError(SampleStatus.unreadable, reason) from error
 
@@ -89,6 +105,8 @@ def is_upright(data: bytes, max_pixels: int) -> bool:
     try:
         if header.format == "PNG" and not _is_apng(header) and notes_follow_pixels(data):
             header.load()
+    except MemoryError:
+        raise
     except Exception as error:
         raise DecodeError(SampleStatus.unreadable, f"{header.format}: {error}") from error
     return orientation_of(header) == 1
@@ -106,7 +124,13 @@ def _is_for_opencv(data: bytes, header: ImageFile.ImageFile) -> bool:
         case "PNG":
             # Of a cut one OpenCV's libpng prints a line each.
             is_cut = data[-8:-4] != b"IEND"
-            return not (is_cut or _is_apng(header) or notes_follow_pixels(data))
+            # OpenCV makes room for what a chunk declares before it looks for it.
+            return not (
+                is_cut
+                or _is_apng(header)
+                or any(end > len(data) for _, _, end in png_chunks(data))
+                or notes_follow_pixels(data)
+            )
         case "WEBP":
             return not getattr(header, "is_animated", False)
         case "TIFF":
@@ -123,8 +147,11 @@ def _by_opencv(data: bytes, header: ImageFile.ImageFile) -> npt.NDArray[np.uint8
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(str(error)) from error
+        pixels = None
+    if pixels is None:
+        _require_memory(header.width * header.height)
         return None
-    if pixels is None or pixels.shape[:2] != (header.height, header.width):
+    if pixels.shape[:2] != (header.height, header.width):
         return None
     return turned(np.asarray(pixels, dtype=np.uint8), orientation_of(header))
 
@@ -148,15 +175,22 @@ def _by_pillow(data: bytes, image: ImageFile.ImageFile) -> npt.NDArray[np.uint8]
 
 def _pixels_are_sound(png: bytes) -> bool:
     """Whether the checksums of a PNG's pixels hold, as far as they are there: Pillow skips them."""
-    start = 8
-    while start + 8 <= len(png):
-        length, kind = struct.unpack_from(">I4s", png, start)
-        end = start + 8 + length
+    for kind, start, end in png_chunks(png):
         checksum = zlib.crc32(memoryview(png)[start + 4 : end]).to_bytes(4, "big")
         if kind == b"IDAT" and end <= len(png) and not checksum.startswith(png[end : end + 4]):
             return False
-        start = end + 4
     return True
+
+
+def _require_memory(pixels: int) -> None:
+    """See that memory for an image can be had just now; none of it is touched.
+
+    Most decoders have one word for lack of memory and for damage.
+
+    Raises:
+        MemoryError: it cannot.
+    """
+    np.empty(_BYTES_BESIDE + _BYTES_A_PIXEL * pixels, np.uint8)
 
 
 def _is_apng(image: ImageFile.ImageFile) -> bool:
@@ -176,8 +210,11 @@ def read_header(data: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise _too_large("an image of too many pixels", max_pixels) from error
     except UnidentifiedImageError as error:
         raise DecodeError(SampleStatus.unreadable, "not an image of a known format") from error
+    except MemoryError:
+        raise
     except Exception as error:
         # The same of Pillow's parsers.
+        _require_memory(min(max_pixels, _MOST_FOR_A_HEADER))
         reason = f"the header is cut or damaged ({type(error).__name__}: {error})"
         raise DecodeError(SampleStatus.unreadable, reason) from error
 

@@ -16,7 +16,24 @@ PILLOW_FORMATS = (
 """All that Pillow is asked for: it knows formats that run other programs, open other files or do
 not notice that a file is cut, and the bytes come from anywhere. The often mistaken come last."""
 
+# Of the usual kinds, as files begin; of HEIC and AVIF from the fifth byte on.
+_BEGINNINGS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"RIFF",
+    b"GIF8",
+    b"BM",
+    b"II*\0",
+    b"MM\0*",
+    b"P5",
+    b"P6",
+)
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis")
+
+
+def begins_an_image(data: bytes) -> bool:
+    """Whether a file begins as those of the usual kinds of image do."""
+    return data.startswith(_BEGINNINGS) or data[4:8] == b"ftyp"
 
 
 def is_heic(data: bytes) -> bool:

@@ -6,10 +6,10 @@ import re
 import unicodedata
 from pathlib import PurePosixPath
 
-from cambox.sources.webdataset_io import base_plus_ext
-
 # WebDataset's own metadata, which its readers pass over (`tar_file_iterator`, `skip_meta`).
 META_NAME = re.compile(r"__[^/]*__($|/)")
+# WebDataset's own pattern, for which a line ends at a newline: such a key would be dropped.
+_KEY_AND_SUFFIX = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 _HERE = re.compile(r"^(\./+)+")
 
 
@@ -22,8 +22,14 @@ def key_and_suffix(name: str) -> tuple[str, str] | None:
     name = readable(name)
     if not belongs_to_sample(name):
         return None
-    key, suffix = base_plus_ext(name)
-    return None if key is None else (key, suffix.lower())
+    key, suffix = split_name(name)
+    return None if key is None or suffix is None else (key, suffix.lower())
+
+
+def split_name(name: str) -> tuple[str, str] | tuple[None, None]:
+    """A name up to the first dot of its last part, and after it; nothing of one without a dot."""
+    found = _KEY_AND_SUFFIX.fullmatch(name)
+    return (found[1], found[2]) if found else (None, None)
 
 
 def file_key(path: str) -> str:

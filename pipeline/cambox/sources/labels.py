@@ -12,6 +12,8 @@ from cambox.sources.keys import one_spelling
 
 _COLUMNS = ("image", "class_index")
 _MAX_CLASS = 2**31 - 1
+# Parsed they take up to thirty times as much, in each thread.
+MOST_LABEL_BYTES = {"cls": 1 << 20, "json": 4 << 20}
 
 
 class LabelError(ValueError):
@@ -35,8 +37,8 @@ def read_labels(
         says that the image has no class.
 
     Raises:
-        LabelError: the label is there, but malformed, or zeros and ones of which some repeat: a
-            flag for each class, not indices.
+        LabelError: the label is there, but malformed, too long, or zeros and ones of which some
+            repeat: a flag for each class, not indices.
         RequestError: the source is of neither kind.
     """
     kind, _, field = source.partition(":")
@@ -46,6 +48,8 @@ def read_labels(
     data = members.get(beside, members.get(kind))
     if data is None:
         return None
+    if len(data) > MOST_LABEL_BYTES[kind]:
+        raise LabelError(f"{kind}: more than {MOST_LABEL_BYTES[kind]} bytes")
     return _from_text(data) if kind == "cls" else _from_json(data, field)
 
 

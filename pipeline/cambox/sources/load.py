@@ -18,6 +18,9 @@ from cambox.sources.labels import LabelError, read_labels
 from cambox.sources.samples import Sample
 from cambox.threads import Stopwatch, grouped, in_order
 
+# Names of members are in it, which come from anywhere.
+_MOST_OF_AN_ERROR = 10_000
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedSample:
@@ -130,7 +133,7 @@ def load_sample(
         status: SampleStatus, error: str | None, image: SquashedImage | None = None
     ) -> LoadedSample:
         height, width, pixels = image or (None, None, None)
-        error = "; ".join(filter(None, (error, sample.remark))) or None
+        error = "; ".join(filter(None, (error, sample.remark)))[:_MOST_OF_AN_ERROR] or None
         return LoadedSample(sample.key, sample.index, status, error, width, height, labels, pixels)
 
     if sample.image is None:

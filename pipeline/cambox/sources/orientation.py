@@ -6,7 +6,8 @@ an AVIF, a WebP's EXIF data with a prefix, or an orientation that only the XMP d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 
 import cv2
 import numpy as np
@@ -42,10 +43,22 @@ def orientation_of(image: Image.Image) -> int:
     try:
         # Not PNG's own method, which decodes the pixels to see what follows them.
         value = Image.Image.getexif(image).get(_TAG, 1)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001
         # Whatever Pillow's parsers trip over in bytes that came from anywhere.
         return 1
     return next((number for number in _TURNS if number == value), 1)
+
+
+def png_chunks(png: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks of a PNG: kind, start, and where its data end as it says; those begun."""
+    start = 8  # the signature
+    while start + 8 <= len(png):
+        length, kind = struct.unpack_from(">I4s", png, start)
+        end = start + 8 + length
+        yield kind, start, end
+        start = end + 4
 
 
 def notes_follow_pixels(png: bytes) -> bool:

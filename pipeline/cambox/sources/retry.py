@@ -18,6 +18,7 @@ from tenacity import (
 )
 
 from cambox.errors import RequestError, UnavailableError
+from cambox.sources.signed import unsigned
 from cambox.sources.storage import storage_failures
 
 Answer = TypeVar("Answer")
@@ -207,5 +208,6 @@ def _number(status: object) -> int | None:
 
 def _named(uri: str, error: BaseException | None) -> str:
     """An error in one line that names what was asked for."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    # Drivers name the URL that they asked for, with its signature.
+    uri, text = unsigned(uri), unsigned(" ".join(str(error).split())) or type(error).__name__
     return text if uri in text else f"{uri}: {text}"

@@ -17,16 +17,25 @@ from cambox.sources.archive import (
     Member,
     read_members,
 )
-from cambox.sources.formats import IMAGE_SUFFIXES
-from cambox.sources.keys import belongs_to_sample, file_key, file_suffix, readable
+from cambox.sources.formats import IMAGE_SUFFIXES, begins_an_image
+from cambox.sources.keys import (
+    file_key,
+    file_suffix,
+    key_and_suffix,
+    readable,
+    split_name,
+)
+from cambox.sources.labels import MOST_LABEL_BYTES
 from cambox.sources.shards import Shard
 from cambox.sources.stream import is_compressed, open_shard, read_files
 from cambox.sources.webdataset_io import group_by_keys, reraise_exception
 
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.
 _RESERVED_SUFFIXES = ("__key__", "__url__", "__bad__", "__local_path__")
+_MAX_NAMES_CHARACTERS = 1 << 20
 # So many bytes at most come out of one of gzip data.
 _MOST_EXPANSION = 1032
+_ZLIB_NO_MEMORY = "Error -4 "
 SEVERAL_IMAGES = "several images under one key"
 
 
@@ -144,10 +153,10 @@ def _groups(
         return
     try:
         with open_shard(shard, storage_options, on_bytes) as stream:
-            whole = read_members(stream, max_sample_bytes)
+            whole = read_members(stream, max_sample_bytes, _wanted_bytes)
             within = _within_samples(whole, max_sample_bytes, shard.uri)
             archived = _as_webdataset(within, shard.uri)
-            for group in group_by_keys(archived, handler=reraise_exception):
+            for group in group_by_keys(archived, split_name, handler=reraise_exception):
                 del group["__url__"]
                 yield group.pop("__key__"), group
     except ArchiveError as error:
@@ -157,6 +166,8 @@ def _groups(
             f"{shard.uri}: {error.args[0]}; re-pack it with each member once"
         ) from error
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        if str(error).startswith(_ZLIB_NO_MEMORY):
+            raise MemoryError(str(error)) from error
         raise ShardError(
             f"{shard.uri}: cut or damaged gzip data ({error}); copy it again or re-pack it"
         ) from error
@@ -171,17 +182,31 @@ def most_in_a_sample(shard: Shard) -> int:
     return max(DEFAULT_MAX_SAMPLE_BYTES, shard.size * expansion)
 
 
+def _wanted_bytes(name: str) -> int | None:
+    """Of a label's member no more than tells that it is too long."""
+    most = MOST_LABEL_BYTES.get(name.rpartition(".")[2].lower())
+    return None if most is None else most + 1
+
+
 def _within_samples(members: Iterator[Member], limit: int, uri: str) -> Iterator[Member]:
     """The members, as long as no sample of neighbours is larger than the limit."""
     last_key: str | None = None
-    size = 0
+    size = names = 0
     for member in members:
         folder, slash, base = member.name.rpartition("/")
         key = folder + slash + base.partition(".")[0]
         # A member costs its header even where it is empty.
         cost = len(member.data) + BLOCKSIZE
-        size = size + cost if key == last_key else cost
+        if key != last_key:
+            size = names = 0
+        size += cost
+        names += len(member.name)
         last_key = key
+        if names > _MAX_NAMES_CHARACTERS:
+            raise ShardError(
+                f"{uri}: the names of the files of {key[:100]!r} have more than "
+                f"{_MAX_NAMES_CHARACTERS} characters together; re-pack it with shorter ones"
+            )
         if size > limit + BLOCKSIZE:
             raise ShardError(
                 f"{uri}: the files of the sample {key!r} have more than {limit} bytes together; "
@@ -198,7 +223,12 @@ def _as_webdataset(members: Iterator[Member], uri: str) -> Iterator[dict[str, ob
             raise ShardError(
                 f"{uri}: member {name!r} leads out of the archive; re-pack it without '..'"
             )
-        if not belongs_to_sample(name):
+        if key_and_suffix(name) is None:
+            if member.unchecked and begins_an_image(member.data):
+                raise ShardError(
+                    f"{uri}: member {name!r} is an image that its name makes part of no sample, "
+                    "and no checksum covers that name: copy the shard again, or rename the member"
+                )
             continue
         if base.partition(".")[2].lower() in _RESERVED_SUFFIXES:
             raise ShardError(

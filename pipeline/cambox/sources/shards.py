@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
 from pathlib import PurePosixPath
@@ -15,6 +15,7 @@ import braceexpand
 
 from cambox.errors import RequestError
 from cambox.sources.listing import Info, ask_each, describe, is_vague, matching
+from cambox.sources.signed import unsigned
 from cambox.sources.storage import (
     HTTP,
     canonical_uri,
@@ -56,12 +57,15 @@ class Shard:
         size: bytes as stored (compressed, if it is); 0 where the server does not tell.
         fingerprint: differs when the content differs, see ``storage.fingerprint``.
         files: of a chunk, the pictures in order; those with one key are neighbours.
+        address: where it is opened, with the signature or password that its URI is without; of
+            this run alone, and written nowhere. Empty: at its URI.
     """
 
     uri: str
     size: int
     fingerprint: str
     files: tuple[ImageFile, ...] = ()
+    address: str = field(default="", compare=False, repr=False)
 
     @property
     def file_uris(self) -> list[str]:
@@ -72,7 +76,7 @@ class Shard:
     @property
     def stored(self) -> list[str]:
         """What lies in the storage: the tar, or the pictures."""
-        return self.file_uris if self.files else [self.uri]
+        return self.file_uris if self.files else [self.address or self.uri]
 
     def to_entry(self) -> dict[str, Any]:
         """The shard in plain types; a tar has no files."""
@@ -89,6 +93,8 @@ class Shard:
         return cls(**given, files=files)
 
 
+OF_CONTENT = "sha256="
+"""How a fingerprint of a shard's bytes begins, which no store tells."""
 _OF_A_TAR = ("uri", "size", "fingerprint")
 
 
@@ -112,7 +118,8 @@ def find_shards(
         with name_failures("input.shards", pattern):
             for uri, info in sorted(matches(pattern, storage_options), key=itemgetter(0)):
                 if info["type"] == "file":
-                    found.setdefault(uri, _shard(uri, info))
+                    shard = _shard(uri, info)
+                    found.setdefault(shard.uri, shard)
     return list(found.values())
 
 
@@ -123,10 +130,10 @@ def name_failures(setting: str, pattern: str) -> Iterator[None]:
         with storage_failures(pattern):
             yield
     except RequestError as error:
-        raise RequestError(f"{setting}: {error}") from error
+        raise RequestError(unsigned(f"{setting}: {error}")) from error
     except PermissionError as error:
         raise RequestError(
-            f"{setting}: {pattern!r} may not be read ({error}); check the credentials"
+            unsigned(f"{setting}: {pattern!r} may not be read ({error}); check the credentials")
         ) from error
 
 
@@ -219,10 +226,12 @@ def _files(
 
 
 def _shard(uri: str, info: Info) -> Shard:
-    program = _UNPACKED_BY.get(PurePosixPath(uri).suffix.lower())
+    program = _UNPACKED_BY.get(PurePosixPath(unsigned(uri)).suffix.lower())
     if program is not None:
         raise RequestError(
             f"{uri} is compressed in a way that is not read; make it a .tar, or with {program} -dc "
             "FILE | gzip a .tar.gz"
         )
-    return Shard(uri, int(info.get("size") or 0), fingerprint(info))
+    name = unsigned(uri)
+    address = "" if name == uri else uri
+    return Shard(name, int(info.get("size") or 0), fingerprint(info), address=address)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
 from cambox.sources.listing import Info, describe
-from cambox.sources.shards import Shard
+from cambox.sources.shards import OF_CONTENT, Shard
 from cambox.sources.storage import fingerprint, locate, storage_failures
 
 ShardState = Literal["same", "changed", "gone"]
@@ -40,6 +41,27 @@ def states_of(
         return [_state(shard, list(islice(infos, len(shard.stored))), moved) for shard in shards]
 
 
+def as_it_is(shard: Shard, storage_options: Mapping[str, Any] | None = None) -> Shard:
+    """A shard as its store describes it now; one that was rewritten has another fingerprint.
+
+    A fingerprint of the content, which no store tells, stays as it is.
+
+    Raises:
+        FileNotFoundError: it, or a picture of a chunk, is gone.
+        OSError: the storage failed.
+    """
+    with storage_failures(shard.uri):
+        places = [locate(uri, storage_options) for uri in shard.stored]
+        infos = [info for info in describe(places, lists=True) if info and info["type"] == "file"]
+    if len(infos) < len(places):
+        raise FileNotFoundError(f"{shard.uri}: gone, or a part of it, since it was read")
+    size = sum(int(info.get("size") or 0) for info in infos)
+    if shard.fingerprint.startswith(OF_CONTENT):
+        return replace(shard, size=size)
+    now = files_fingerprint(infos) if shard.files else fingerprint(infos[0])
+    return replace(shard, size=size, fingerprint=now)
+
+
 def _state(shard: Shard, infos: Sequence[Info | None], moved: bool) -> ShardState:
     present = [info for info in infos if info and info["type"] == "file"]
     if not present:
@@ -47,7 +69,7 @@ def _state(shard: Shard, infos: Sequence[Info | None], moved: bool) -> ShardStat
     if len(present) < len(infos):
         return "changed"
     # A fingerprint of the content cannot be compared with what the store says of it.
-    if moved or shard.fingerprint.startswith("sha256="):
+    if moved or shard.fingerprint.startswith(OF_CONTENT):
         size = sum(int(info.get("size") or 0) for info in present)
         same = size == shard.size or 0 in (size, shard.size)
     elif shard.files:

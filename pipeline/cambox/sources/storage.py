@@ -39,6 +39,7 @@ DRIVERS: Mapping[str, str] = {
 LOCAL = ("file", "local")
 HTTP = ("http", "https")
 _S3 = ("s3", "s3a")
+_TIMEOUTS: Mapping[str, float | None] = {"total": None, "sock_connect": 30, "sock_read": 60}
 _SYNONYMS: Mapping[str, str] = {"s3a": "s3", "gcs": "gs"}
 
 # What the stores call a name for the content itself, the strongest first: a content hash outlives
@@ -85,6 +86,8 @@ def locate(
         # its own; a storage that stays away must not be waited for all of these times.
         retries = {"retries": {"total_max_attempts": 2}}
         options["config_kwargs"] = retries | dict(options.get("config_kwargs") or {})
+    if protocol in HTTP:
+        options["client_kwargs"] = _patient(options.get("client_kwargs") or {})
     if protocol in LOCAL:
         return fsspec.filesystem("file", **options), _local_path(uri)
     try:
@@ -95,6 +98,30 @@ def locate(
             f"run: pip install {DRIVERS[protocol]}"
         ) from error
     return filesystem, path
+
+
+def _patient(client: Mapping[str, Any]) -> dict[str, Any]:
+    """What aiohttp's client is made with: a server that is silent is given up, and no slow reader.
+
+    Its own limit is 300 s for all of a shard, which computing alone may take.
+
+    Args:
+        client: of the user; a ``timeout`` is a mapping of aiohttp's names to seconds, or the total.
+    """
+    from aiohttp import ClientTimeout
+
+    given = client.get("timeout", {})
+    try:
+        if isinstance(given, (int, float)):
+            given = {"total": given}
+        if isinstance(given, Mapping):
+            given = ClientTimeout(**{**_TIMEOUTS, **given})
+    except TypeError as error:
+        raise RequestError(
+            f"storage_options.client_kwargs.timeout: {error}; use total, connect, sock_connect and "
+            "sock_read, in seconds"
+        ) from error
+    return {**client, "timeout": given}
 
 
 def canonical_uri(uri: str) -> str:
@@ -184,7 +211,7 @@ def storage_failures(uri: str) -> Iterator[None]:
         if getattr(cause, "status", 0) == 404:
             raise
         raise OSError(f"{uri}: the storage failed: {type(cause).__name__}: {cause}") from cause
-    except (OSError, RequestError, ShardError):
+    except (OSError, MemoryError, RequestError, ShardError):
         raise
     except Exception as error:
         raise OSError(f"{uri}: the storage failed: {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from cambox.errors import ShardError
 from cambox.sources.retry import from_storage, with_retries
-from cambox.sources.shards import ImageFile, Shard
+from cambox.sources.shards import OF_CONTENT, ImageFile, Shard
 from cambox.sources.storage import open_stream, storage_failures
 from cambox.threads import in_order
 
@@ -89,7 +89,7 @@ def open_shard(
         OSError: the storage failed, or gave fewer or more bytes than ``shard.size``.
         gzip.BadGzipFile, zlib.error, EOFError: while reading, the compressed data are damaged.
     """
-    source = with_retries(shard.uri, lambda: open_stream(shard.uri, storage_options))
+    source = with_retries(shard.uri, lambda: open_stream(shard.stored[0], storage_options))
     stored = StoredBytes(source, shard, on_bytes)
     with io.BufferedReader(stored, _BUFFER_BYTES) as buffered:
         if is_compressed(shard.uri):
@@ -157,13 +157,13 @@ def with_content_fingerprints(
             for _ in read_files(shard, storage_options, whole.update):
                 pass
             return whole.hexdigest()
-        with open_stream(shard.uri, storage_options) as stored:
+        with open_stream(shard.stored[0], storage_options) as stored:
             # What ends early is a cut connection, not another content.
             return hashlib.file_digest(StoredBytes(stored, shard), "sha256").hexdigest()
 
     def read(shard: Shard) -> Shard:
         found = from_storage(shard.uri, lambda: digest(shard))
-        return replace(shard, fingerprint=f"sha256={found}")
+        return replace(shard, fingerprint=f"{OF_CONTENT}{found}")
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         return list(pool.map(read, shards))

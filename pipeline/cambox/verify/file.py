@@ -24,6 +24,7 @@ from cambox.output.footer import (
     folder_name,
     parsed,
     recipe_digest,
+    require_a_file,
 )
 from cambox.output.publish import is_intact
 from cambox.output.rows import schema
@@ -34,6 +35,7 @@ from cambox.sources.states import state_of
 from cambox.sources.storage import locate
 from cambox.verify.findings import Findings, Problem
 from cambox.verify.rows import RowChecks
+from cambox.verify.statistics import check_statistics
 
 ROWS_AT_ONCE = 4096
 
@@ -76,6 +78,7 @@ def verify_file(
     sha256: str | None = None
     try:
         filesystem, path = locate(uri, folder.storage_options)
+        require_a_file(uri, filesystem, path)
         data = from_storage(uri, lambda: filesystem.cat_file(path))
         sha256 = hashlib.sha256(data).hexdigest()
         with parsed(uri):
@@ -89,7 +92,7 @@ def verify_file(
             if not intact:
                 raise damaged(uri, "the bytes before the footer are not those that were written")
             recipe = _recipe(footer, folder.name, findings)
-            checks = _rows(uri, file, footer, findings, statuses)
+            checks = _rows(uri, data, file, footer, findings, statuses)
             if checks is not None:
                 several_images = checks.several_images
                 if against_input:
@@ -158,7 +161,12 @@ def _recipe(footer: Footer, folder: str, findings: Findings) -> int | None:
 
 
 def _rows(
-    uri: str, file: pq.ParquetFile, footer: Footer, findings: Findings, statuses: Counter[str]
+    uri: str,
+    data: bytes,
+    file: pq.ParquetFile,
+    footer: Footer,
+    findings: Findings,
+    statuses: Counter[str],
 ) -> RowChecks | None:
     """Check all rows and count their statuses; None for a wrong schema."""
     stored = _stored(footer)
@@ -175,6 +183,9 @@ def _rows(
     rows, counted = len(checks.keys), file.metadata.num_rows
     if rows != counted:
         findings.add("unreadable", f"{rows} rows where the footer counts {counted}")
+    elif rows:
+        with parsed(uri):
+            check_statistics(data, file, findings)
     return checks
 
 

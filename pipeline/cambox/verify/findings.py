@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-FileCheck = Literal["unreadable", "schema", "footer", "recipe", "name", "duplicate"]
+FileCheck = Literal["unreadable", "schema", "footer", "recipe", "name", "duplicate", "statistics"]
 FolderCheck = Literal["leftover", "foreign", "manifest"]
 RowCheck = Literal["shard", "sample_index", "key", "status", "error", "size"]
 EntryCheck = Literal[
