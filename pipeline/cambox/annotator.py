@@ -145,10 +145,14 @@ class Annotator:
             longest=None if config.cam.zoom is None else max(config.cam.zoom.sides),
         )
 
-    def close(self) -> None:
-        """End the threads when what they have begun is done; a shard still in work fails."""
+    def close(self, wait: bool = True) -> None:
+        """End the threads when what they have begun is done; a shard still in work fails.
+
+        Args:
+            wait: until they have ended.
+        """
         for pool in (self.decode_pool, self.box_pool, self.lane_pool):
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait, cancel_futures=True)
 
     def annotate(
         self,

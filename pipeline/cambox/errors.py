@@ -1,4 +1,4 @@
-"""The two ways a run can go wrong that a user can mend."""
+"""The two ways a run can go wrong that a user can mend, and that it is told to end."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ class RequestError(Exception):
     The message is one line that names the setting or file and the remedy. Commands print it
     without a traceback and exit with 2.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was heard: the run ends as it does by Ctrl-C, but for its exit code."""
+
+    def __str__(self) -> str:
+        return "SIGTERM"
 
 
 class ShardError(Exception):

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cambox.config import Config, OutputSettings
 from cambox.console import Steps, counted, one_line, say
-from cambox.errors import RequestError
+from cambox.errors import RequestError, Terminated
 from cambox.nightly.report import (
     InputNote,
     LatestNote,
@@ -149,6 +149,8 @@ def _leave_a_report(
     report.outcome, report.error = "failed", _error_line(error)
     # A wrong request says all in its one line.
     report.exit_code = 2 if isinstance(error, RequestError) else 1
+    if isinstance(error, Terminated):
+        report.exit_code = 143
     if report.exit_code == 1:
         report.traceback = "".join(traceback.format_exception(error))
     try:
