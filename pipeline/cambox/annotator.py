@@ -149,10 +149,14 @@ class Annotator:
             gpu=classifier.device if on_gpu else None,
         )
 
-    def close(self) -> None:
-        """End the threads when what they have begun is done; a shard still in work fails."""
+    def close(self, wait: bool = True) -> None:
+        """End the threads when what they have begun is done; a shard still in work fails.
+
+        Args:
+            wait: until they have ended.
+        """
         for pool in (self.decode_pool, self.box_pool, self.lane_pool):
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait, cancel_futures=True)
 
     def annotate(
         self,

@@ -1,4 +1,4 @@
-"""The ways a run can go wrong that a user can mend."""
+"""The ways a run can go wrong that a user can mend, and that it is told to end."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ class UnavailableError(RequestError):
     """
 
     exit_code = 1
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM was heard: the run ends as it does by Ctrl-C, but for its exit code."""
+
+    def __str__(self) -> str:
+        return "SIGTERM"
 
 
 class ShardError(Exception):

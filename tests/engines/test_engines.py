@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -396,3 +398,72 @@ def test_a_worker_short_of_memory_fails_the_attempt_and_publishes_nothing(
     assert [failure.attempts for failure in failed.failures] == [3] * 3
     assert not failed.reports
     assert run(make_config(), QUIET).statuses == {"ok": 12}
+
+
+@contextmanager
+def server_that_hangs() -> Iterator[tuple[str, threading.Semaphore]]:
+    """An HTTP server that answers with a length, and then says nothing; and how often it did."""
+    silent = threading.Semaphore(0)
+    over = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "102400")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            silent.release()
+            over.wait()
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_address[1]}", silent
+    finally:
+        over.set()
+        httpd.shutdown()
+        httpd.server_close()
+
+
+def test_signals_are_heard_while_a_storage_hangs(make_config: ConfigMaker, tmp_path: Path) -> None:
+    """Ctrl-C, and SIGTERM to a night, which leaves its report; within ten seconds both."""
+    make_config()
+    with server_that_hangs() as (url, silent):
+        runs = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-c", "from cambox.cli import main; main()"),
+                    *(command, str(tmp_path / "config.yaml")),
+                    *("--set", f"input.shards={url}/a.tar"),
+                    *("--set", f"output.uri={tmp_path / command}"),
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=ROOT,
+            )
+            for command in ("annotate", "nightly")
+        ]
+        try:
+            for _ in runs:
+                assert silent.acquire(timeout=60)
+            start = time.monotonic()
+            for run_, number in zip(runs, (signal.SIGINT, signal.SIGTERM), strict=True):
+                run_.send_signal(number)
+            texts = [run_.communicate(timeout=30)[0] for run_ in runs]
+            assert time.monotonic() - start < 10
+        finally:
+            for run_ in runs:
+                run_.kill()
+    assert [run_.returncode for run_ in runs] == [130, 143]
+    for text in texts:
+        assert "interrupted: 0 of 1 shard published" in text
+        assert "Traceback" not in text
+    (report,) = (tmp_path / "nightly" / "_runs").glob("*.json")
+    assert json.loads(report.read_text())["exit_code"] == 143
+    assert not list(tmp_path.glob("*/*/*.parquet"))

@@ -148,7 +148,7 @@ class ByHand:
         read()
         self.closed.wait(PATIENCE)
 
-    def close(self) -> None:
+    def close(self, wait: bool = True) -> None:
         self.closed.set()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,14 +17,15 @@ from typer import Argument, Option
 
 from cambox import __version__
 from cambox.console import say
-from cambox.errors import RequestError
+from cambox.errors import RequestError, Terminated
 from cambox.sources.signed import unsigned
 
 if TYPE_CHECKING:
     from cambox.config import Config
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, which is the shells' own."""
+"""The exit code after Ctrl-C, which is the shells' own; after SIGTERM it is theirs as well."""
+SECONDS_TO_END = 9.0
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -148,14 +152,45 @@ def one_recipe(output: str, console: Console) -> str:
     return folder.uri
 
 
+def _code_of(number: int = signal.SIGINT) -> int:
+    return 128 + number
+
+
 def carry_out(command: Callable[[], object]) -> None:
-    """Run a command; a wrong request ends in one line and exit code 2, one at a bad time in 1."""
+    """Run a command; a wrong request ends in one line and exit code 2, one at a bad time in 1.
+
+    SIGTERM, by which clusters and supervisors end a process, ends it as Ctrl-C does: within
+    ten seconds, whatever hangs.
+    """
+    heard: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        # Once: whoever is impatient must not stop what is left to be done, such as a report.
+        if not heard:
+            heard.append(number)
+            last = threading.Timer(SECONDS_TO_END, os._exit, [_code_of(number)])
+            last.daemon = True
+            last.start()
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, end)
+        # Where it is ignored, as under nohup, it stays so.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, end)
     try:
         command()
     except RequestError as error:
         sys.stderr.write(f"cambox: {unsigned(str(error))}\n")
         sys.exit(error.exit_code)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            sys.stderr.write("cambox: interrupted; what is published is whole\n")
-        raise
+    except SystemExit as ended:
+        if ended.code != INTERRUPTED:
+            raise
+        sys.stderr.write("cambox: interrupted; what is published is whole\n")
+        code = _code_of(*heard)
+        if any(one.is_alive() and not one.daemon for one in threading.enumerate()[1:]):
+            # Python would wait for threads that hang in their storage.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -79,7 +81,11 @@ class RayEngine:
         if not ray.is_initialized():
             # Nearly bare, so that it also works inside a submitted job, which has settings of its
             # own. The dashboard of a cluster that ends with this run would take a CPU's time.
+            on_term = signal.getsignal(signal.SIGTERM)
             ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
+            if threading.current_thread() is threading.main_thread():
+                # Ray's own ends the process where it stands, without a report.
+                signal.signal(signal.SIGTERM, on_term)
         self.pool: Pool = size_pool(config.engine, ray.nodes(), ray.available_resources())
         precision = resolve_precision(config, self._workers_compute_on_gpus(config))
         self.config = config.model_copy(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +26,8 @@ from cambox.threads import usable_cpus
 
 # One is read, one computed to its end, and one written, which takes long on a remote storage.
 SHARDS_IN_WORK = 3
+# What was begun may be published yet, when the run is told to end; Kubernetes gives 30 s in all.
+SECONDS_TO_END = 4.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Prefetch:
         self._new = Progress()
         # When each shard in work last moved, the oldest first: one may hang while others go on.
         self._moved: dict[Shard, float] = {}
+        # The last ones; earlier ones have ended.
+        self._reports = deque[Future[ShardReport]](maxlen=SHARDS_IN_WORK)
 
     def begin(self, shard: Shard) -> Future[ShardReport]:
         """Begin a shard, and return when it was read to its end or failed.
@@ -72,6 +77,7 @@ class Prefetch:
         read = threading.Event()
         advance = partial(self._advance, shard)
         report = self._pool.submit(self._annotator.annotate, shard, advance, read.set)
+        self._reports.append(report)
         report.add_done_callback(lambda _: read.set())
         read.wait()
         return report
@@ -89,11 +95,16 @@ class Prefetch:
             new, self._new = self._new, Progress()
             return WorkerProgress(new, still, warnings)
 
-    def close(self) -> None:
-        """End the annotator, and with it the shards in work."""
+    def close(self, seconds: float | None = None) -> None:
+        """End the annotator, and with it the shards in work.
+
+        Args:
+            seconds: to wait for them at most, as one may hang in its storage; None: until they end.
+        """
         # First, so that shards in work fail at their next batch, and nobody waits for their ends.
-        self._annotator.close()
-        self._pool.shutdown(cancel_futures=True)
+        self._annotator.close(wait=seconds is None)
+        self._pool.shutdown(wait=seconds is None, cancel_futures=True)
+        wait(self._reports, seconds)
 
     def _advance(self, shard: Shard, new: Progress) -> None:
         with self._lock:
@@ -102,6 +113,20 @@ class Prefetch:
             )
             self._moved[shard] = time.monotonic()
         self._on_progress(new)
+
+
+@contextmanager
+def _closed(prefetch: Prefetch) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        prefetch.close()
+        raise
+    except BaseException:
+        # Someone waits for the end, and a storage that hangs would be waited for as long.
+        prefetch.close(SECONDS_TO_END)
+        raise
+    prefetch.close()
 
 
 class LocalEngine:
@@ -121,7 +146,7 @@ class LocalEngine:
         work = WorkList(shards, self.config.engine.max_attempts, observer)
         annotator = make_annotator(self.config, self.model, self.threads)
         prefetch = Prefetch(annotator, observer.advance)
-        with closing(prefetch), ExitStack() as afterwards:
+        with _closed(prefetch), ExitStack() as afterwards:
             # What libraries and the model hold is not searched for garbage meanwhile: the collector
             # would look at all of it again and again, while every thread waits for it.
             gc.freeze()

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cambox.config import Config, OutputSettings
 from cambox.console import Steps, counted, one_line, say
-from cambox.errors import RequestError
+from cambox.errors import RequestError, Terminated
 from cambox.nightly.report import (
     InputNote,
     LatestNote,
@@ -152,8 +152,10 @@ def _leave_a_report(
     report.ended_at = datetime.now(UTC)
     report.outcome, report.error = "failed", _error_line(error)
     report.exit_code = error.exit_code if isinstance(error, RequestError) else 1
+    if isinstance(error, Terminated):
+        report.exit_code = 143
     # A request's error says all in its one line.
-    if not isinstance(error, RequestError):
+    if not isinstance(error, RequestError | Terminated):
         report.traceback = "".join(traceback.format_exception(error))
     try:
         uri = publish_report(report, output)
