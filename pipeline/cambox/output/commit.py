@@ -85,6 +85,7 @@ def commit(
     """
     folder, options = recipe_uri(output, recipe), output.storage_options
     written = [file_name(shard.uri) for shard in done]
+    not_done = {file_name(one.shard) for one in given_up}
     for _ in range(MOST_ROUNDS):
         pointer, newest = newest_manifest(folder, options)
         if found is None or found.manifest != newest:
@@ -93,6 +94,9 @@ def commit(
         elif written:
             again = files_in(folder, options, written)
             found = Found({**found.files, **again}, newest)
+        for name in written:
+            if name not in found.files and name not in not_done:
+                raise OSError(f"{folder}/{name} was published, and is not there when it is read")
         before = None
         if newest is not None:
             # Whatever may have become of it, this one is read off the files themselves.

@@ -48,7 +48,8 @@ def file_name(shard_uri: str) -> str:
 
 def is_temporary(name: str) -> bool:
     """Whether a file's name is one that publishing writes under before the file is whole."""
-    return _TEMPORARY.fullmatch(name) is not None
+    # What tried whether the folder can be written may stay for good, and is nobody's rows.
+    return name != _PROBE and _TEMPORARY.fullmatch(name) is not None
 
 
 def recipe_uri(output: OutputSettings, recipe: Recipe) -> str:

@@ -173,24 +173,26 @@ def files_in(
     """The visible files of a folder, by name; None for one that is not whole or not ours.
 
     Args:
-        names: only of these, and of them those that are there; None: all.
+        names: only of these, and of them those that are there, also where a listing is late; None:
+            all.
 
     Raises:
         OSError: the folder cannot be listed, or a footer cannot be read.
     """
-    visible = names_in(folder_uri, storage_options)
-    if names is not None:
-        visible = sorted({*visible} & {*names})
+    if names is None:
+        names = names_in(folder_uri, storage_options)
 
-    def known(name: str) -> PublishedFile | None:
+    def known(name: str) -> tuple[str, PublishedFile | None] | None:
         uri = f"{folder_uri}/{name}"
         try:
-            return published_file(uri, read_end(uri, storage_options), storage_options)[0]
+            return name, published_file(uri, read_end(uri, storage_options), storage_options)[0]
         except NotOursError:
+            return name, None
+        except FileNotFoundError:
             return None
 
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return dict(zip(visible, pool.map(known, visible), strict=True))
+        return dict(found for found in pool.map(known, names) if found is not None)
 
 
 def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarrow.dataset.Dataset:
