@@ -122,7 +122,7 @@ class History:
             process.ahead += timedelta(seconds=chance.uniform(-DAY, DAY))
         if chance.random() < 0.4:
             process.crash_at, process.after = chance.randint(1, 150), chance.random() < 0.5
-        begin = chance.choice((60.0, 3600.0, 3600.0, 3600.0, 3 * DAY)) * chance.random()
+        begin = chance.choice((60.0, 3600.0, DAY, DAY, 3 * DAY)) * chance.random()
         do = chance.choices((self._night, self._annotate, self._read, self._prune), (5, 5, 2, 1))[0]
         return process, begin, do
 

@@ -54,7 +54,7 @@ class Habits:
     loses: float = 0.0
     late: float = 0.0
     doubles: float = 0.0
-    latest: float = 3600.0
+    latest: float = 86400.0
     lists_late: float = 0.0
     stale: float = 0.0
 
