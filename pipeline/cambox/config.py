@@ -153,6 +153,14 @@ class ModelSettings(Section):
         of_timm = not self.name.startswith("torchvision/")
         return self.source == HF_HUB or (self.pretrained and of_timm and self.source is None)
 
+    @field_validator("kwargs")
+    @classmethod
+    def _no_other_checkpoint(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "checkpoint_path" in value:
+            # timm unpickles what it names, and the digest would not cover it.
+            raise ValueError("checkpoint_path is not allowed; name the file in model.checkpoint")
+        return value
+
     @field_validator("std")
     @classmethod
     def _positive(cls, value: Triple | None) -> Triple | None:

@@ -231,3 +231,8 @@ def test_every_setting_is_on_the_page_with_its_meaning() -> None:
     assert all(len(meaning) > 8 for _, meaning in named.values())
     assert named["boxes.threshold"][0] == "`0.35`"
     assert named["model.name"][0] == "must be given"
+
+
+def test_weights_are_named_in_one_place_only(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"kwargs: checkpoint_path is not allowed; name the fil"):
+        load_config("precise", ["model.kwargs={checkpoint_path: evil.pth}"])

@@ -36,7 +36,10 @@ SOURCE_KEY = f"{PREFIX}source".encode()
 """The entry of a file made from published ones that says from which bytes; see ``derived``."""
 # More than most footers have, so that most take one read.
 TAIL_BYTES = 1 << 16
-LIBRARIES = ("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "pyarrow")
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "opencv-python-headless", "numpy", "pyarrow"),
+    *("pillow", "numba"),
+)
 
 
 @dataclass(frozen=True)
