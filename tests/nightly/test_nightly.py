@@ -24,7 +24,7 @@ import cambox
 import cambox.annotator
 from cambox.config import OutputSettings
 from cambox.engines.local import LocalEngine
-from cambox.errors import RequestError
+from cambox.errors import RequestError, UnavailableError
 from cambox.nightly.night import of_the_day, parse_day, run_night
 from cambox.nightly.report import RunReport, render_page, report_name, without_secrets
 from cambox.output.latest import Latest, latest_folder, move_latest, read_latest
@@ -257,16 +257,15 @@ def test_a_file_that_only_the_worker_can_see_is_missing(
 
     monkeypatch.setattr(cambox.annotator, "publish", elsewhere)
     nights.arrive(0)
-    lost = nights.arrive(1)
-    report = nights.run()
-    assert report.exit_code == 1
-    assert report.work is not None
-    assert report.work.published == 2
-    assert report.work.missing == (str(lost),)
+    nights.arrive(1)
+    with pytest.raises(UnavailableError, match=r"000001.* is not there when it is read"):
+        nights.run()
+    (name,) = nights.names()
+    report = nights.report(name)
+    assert (report.outcome, report.exit_code) == ("failed", 1)
     assert nights.pointer() is None
     assert nights.link() is None
-    assert report.latest.recipe is None
-    assert str(lost) in " ".join(Tags(nights.page(report.name)).text)
+    assert "all workers write to one storage" in " ".join(Tags(nights.page(name)).text)
 
 
 def test_when_nothing_can_be_published_nothing_is_verified(nights: Nights) -> None:

@@ -225,12 +225,13 @@ def _remembered(real: Callable[[pa.Table], bytes]) -> Callable[[pa.Table], bytes
 
 
 def _checked_once(real: Callable[..., Any]) -> Callable[..., Any]:
-    def rows(uri: str, file: Any, footer: Footer, findings: Any, statuses: Counter[str]) -> Any:
+    def rows(uri: str, data: bytes, file: Any, footer: Footer, *told: Any) -> Any:
+        findings, statuses = told
         # It has the digest of all bytes before it, which has been compared.
         key = uri, footer.recipe_digest, file.metadata.metadata[DIGEST_KEY]
         if key not in _CHECKED:
             counts: Counter[str] = Counter()
-            checks = real(uri, file, footer, findings, counts)
+            checks = real(uri, data, file, footer, findings, counts)
             if checks is None or findings.problems():
                 return checks
             _CHECKED[key] = checks, counts

@@ -96,7 +96,10 @@ def commit(
             found = Found({**found.files, **again}, newest)
         for name in written:
             if name not in found.files and name not in not_done:
-                raise OSError(f"{folder}/{name} was published, and is not there when it is read")
+                raise OSError(
+                    f"{folder}/{name} was published, and is not there when it is read; see that "
+                    "all workers write to one storage, and run the same command again"
+                )
         before = None
         if newest is not None:
             # Whatever may have become of it, this one is read off the files themselves.
