@@ -85,6 +85,8 @@ def _annotated(config: Config, engine: Engine, work: Plan, console: Console) -> 
 def _ended(config: Config, summary: RunSummary) -> RunSummary:
     """Write down what is published now."""
     work = summary.plan
+    # One that was rewritten during the run is published as it was when it was read.
+    read = {one.shard.uri: one.shard for one in summary.reports}
     given_up = [
         GivenUpShard(
             shard=one.shard.uri,
@@ -99,7 +101,7 @@ def _ended(config: Config, summary: RunSummary) -> RunSummary:
         manifest = commit(
             config.output,
             summary.recipe,
-            work.shards,
+            [read.get(shard.uri, shard) for shard in work.shards],
             given_up,
             datetime.now(UTC),
             work.found,

@@ -20,6 +20,7 @@ from cambox import planned
 from cambox.errors import RequestError
 from cambox.output import exchange, whole
 from cambox.output import publish as publishing
+from cambox.output.manifest import read_manifest
 from cambox.run import run
 from cambox.sources import stream
 from cambox.sources.samples import Sample, read_samples
@@ -259,7 +260,12 @@ def test_a_shard_that_is_rewritten_while_it_is_read_is_read_again(
         keys = dict.fromkeys(name.partition(".")[0] for name in archive.getnames())
     assert [one["key"] for one in rows] == list(keys)
     assert row["shard"] == str(path)
-    assert run(config, QUIET).reports == ()
+    (report,) = summary.reports
+    assert summary.manifest is not None
+    named = read_manifest(summary.folder, summary.manifest).shards
+    assert named == ((str(path), report.shard.fingerprint),)
+    again = run(config, QUIET)
+    assert (again.reports, again.manifest) == ((), summary.manifest)
 
 
 def test_a_shard_that_is_rewritten_again_and_again_is_given_up(
