@@ -11,6 +11,7 @@ from rich.console import Console
 
 from cambox.config import Config, OutputSettings
 from cambox.console import counted, say
+from cambox.errors import RequestError
 from cambox.output.commit import commit
 from cambox.output.footer import Recipe
 from cambox.output.lease import Taken, held
@@ -19,7 +20,7 @@ from cambox.output.manifest import GivenUpShard, newest_manifest
 from cambox.output.publish import file_name, recipe_uri, remove_leftovers, require_publishable
 from cambox.output.reading import names_in
 from cambox.sources.retry import as_request
-from cambox.summary import RunSummary
+from cambox.summary import RunSummary, print_summary
 
 if TYPE_CHECKING:
     from cambox.run import Engine
@@ -36,12 +37,12 @@ def annotate_planned(config: Config, engine: Engine, work: Plan, console: Consol
     if removed := remove_leftovers(output, recipe):
         say(console, f"removed {removed} temporary files of runs that died")
     if not work.to_do:
-        return _ended(config, RunSummary(folder, recipe, work, (), (), 0.0))
+        return _ended(config, RunSummary(folder, recipe, work, (), (), 0.0), console)
     # Told once and now, and not by each shard when it is computed.
     require_publishable(output, recipe)
     with held(folder, output.storage_options) as taken:
         work = _if_still_to_do(work, recipe, output, taken, console)
-        return _ended(config, _annotated(config, engine, work, console))
+        return _ended(config, _annotated(config, engine, work, console), console)
 
 
 def _if_still_to_do(
@@ -82,7 +83,7 @@ def _annotated(config: Config, engine: Engine, work: Plan, console: Console) -> 
     return RunSummary(folder, engine.recipe, work, reports, failures, seconds)
 
 
-def _ended(config: Config, summary: RunSummary) -> RunSummary:
+def _ended(config: Config, summary: RunSummary, console: Console) -> RunSummary:
     """Write down what is published now."""
     work = summary.plan
     # One that was rewritten during the run is published as it was when it was read.
@@ -96,17 +97,15 @@ def _ended(config: Config, summary: RunSummary) -> RunSummary:
         )
         for one in summary.failures
     ]
-    # The files are published, and stay so.
-    with as_request(f"output.uri: {config.output.uri} does not take the manifest of its files"):
-        manifest = commit(
-            config.output,
-            summary.recipe,
-            [read.get(shard.uri, shard) for shard in work.shards],
-            given_up,
-            datetime.now(UTC),
-            work.found,
-            work.to_do,
-        )
+    shards = [read.get(shard.uri, shard) for shard in work.shards]
+    now, found, done = datetime.now(UTC), work.found, work.to_do
+    try:
+        with as_request(f"output.uri: {config.output.uri} does not take the manifest of its files"):
+            manifest = commit(config.output, summary.recipe, shards, given_up, now, found, done)
+    except RequestError:
+        # The files are published, and stay so. Nobody gets the summary to tell what became of them.
+        print_summary(summary, console)
+        raise
     return replace(summary, manifest=manifest)
 
 

@@ -17,7 +17,7 @@ Stage = Literal["read", "decode", "forward", "boxes", "write"]
 STAGES: tuple[Stage, ...] = ("read", "decode", "forward", "boxes", "write")
 # By glibc's numbers in <malloc.h>: M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD, in bytes. The
 # last is the most that all its versions take.
-_MALLOC_SETTINGS = ((-1, 1 << 28), (-2, 1 << 26), (-3, 1 << 25))
+_MALLOC_SETTINGS = ((-1, 1 << 26), (-2, 1 << 24), (-3, 1 << 25))
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,8 +32,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory of images that it is done with, for the next ones.
 
     It would else go back to the system with every few images, and come again as fresh pages, which
-    the kernel clears one by one: a quarter of the time of decoding a photograph. At most 256 MiB
-    are kept.
+    the kernel clears one by one: a quarter of the time of decoding a photograph. At most 64 MiB
+    of each thread's are kept.
 
     Returns:
         Whether the C library does so; others than glibc are asked for nothing.

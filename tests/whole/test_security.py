@@ -150,8 +150,10 @@ def test_keys_are_data_and_lead_nowhere(make_config: ConfigMaker, tmp_path: Path
     rows = pyarrow.dataset.dataset(summary.folder).to_table().to_pylist()
     assert [row["key"] for row in rows] == keys
     new = everything_below(tmp_path).keys() - before.keys()
-    assert {path.parent for path in new} == {Path(summary.folder)}
-    assert len(new) == 1
+    folder = Path(summary.folder)
+    manifests = folder.parent / "_runs" / folder.name / "manifests"
+    assert {path.parent for path in new} == {folder, manifests.parent, manifests}
+    assert sorted(path.suffix for path in new) == [".json", ".json", ".parquet"]
 
 
 @given(st.text(max_size=40))

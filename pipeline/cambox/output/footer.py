@@ -167,12 +167,10 @@ def read_end(uri: str, storage_options: Mapping[str, Any] | None = None) -> File
     filesystem, path = locate(uri, storage_options)
     require_a_file(uri, filesystem, path)
 
-    def ask() -> tuple[bytes, int]:
-        with filesystem.open(path, "rb") as file:
-            return _tail(file)
-
     # Read first and parsed then: Arrow's word for bytes that do not parse is an OSError as well.
-    return _parsed_end(uri, *from_storage(uri, ask))
+    # Opening is a request of its own: asked again together, each would use up the other's tries.
+    with from_storage(uri, lambda: filesystem.open(path, "rb")) as file:
+        return _parsed_end(uri, *from_storage(uri, lambda: _tail(file)))
 
 
 def end_of(uri: str, file: IO[bytes]) -> FileEnd:
