@@ -18,8 +18,7 @@ import torch
 
 from cambox.console import one_line
 from cambox.errors import RequestError, some_of
-from cambox.sources.retry import from_storage
-from cambox.sources.storage import locate
+from cambox.sources.retry import read_whole
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -128,9 +127,8 @@ def _remarks(
 
 
 def _read(uri: str) -> object:
-    filesystem, path = locate(uri)
     try:
-        data: bytes = from_storage(uri, lambda: filesystem.cat_file(path))
+        data = read_whole(uri)
     except OSError as error:
         raise RequestError(f"model.checkpoint: {uri} cannot be read: {error}") from error
     try:

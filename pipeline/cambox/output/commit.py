@@ -25,9 +25,8 @@ from cambox.output.manifest import (
 from cambox.output.publish import MOST_ROUNDS, file_name, recipe_uri
 from cambox.output.published_file import PublishedFile, published_file
 from cambox.output.reading import files_in
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import read_whole
 from cambox.sources.shards import Shard
-from cambox.sources.storage import locate
 
 # Each holds one file in memory.
 FILES_AT_ONCE = 8
@@ -146,9 +145,8 @@ def _entries(
 
 def _read(file: PublishedFile, recipe: Recipe) -> ManifestFile | None:
     """A file by its bytes, which may be newer than the footer that was read; None: it is gone."""
-    filesystem, path = locate(file.uri, file.storage_options)
     try:
-        data: bytes = from_storage(file.uri, lambda: filesystem.cat_file(path))
+        data = read_whole(file.uri, file.storage_options)
         read, _ = published_file(file.uri, end_of(file.uri, io.BytesIO(data)))
     except (FileNotFoundError, NotOursError):
         return None

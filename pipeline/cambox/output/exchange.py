@@ -26,7 +26,7 @@ from cambox.output.whole import (
     sync_folder,
     written_beside,
 )
-from cambox.sources.retry import from_storage, http_status
+from cambox.sources.retry import from_storage, http_status, read_whole
 from cambox.sources.storage import fingerprint, locate, protocol_of
 
 # Renaming takes milliseconds, and whoever dies loses the lock; so who waits longer waits for a
@@ -80,9 +80,8 @@ def read_seen(
     seen = look(uri, storage_options)
     if not seen.there:
         return seen, None
-    filesystem, path = locate(uri, storage_options)
     try:
-        return seen, from_storage(uri, lambda: filesystem.cat_file(path))
+        return seen, read_whole(uri, storage_options)
     except FileNotFoundError:
         return Seen(uri, None), None
 

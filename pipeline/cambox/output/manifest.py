@@ -21,8 +21,7 @@ from cambox.errors import RequestError
 from cambox.output.exchange import Seen, put, read_seen
 from cambox.output.publish import RUNS
 from cambox.output.whole import publish_bytes
-from cambox.sources.retry import from_storage
-from cambox.sources.storage import locate
+from cambox.sources.retry import read_whole
 
 # Plain names: what is read from a file must not lead elsewhere.
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -152,9 +151,8 @@ def read_manifest(folder_uri: str, digest: str, storage_options: Options = None)
         OSError: the storage failed.
     """
     uri = manifest_uri(folder_uri, digest)
-    filesystem, path = locate(uri, storage_options)
     try:
-        data: bytes = from_storage(uri, lambda: filesystem.cat_file(path))
+        data = read_whole(uri, storage_options)
     except FileNotFoundError as error:
         raise RequestError(
             f"{uri} is not there any more; run cambox annotate again, which writes another"

@@ -24,7 +24,7 @@ from cambox.output.footer import (
     read_end,
 )
 from cambox.output.publish import replaced_uri
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import from_storage, read_whole
 from cambox.sources.shards import Shard
 from cambox.sources.storage import locate
 
@@ -122,9 +122,8 @@ class PublishedFile:
         """
 
         def read(uri: str) -> bytes:
-            filesystem, path = locate(uri, self.storage_options)
-            data: bytes = _asked(uri, lambda: filesystem.cat_file(path))
-            return data
+            with _readable(uri):
+                return read_whole(uri, self.storage_options)
 
         return self._of_these_bytes(read)
 
@@ -185,10 +184,11 @@ class PublishedFile:
         """(size,) uint8 the file where it was asked for, zeros elsewhere, which take no memory."""
         filesystem, path = locate(uri, self.storage_options)
         starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-        parts = _asked(
-            uri,
-            lambda: filesystem.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"),
-        )
+        with _readable(uri):
+            parts = from_storage(
+                uri,
+                lambda: filesystem.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"),
+            )
         with parsed(self.uri):
             for (start, end), part in zip(ranges, parts, strict=True):
                 if len(part) != end - start:
@@ -289,8 +289,3 @@ def _readable(uri: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
-
-
-def _asked(uri: str, fn: Callable[[], Any]) -> Any:
-    with _readable(uri):
-        return from_storage(uri, fn)

@@ -13,7 +13,7 @@ from cambox.boxes import Boxes
 from cambox.errors import RequestError
 from cambox.review.truth_files import UNKNOWN_CLASS, from_coco, from_csv
 from cambox.sources.keys import one_spelling
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import from_storage, read_whole
 from cambox.sources.storage import locate
 
 
@@ -93,9 +93,8 @@ def read_truth(uri: str, class_names: Sequence[str] | None) -> Truth:
     Raises:
         RequestError: the file is missing or of neither format, or a box or class is impossible.
     """
-    filesystem, path = locate(uri)
     with _readable(uri):
-        text = from_storage(uri, lambda: filesystem.cat_file(path)).decode("utf-8-sig")
+        text = read_whole(uri).decode("utf-8-sig")
     read = from_coco if uri.lower().endswith(".json") else from_csv
     listed, remarks = read(uri, text, class_names)
     images = {

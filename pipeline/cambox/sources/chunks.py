@@ -25,7 +25,7 @@ from cambox.sources.formats import IMAGE_SUFFIXES
 from cambox.sources.keys import file_key, file_suffix, readable
 from cambox.sources.labels import class_folders
 from cambox.sources.listing import Info, describe
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import read_whole
 from cambox.sources.shards import ImageFile, Shard, matches, name_failures, wildcard_of
 from cambox.sources.states import files_fingerprint
 from cambox.sources.storage import HTTP, canonical_uri, locate, protocol_of
@@ -222,8 +222,7 @@ def _rows(
     uri: str, storage_options: Mapping[str, Any] | None
 ) -> Iterator[tuple[str, Sequence[int]]]:
     """The image of each row of a table, and its classes: none, one, or a list of them."""
-    filesystem, path = locate(uri, storage_options)
-    data = from_storage(uri, lambda: filesystem.cat_file(path))
+    data = read_whole(uri, storage_options)
     try:
         if uri.lower().endswith(".csv"):
             table = pyarrow.csv.read_csv(pa.BufferReader(data))

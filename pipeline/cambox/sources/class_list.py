@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from cambox.errors import RequestError
-from cambox.sources.retry import from_storage
+from cambox.sources.retry import read_whole
 from cambox.sources.shards import Shard
-from cambox.sources.storage import HTTP, locate, protocol_of
+from cambox.sources.storage import HTTP, protocol_of
 
 FILE_NAME = "class_names.txt"
 Labels = Mapping[str, tuple[int, ...]]
@@ -24,10 +23,8 @@ def read_class_list(
     Raises:
         RequestError: it cannot be read; it begins with the setting that names the file.
     """
-    filesystem, path = locate(uri, storage_options)
     try:
-        data: bytes = from_storage(uri, lambda: filesystem.cat_file(path))
-        return tuple(data.decode("utf-8-sig").splitlines())
+        return tuple(read_whole(uri, storage_options).decode("utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{setting}: {uri} cannot be read: {error}") from error
 
@@ -49,9 +46,8 @@ def find_class_list(
         uri = f"{folder}/{FILE_NAME}"
         if protocol_of(uri) in HTTP:
             continue
-        filesystem, path = locate(uri, storage_options)
         try:
-            found[uri] = from_storage(uri, partial(filesystem.cat_file, path))
+            found[uri] = read_whole(uri, storage_options)
         except (FileNotFoundError, PermissionError):
             continue  # a bucket that may not be listed says of what is not there that it is denied
     (first, *others) = found or (None,)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from http import HTTPStatus
+from typing import Any, TypeVar
 
 from tenacity import (
     RetryCallState,
@@ -19,7 +20,7 @@ from tenacity import (
 
 from cambox.errors import RequestError, UnavailableError
 from cambox.sources.signed import unsigned
-from cambox.sources.storage import storage_failures
+from cambox.sources.storage import locate, storage_failures
 
 Answer = TypeVar("Answer")
 
@@ -128,6 +129,26 @@ def from_storage(uri: str, fn: Callable[[], Answer]) -> Answer:
             return fn()
 
     return with_retries(uri, ask)
+
+
+def read_whole(uri: str, storage_options: Mapping[str, Any] | None = None) -> bytes:
+    """All bytes of a file.
+
+    It is one request, so that each attempt can fail in one place only, and what is read is of one
+    state of the file: a driver left to itself asks for the size first, and then for the parts.
+
+    Raises:
+        StorageError, OSError: as ``with_retries`` does.
+    """
+    filesystem, path = locate(uri, storage_options)
+    try:
+        data: bytes = from_storage(uri, lambda: filesystem.cat_file(path, start=0))
+    except OSError as error:
+        # A file without a byte has no first one.
+        if http_status(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""
+        raise
+    return data
 
 
 @contextmanager

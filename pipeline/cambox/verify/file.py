@@ -28,7 +28,7 @@ from cambox.output.footer import (
 )
 from cambox.output.publish import is_intact
 from cambox.output.rows import schema
-from cambox.sources.retry import from_storage, with_retries
+from cambox.sources.retry import read_whole, with_retries
 from cambox.sources.samples import ANY_IMAGE, ImageRule, most_in_a_sample, read_samples
 from cambox.sources.shards import Shard
 from cambox.sources.states import state_of
@@ -79,7 +79,7 @@ def verify_file(
     try:
         filesystem, path = locate(uri, folder.storage_options)
         require_a_file(uri, filesystem, path)
-        data = from_storage(uri, lambda: filesystem.cat_file(path))
+        data = read_whole(uri, folder.storage_options)
         sha256 = hashlib.sha256(data).hexdigest()
         with parsed(uri):
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)

@@ -11,8 +11,7 @@ from cambox.errors import RequestError
 from cambox.output.folders import RECIPE_FOLDER, Folder
 from cambox.output.manifest import Manifest, chain, newest_manifest, read_manifest
 from cambox.output.publish import replaced_uri
-from cambox.sources.retry import from_storage
-from cambox.sources.storage import locate
+from cambox.sources.retry import read_whole
 from cambox.verify.findings import Problem
 
 LOST = "not what the last run left there, and that was not kept; run cambox annotate again"
@@ -82,9 +81,7 @@ def verify_manifests(folder: Folder, digests: Mapping[str, str | None]) -> Manif
 
 
 def _sha256(uri: str, folder: Folder) -> str | None:
-    filesystem, path = locate(uri, folder.storage_options)
     try:
-        data = from_storage(uri, lambda: filesystem.cat_file(path))
+        return hashlib.sha256(read_whole(uri, folder.storage_options)).hexdigest()
     except FileNotFoundError:
         return None
-    return hashlib.sha256(data).hexdigest()
