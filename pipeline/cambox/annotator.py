@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import torch
 
 from cambox.batch import AnnotatedBatch, BatchAnnotator
 from cambox.boxes import Boxes
+from cambox.canary.rows import Canary
 from cambox.config import Config
-from cambox.errors import ShardError
 from cambox.models.classifier import Classifier
-from cambox.output.footer import Recipe
+from cambox.output.footer import CANARY_KEY, Recipe
 from cambox.output.publish import publish
 from cambox.output.rows import table
 from cambox.signs import Signs
 from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
-from cambox.sources.retry import with_retries
 from cambox.sources.samples import SEVERAL_IMAGES, ImageRule, Sample, read_samples
 from cambox.sources.shards import OF_CONTENT, Shard
-from cambox.sources.states import as_it_is, state_of
+from cambox.sources.states import read_unchanged, state_of
 from cambox.threads import Stage, Stopwatch, grouped, in_order
 from cambox.whole_image import WholeImages
 from cambox.zoomed_image import ZoomedImages
@@ -37,12 +34,6 @@ BATCHES_AHEAD = 2
 MOST_TOGETHER = 8
 # That a GPU decodes at once.
 DECODED_ON_GPU = 32
-# A stream that is cut half-way costs all that was read, so this is not done as often as a question
-# is asked again; the drivers that can read from the middle do so themselves.
-READINGS = 2
-# So often a shard that is rewritten meanwhile is read in one attempt.
-DESCRIPTIONS = 3
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,15 +86,23 @@ class Annotator:
         batch_size: images per forward pass.
         threads: on a CPU as many batches are in work at once, each from its files to its rows in
             one thread; on a GPU, for decoding ahead of the network and for the boxes behind it.
+        canary: what the published files say that this worker made of the built-in pictures.
     """
 
     def __init__(
-        self, config: Config, classifier: Classifier, recipe: Recipe, batch_size: int, threads: int
+        self,
+        config: Config,
+        classifier: Classifier,
+        recipe: Recipe,
+        batch_size: int,
+        threads: int,
+        canary: Canary | None = None,
     ) -> None:
         self.config = config
         self.recipe = recipe
         self.batch_size = batch_size
         self.threads = threads
+        self.canary = canary
         count = classifier.most_at_once(threads)
         # With more threads than CPUs one is put to sleep while it holds the interpreter's lock, and
         # all others wait for it; so lanes that fill the CPUs do the rest themselves.
@@ -183,12 +182,22 @@ class Annotator:
         """
         start = time.monotonic()
         watch = Stopwatch()
-        shard, whole = self._unchanged(shard, watch, on_progress, on_read)
+        options = self.config.input.storage_options
+        shard, whole = read_unchanged(
+            shard, options, lambda shard: self._annotated(shard, watch, on_progress, on_read)
+        )
         with watch.measure("write"):
             boxes = Boxes.joined(whole.boxes)
             names, output = self.recipe.class_names, self.config.output
             rows = table(whole.rows, boxes, names, output.store_maps, output.store_features)
-            uri = publish(rows, shard, self.recipe, output, lambda: self._is_still(shard))
+            uri = publish(
+                rows,
+                shard,
+                self.recipe,
+                output,
+                lambda: state_of(shard, options) == "same",
+                {} if self.canary is None else {CANARY_KEY: self.canary.model_dump_json().encode()},
+            )
         several = [row for row in whole.rows if SEVERAL_IMAGES in (row.error or "")]
         return ShardReport(
             shard=shard,
@@ -203,43 +212,6 @@ class Annotator:
             several_images=len(several),
             example=f"{several[0].key!r} has {several[0].error}" if several else "",
         )
-
-    def _is_still(self, shard: Shard) -> bool:
-        return state_of(shard, self.config.input.storage_options) == "same"
-
-    def _unchanged(
-        self,
-        shard: Shard,
-        watch: Stopwatch,
-        on_progress: Callable[[Progress], None],
-        on_read: Callable[[], None],
-    ) -> tuple[Shard, AnnotatedBatch]:
-        """A shard as it is described after it was read as well as before, and all its batches.
-
-        One that was rewritten since it was listed, or meanwhile, is read again: else its rows
-        might be of the old samples and the new ones.
-        """
-        for _ in range(DESCRIPTIONS):
-            reading = partial(self._annotated, shard, watch, on_progress, on_read)
-            try:
-                whole, content = with_retries(shard.uri, reading, READINGS)
-            except (OSError, ShardError):
-                now = self._described(shard)
-                if now == shard:
-                    raise
-            else:
-                now = self._described(shard)
-                if shard.fingerprint.startswith(OF_CONTENT):
-                    now = replace(now, fingerprint=f"{OF_CONTENT}{content}")
-                if now == shard:
-                    return shard, whole
-            LOG.warning("%s has changed since it was listed; it is read again", shard.uri)
-            shard = now
-        raise OSError(f"{shard.uri} was rewritten each time that it was read; run again later")
-
-    def _described(self, shard: Shard) -> Shard:
-        options = self.config.input.storage_options
-        return with_retries(shard.uri, lambda: as_it_is(shard, options))
 
     def _annotated(
         self,

@@ -213,6 +213,10 @@ class EngineSettings(Section):
     """a shard that failed so often is left out and reported"""
     stall_seconds: Annotated[float, Field(gt=0)] = 600.0
     """ray: a worker that neither reads nor annotates for so long is replaced"""
+    if_rows_differ: Literal["stop", "redo", "mix"] = "stop"
+    """what to do where other versions of libraries made the published files of the recipe, and the
+    ones here make other rows of the built-in pictures. stop: say so and end; redo: make those files
+    anew; mix: say so and go on"""
     start_seconds: Annotated[float, Field(gt=0)] = 900.0
     """ray: a worker that takes longer to load its model, once it has its place, is replaced"""
 

@@ -58,7 +58,7 @@ def _if_still_to_do(
         _, newest = newest_manifest(folder, output.storage_options)
         if dead is None and (work.found is None or work.found.manifest == newest):
             return work
-        work = plan(work.shards, recipe, output, work.redo_older_than)
+        work = plan(work.shards, recipe, output, work.redo)
     say(console, f"planned again: {work}")
     return work
 

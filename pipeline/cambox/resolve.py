@@ -46,7 +46,9 @@ _SHAPE_NO_ROW: dict[str, set[str]] = {
     },
     "model": {"checkpoint", "class_names", "class_groups"},
     "output": {"uri", "storage_options"},
-    "engine": {"batch_size", "max_attempts", "stall_seconds"},
+    "engine": {
+        *("batch_size", "max_attempts", "stall_seconds", "start_seconds", "if_rows_differ"),
+    },
 }
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from packaging.version import Version
 from rich.console import Console
 
+from cambox.canary.published import of_one_kind
 from cambox.config import Config
 from cambox.config_file import load_config
 from cambox.console import say, saying_notes
 from cambox.output.footer import Recipe
-from cambox.output.ledger import Plan, plan
+from cambox.output.ledger import Plan, Redo, plan
 from cambox.planned import annotate_planned
 from cambox.resolve import recipe_key, remember, remembered
 from cambox.sources.class_list import find_class_list
@@ -71,7 +72,8 @@ def prepare(
     """
     config, shards, key = _checked(config, console)
     engine = _loaded(config, key, console)
-    return engine, _planned(config, shards, engine.recipe, console, redo_older_than)
+    work = _planned(config, shards, engine.recipe, console, Redo(redo_older_than))
+    return engine, of_one_kind(config, engine, work, console)
 
 
 def plan_only(
@@ -84,7 +86,7 @@ def plan_only(
     """
     config, shards, key = _checked(config, console)
     recipe = remembered(key) or _loaded(config, key, console).recipe
-    return recipe, _planned(config, shards, recipe, console, redo_older_than)
+    return recipe, _planned(config, shards, recipe, console, Redo(redo_older_than))
 
 
 def _checked(config: Config, console: Console) -> tuple[Config, list[Shard], str | None]:
@@ -147,7 +149,7 @@ def _planned(
     shards: list[Shard],
     recipe: Recipe,
     console: Console,
-    redo_older_than: Version | None,
+    redo: Redo,
 ) -> Plan:
     if not config.model.has_weights:
         say(
@@ -156,7 +158,7 @@ def _planned(
             "random and the boxes mean nothing",
         )
     with as_request(f"output.uri: {config.output.uri} cannot be listed"):
-        work = plan(shards, recipe, config.output, redo_older_than)
+        work = plan(shards, recipe, config.output, redo)
     say(console, f"{work}; recipe {recipe.folder}")
     for uri in work.orphaned[:ORPHANS_NAMED]:
         say(console, f"orphaned, no longer in the input: {uri}")

@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from cambox.errors import RequestError
+from cambox.sources.chunks import find_chunks
 from cambox.sources.samples import read_samples
 from cambox.sources.shards import Shard, find_shards
 from cambox.sources.signed import unsigned
@@ -378,6 +379,23 @@ def test_a_signature_is_no_part_of_a_shard(server: str, tmp_path: Path) -> None:
         with pytest.raises((OSError, RequestError)) as caught:
             find_shards([url])
         assert "5ec2e7" not in str(caught.value)
+
+
+def test_a_signature_is_no_part_of_a_picture(server: str, tmp_path: Path) -> None:
+    found = []
+    for signature in ("5ec2e7", "5ec3f8"):
+        signed = f"X-Amz-Expires=60&X-Amz-Signature={signature}"
+        rows = "".join(f"{server}/{name}.jpg?{signed}\n" for name in ("a", "b"))
+        (tmp_path / "table.csv").write_text(f"image\n{rows}")
+        (tmp_path / "a.jpg").write_bytes(b"a")
+        (tmp_path / "b.jpg").write_bytes(b"b")
+        (chunk,), _ = find_chunks([f"{server}/table.csv?{signed}"], 1)
+        assert chunk.stored == [f"{server}/{name}.jpg?{signed}" for name in ("a", "b")]
+        assert [sample.members["jpg"] for sample in read_samples(chunk)] == [b"a", b"b"]
+        assert signature not in repr(chunk) + json.dumps(chunk.to_entry())
+        found.append(chunk)
+    assert found[0] == found[1]
+    assert Shard.of_entry(found[0].to_entry()) == found[0]
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,16 @@ from typing import Any, TextIO
 
 import cambox
 from cambox.annotator import ShardReport
+from cambox.canary.rows import Canary
 from cambox.config import LOCAL_DIR, Config
 from cambox.engines.local import Prefetch, WorkerProgress
-from cambox.engines.worker import load_model, local_device, make_annotator, resolve_precision
+from cambox.engines.worker import (
+    load_model,
+    local_device,
+    make_annotator,
+    resolve_precision,
+    try_pictures,
+)
 from cambox.errors import RequestError
 from cambox.models.heads import HeadKind
 from cambox.sources.shards import Shard
@@ -91,12 +98,15 @@ class Worker:
 
     Args:
         recipe_digest, head: what the driver found; ``head`` is the kind of the classifier's.
+        drivers: what it makes of the built-in pictures.
 
     Raises:
-        RuntimeError: this process finds another recipe.
+        RuntimeError: this process finds another recipe, or makes something else of the pictures.
     """
 
-    def __init__(self, config: Config, recipe_digest: str, head: HeadKind, threads: int) -> None:
+    def __init__(
+        self, config: Config, recipe_digest: str, head: HeadKind, threads: int, drivers: Canary
+    ) -> None:
         self.warnings = Warnings()
         self.threads = threads
         with _deadline(config.engine.start_seconds):
@@ -108,7 +118,13 @@ class Worker:
                     f"this worker's recipe {model.recipe.folder} differs from the driver's "
                     f"{recipe_digest[:16]}: its files or library versions are not the driver's"
                 )
-            self.prefetch = Prefetch(make_annotator(config, model, threads))
+            canary = try_pictures(config, model, threads)
+            if found := drivers.difference(canary):
+                raise RuntimeError(
+                    f"this worker makes other rows than the driver's machine: {found}; see that "
+                    "all nodes have the same versions of the libraries"
+                )
+            self.prefetch = Prefetch(make_annotator(config, model, threads, canary))
         self.begun: dict[Shard, Future[ShardReport]] = {}
         # Until the process ends; see the local engine.
         gc.freeze()

@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -22,12 +23,13 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter
 
 from cambox.annotator import ShardReport
+from cambox.canary.rows import Canary
 from cambox.config import Config
 from cambox.console import one_line
 from cambox.engines.actor import Actor, Worker, absolute, runtime_env
 from cambox.engines.local import SHARDS_IN_WORK, WorkerProgress
 from cambox.engines.sizing import Pool, size_pool
-from cambox.engines.worker import load_model, resolve_precision
+from cambox.engines.worker import load_model, resolve_precision, try_pictures
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import RequestError
 from cambox.sources.shards import Shard
@@ -93,10 +95,15 @@ class RayEngine:
         )
         # Loaded here too: a wrong request is refused before any actor starts, and what the head is
         # is decided once, as two devices may differ at the border.
-        model = load_model(self.config, torch.device("cpu"), precision, self.pool.threads)
-        self.recipe = model.recipe
-        self.head = model.classifier.head.kind
+        self.model = load_model(self.config, torch.device("cpu"), precision, self.pool.threads)
+        self.recipe = self.model.recipe
+        self.head = self.model.classifier.head.kind
         self.runtime_env = runtime_env(ray.get_runtime_context().runtime_env)
+
+    @cached_property
+    def canary(self) -> Canary:
+        """What the driver makes of the built-in pictures, with the CPU."""
+        return try_pictures(self.config, self.model, self.pool.threads)
 
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Hand out the shards in their order."""
@@ -166,7 +173,9 @@ class _Run:
             max_concurrency=SHARDS_IN_WORK + 1,
             runtime_env=engine.runtime_env,
         )
-        handle = worker.remote(engine.config, engine.recipe.digest, engine.head, pool.threads)
+        handle = worker.remote(
+            engine.config, engine.recipe.digest, engine.head, pool.threads, engine.canary
+        )
         ready = handle.describe.remote()
         return Actor(handle, {ready: None}, ready)
 

@@ -15,11 +15,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 from cambox.annotator import Annotator, Progress, ShardReport
+from cambox.canary.rows import Canary
 from cambox.config import Config
-from cambox.engines.worker import load_model, local_device, make_annotator, resolve_precision
+from cambox.engines.worker import (
+    load_model,
+    local_device,
+    make_annotator,
+    resolve_precision,
+    try_pictures,
+)
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.sources.shards import Shard
 from cambox.threads import usable_cpus
@@ -141,10 +148,15 @@ class LocalEngine:
         self.model = load_model(config, device, precision, self.threads)
         self.recipe = self.model.recipe
 
+    @cached_property
+    def canary(self) -> Canary:
+        """What this process makes of the built-in pictures."""
+        return try_pictures(self.config, self.model, self.threads)
+
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Annotate the shards; one that the storage failed for goes back to the end of the line."""
         work = WorkList(shards, self.config.engine.max_attempts, observer)
-        annotator = make_annotator(self.config, self.model, self.threads)
+        annotator = make_annotator(self.config, self.model, self.threads, self.canary)
         prefetch = Prefetch(annotator, observer.advance)
         with _closed(prefetch), ExitStack() as afterwards:
             # What libraries and the model hold is not searched for garbage meanwhile: the collector

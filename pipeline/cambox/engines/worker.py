@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from filelock import FileLock
 
 from cambox.annotator import Annotator
 from cambox.cams.pyramid import COMPARED_LAYERS
+from cambox.canary.rows import FILES, Canary
+from cambox.canary.trial import tried
 from cambox.config import Config
 from cambox.config_cam import ZoomSettings
 from cambox.console import one_line
@@ -113,8 +115,21 @@ def load_model(
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 
 
-def make_annotator(config: Config, model: LoadedModel, threads: int) -> Annotator:
-    """An annotator of this process, computing with so many threads."""
+def try_pictures(config: Config, model: LoadedModel, threads: int) -> Canary:
+    """What this process makes of the built-in pictures, computing with so many threads."""
+    if model.classifier.device.type == "cpu":
+        # A driver without a GPU asks this for its workers.
+        settings = config.input.model_copy(update={"decoder": "auto"})
+        config = config.model_copy(update={"input": settings})
+    arguments = config, model.classifier, model.recipe, len(FILES), threads
+    with closing(Annotator(*arguments)) as annotator:
+        return tried(annotator)
+
+
+def make_annotator(
+    config: Config, model: LoadedModel, threads: int, canary: Canary | None = None
+) -> Annotator:
+    """An annotator of this process, computing with so many threads; the files say its canary."""
     if config.input.decoder == "gpu" and model.classifier.device.type != "cuda":
         raise RequestError(
             "input.decoder: gpu asks for an NVIDIA GPU, and this worker computes on a CPU; set it "
@@ -126,7 +141,7 @@ def make_annotator(config: Config, model: LoadedModel, threads: int) -> Annotato
     batch_size = config.engine.batch_size
     if batch_size == "auto":
         batch_size = _batch_size(config.cam.zoom, model.classifier)
-    return Annotator(config, model.classifier, model.recipe, batch_size, threads)
+    return Annotator(config, model.classifier, model.recipe, batch_size, threads, canary)
 
 
 def _batch_size(zoom: ZoomSettings | None, classifier: Classifier) -> int:

@@ -34,6 +34,8 @@ DIGEST_KEY = f"{PREFIX}data".encode()
 """The entry that says what the bytes before the footer were."""
 SOURCE_KEY = f"{PREFIX}source".encode()
 """The entry of a file made from published ones that says from which bytes; see ``derived``."""
+CANARY_KEY = f"{PREFIX}canary".encode()
+"""The entry that says what the worker that made the file made of the built-in pictures."""
 # More than most footers have, so that most take one read.
 TAIL_BYTES = 1 << 16
 LIBRARIES = (

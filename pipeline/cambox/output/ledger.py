@@ -13,7 +13,29 @@ from cambox.console import counted
 from cambox.output.commit import Found, find
 from cambox.output.footer import Recipe
 from cambox.output.publish import file_name
+from cambox.output.published_file import PublishedFile
 from cambox.sources.shards import Shard
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Which files are to be made anew although shard and recipe are the same.
+
+    Attributes:
+        older_than: what an older version of cambox made; None: a version alone redoes nothing.
+        canaries: what was made by workers that made this of the built-in pictures.
+    """
+
+    older_than: Version | None = None
+    canaries: frozenset[str] = frozenset()
+
+    def asks_for(self, file: PublishedFile) -> bool:
+        """Whether a file is one of them."""
+        old = self.older_than and Version(file.versions["cambox"]) < self.older_than
+        return bool(old) or file.canary in self.canaries
+
+
+NOTHING_ANEW = Redo()
 
 
 @dataclass(frozen=True)
@@ -24,12 +46,12 @@ class Plan:
         new: nothing is published for them.
         changed: published from another state of the shard, or the file is damaged or of another
             recipe.
-        outdated: published by a version of cambox whose work is to be done again.
+        outdated: published by a version of cambox, or of a library, whose work is to be done again.
         done: published from this shard and this recipe.
         orphaned: URIs of shards that are published but no longer in the input; their files stay.
         versions: libraries that published files were made with, and how many files.
         found: what this was read off; None of a plan that was made otherwise.
-        redo_older_than: as it was asked for.
+        redo: what is outdated.
     """
 
     new: tuple[Shard, ...]
@@ -39,7 +61,7 @@ class Plan:
     orphaned: tuple[str, ...]
     versions: Mapping[tuple[str, str], int]
     found: Found | None = None
-    redo_older_than: Version | None = None
+    redo: Redo = NOTHING_ANEW
 
     @property
     def shards(self) -> tuple[Shard, ...]:
@@ -76,13 +98,9 @@ def plan(
     shards: Sequence[Shard],
     recipe: Recipe,
     output: OutputSettings,
-    redo_older_than: Version | None = None,
+    redo: Redo = NOTHING_ANEW,
 ) -> Plan:
     """Compare the input with what is published under the recipe.
-
-    Args:
-        redo_older_than: what an older version of cambox made is outdated; None: a version alone
-            redoes nothing.
 
     Raises:
         OSError: the output cannot be listed, or a footer cannot be read.
@@ -97,7 +115,7 @@ def plan(
             state = "new"
         elif file is None or file.shard != shard or file.recipe_digest != recipe.digest:
             state = "changed"
-        elif redo_older_than and Version(file.versions["cambox"]) < redo_older_than:
+        elif redo.asks_for(file):
             state = "outdated"
         else:
             state = "done"
@@ -108,5 +126,5 @@ def plan(
         orphaned=tuple(file.shard.uri for name, file in whole.items() if name not in expected),
         versions=Counter(pair for file in whole.values() for pair in file.versions.items()),
         found=found,
-        redo_older_than=redo_older_than,
+        redo=redo,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from packaging.version import Version
 
 from cambox.errors import RequestError
 from cambox.output.footer import (
+    CANARY_KEY,
     DIGEST_KEY,
     SOURCE_KEY,
     FileEnd,
@@ -49,6 +51,8 @@ class PublishedFile:
         recipe_digest: of the recipe that made them.
         versions: of cambox and the libraries that made them.
         data_digest: SHA-256 of the bytes before the footer; None where the footer has none.
+        canary: what the worker that made them made of the built-in pictures, as JSON; empty where
+            the file does not say.
         source: what the file was made from, where another file's maps gave its boxes.
         storage_options: of the output, passed to fsspec.
         size: in bytes.
@@ -68,6 +72,7 @@ class PublishedFile:
     size: int = 0
     footer_digest: str = ""
     sha256: str | None = None
+    canary: str = ""
 
     @property
     def name(self) -> str:
@@ -256,6 +261,8 @@ def published_file(
         storage_options,
         end.size,
         end.digest,
+        # One text for all files of a worker, and of an output millions of rows have few.
+        canary=sys.intern(entries.get(CANARY_KEY, b"").decode()),
     )
     return file, footer
 

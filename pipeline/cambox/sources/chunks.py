@@ -27,6 +27,7 @@ from cambox.sources.labels import class_folders
 from cambox.sources.listing import Info, describe
 from cambox.sources.retry import read_whole
 from cambox.sources.shards import ImageFile, Shard, matches, name_failures, wildcard_of
+from cambox.sources.signed import unsigned
 from cambox.sources.states import files_fingerprint
 from cambox.sources.storage import HTTP, canonical_uri, locate, protocol_of
 
@@ -43,12 +44,14 @@ class _Found:
         files: what the store says of each picture, by its path.
         classes: of the pictures for which some are given, as a ``.cls`` member has them.
         names: of the classes, where folders are.
+        addresses: of the pictures that are opened elsewhere than at their path, see ``Shard``.
     """
 
     base: str
     files: Mapping[str, Info]
     classes: Mapping[str, str] = field(default_factory=dict)
     names: tuple[str, ...] = ()
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
 
 def find_chunks(
@@ -95,7 +98,7 @@ def _chunks(pattern: str, found: _Found, count: int) -> Iterator[Shard]:
         digest = hashlib.sha256(file_key(path).encode()).digest()
         members[int.from_bytes(digest[:8]) % count].append(path)
     # Several globs or tables may share a folder.
-    uri = canonical_uri(pattern)
+    uri = unsigned(canonical_uri(pattern))
     is_folder = f"{uri.rstrip('/')}/" == found.base
     which = "" if is_folder else f"-{hashlib.sha256(uri.encode()).hexdigest()[:8]}"
     for number, paths in sorted(members.items()):
@@ -108,7 +111,10 @@ def _chunks(pattern: str, found: _Found, count: int) -> Iterator[Shard]:
             uri=f"{found.base}chunk-{number:05d}-of-{count:05d}{which}",
             size=0 if None in sizes else sum(map(int, filter(None, sizes))),
             fingerprint=files_fingerprint(infos),
-            files=tuple(ImageFile(path, found.classes.get(path)) for path in paths),
+            files=tuple(
+                ImageFile(path, found.classes.get(path), found.addresses.get(path, ""))
+                for path in paths
+            ),
         )
 
 
@@ -118,7 +124,7 @@ def _found(
     uri = canonical_uri(pattern)
     if wildcard_of(pattern).search(pattern):
         return _listed(pattern, pattern, storage_options, on_note)
-    if PurePosixPath(uri).suffix.lower() in _TABLES:
+    if PurePosixPath(unsigned(uri)).suffix.lower() in _TABLES:
         return _from_table(pattern, storage_options)
     (info,) = describe([locate(uri, storage_options)], lists=False)
     if info is not None and info["type"] == "directory":
@@ -177,15 +183,17 @@ def _listed(
 
 def _from_table(pattern: str, storage_options: Mapping[str, Any] | None) -> _Found:
     """The pictures that a table names, in any storage; every one has to be there."""
-    uri = canonical_uri(pattern)
+    uri = unsigned(canonical_uri(pattern))
     base = uri[: uri.rfind("/") + 1]
+    addresses: dict[str, str] = {}
     classes: dict[str, dict[int, None]] = {}
-    for line, (name, indices) in enumerate(_rows(uri, storage_options), 1):
-        path = (
-            canonical_uri(name)
-            if name.startswith("/") or "://" in name
-            else str(PurePosixPath(name))
-        )
+    for line, (name, indices) in enumerate(_rows(canonical_uri(pattern), storage_options), 1):
+        if name.startswith("/") or "://" in name:
+            address = canonical_uri(name)
+            if (path := unsigned(address)) != address:
+                addresses[path] = address
+        else:
+            path = str(PurePosixPath(name))
         of_image = classes.setdefault(path, {})
         for index in indices:
             if not 0 <= index < 2**31:
@@ -199,7 +207,7 @@ def _from_table(pattern: str, storage_options: Mapping[str, Any] | None) -> _Fou
             f"{pattern!r} names {len(strange)} files that are no images "
             f"({', '.join(IMAGE_SUFFIXES)}): {some_of(strange)}"
         )
-    uris = [ImageFile(path).uri_below(base) for path in classes]
+    uris = [addresses.get(path) or ImageFile(path).uri_below(base) for path in classes]
     places = [locate(uri, storage_options) for uri in uris]
     lists = not any(protocol_of(uri) in HTTP for uri in uris)
     infos = dict(zip(classes, describe(places, lists), strict=True))
@@ -215,7 +223,7 @@ def _from_table(pattern: str, storage_options: Mapping[str, Any] | None) -> _Fou
     if not files:
         raise RequestError(f"{pattern!r} names no images; it needs rows")
     given = {path: " ".join(map(str, found)) for path, found in classes.items() if found}
-    return _Found(base, files, given)
+    return _Found(base, files, given, addresses=addresses)
 
 
 def _rows(
@@ -224,7 +232,7 @@ def _rows(
     """The image of each row of a table, and its classes: none, one, or a list of them."""
     data = read_whole(uri, storage_options)
     try:
-        if uri.lower().endswith(".csv"):
+        if unsigned(uri).lower().endswith(".csv"):
             table = pyarrow.csv.read_csv(pa.BufferReader(data))
         else:
             table = pyarrow.parquet.read_table(pa.BufferReader(data))

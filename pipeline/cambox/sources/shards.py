@@ -38,10 +38,12 @@ class ImageFile:
     Attributes:
         path: below the chunk's folder; or an absolute path, or a full URL.
         classes: given with it, as a ``.cls`` member has them; None where none are.
+        address: as of a ``Shard``.
     """
 
     path: str
     classes: str | None = None
+    address: str = field(default="", compare=False, repr=False)
 
     def uri_below(self, folder: str) -> str:
         """Where it is; the folder has a slash at its end."""
@@ -69,14 +71,17 @@ class Shard:
 
     @property
     def file_uris(self) -> list[str]:
-        """Where a chunk's pictures are."""
+        """Of a chunk's pictures."""
         folder = self.uri[: self.uri.rfind("/") + 1]
         return [file.uri_below(folder) for file in self.files]
 
     @property
     def stored(self) -> list[str]:
         """What lies in the storage: the tar, or the pictures."""
-        return self.file_uris if self.files else [self.address or self.uri]
+        if not self.files:
+            return [self.address or self.uri]
+        both = zip(self.files, self.file_uris, strict=True)
+        return [file.address or uri for file, uri in both]
 
     def to_entry(self) -> dict[str, Any]:
         """The shard in plain types; a tar has no files."""

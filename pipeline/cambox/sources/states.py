@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from cambox.errors import ShardError
 from cambox.sources.listing import Info, describe
+from cambox.sources.retry import with_retries
 from cambox.sources.shards import OF_CONTENT, Shard
 from cambox.sources.storage import fingerprint, locate, storage_failures
 
 ShardState = Literal["same", "changed", "gone"]
+Answer = TypeVar("Answer")
+
+# A stream that is cut half-way costs all that was read, so this is not done as often as a question
+# is asked again; the drivers that can read from the middle do so themselves.
+READINGS = 2
+# So often a shard that is rewritten meanwhile is read in one attempt.
+DESCRIPTIONS = 3
+LOG = logging.getLogger(__name__)
 
 
 def state_of(
@@ -60,6 +72,46 @@ def as_it_is(shard: Shard, storage_options: Mapping[str, Any] | None = None) -> 
         return replace(shard, size=size)
     now = files_fingerprint(infos) if shard.files else fingerprint(infos[0])
     return replace(shard, size=size, fingerprint=now)
+
+
+def read_unchanged(
+    shard: Shard,
+    storage_options: Mapping[str, Any] | None,
+    reading: Callable[[Shard], tuple[Answer, str]],
+) -> tuple[Shard, Answer]:
+    """A shard as it is described after it was read as well as before, and what reading it gave.
+
+    One that was rewritten since it was listed, or meanwhile, is read again: else what was read
+    might be of the old samples and the new ones. So is one whose stream was cut.
+
+    Args:
+        reading: gives also the SHA-256 of the bytes; of a shard whose fingerprint the store tells
+            it does not matter.
+
+    Raises:
+        ShardError: the shard is not whole.
+        OSError: the storage failed, or the shard is rewritten again and again.
+    """
+
+    def described() -> Shard:
+        return with_retries(shard.uri, lambda: as_it_is(shard, storage_options))
+
+    for _ in range(DESCRIPTIONS):
+        try:
+            answer, content = with_retries(shard.uri, partial(reading, shard), READINGS)
+        except (OSError, ShardError):
+            now = described()
+            if now == shard:
+                raise
+        else:
+            now = described()
+            if shard.fingerprint.startswith(OF_CONTENT):
+                now = replace(now, fingerprint=f"{OF_CONTENT}{content}")
+            if now == shard:
+                return shard, answer
+        LOG.warning("%s has changed since it was listed; it is read again", shard.uri)
+        shard = now
+    raise OSError(f"{shard.uri} was rewritten each time that it was read; run again later")
 
 
 def _state(shard: Shard, infos: Sequence[Info | None], moved: bool) -> ShardState:

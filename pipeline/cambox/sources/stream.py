@@ -123,7 +123,7 @@ def read_files(
     count = 0
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         contents = in_order(
-            pool, lambda uri: from_storage(uri, lambda: read(uri)), shard.file_uris, FILES_AT_ONCE
+            pool, lambda uri: from_storage(uri, lambda: read(uri)), shard.stored, FILES_AT_ONCE
         )
         for file, data in zip(shard.files, contents, strict=True):
             if max_bytes is not None and len(data) > max_bytes:
