@@ -35,10 +35,11 @@ def of_one_kind(config: Config, engine: Engine, work: Plan, console: Console) ->
     # Where nothing would be added nothing is mixed.
     if not done or not (work.to_do or what_to_do == "redo"):
         return work
+    now = engine.canary
     unlike: dict[str, str] = {}
     for canary in {file.canary for file in done if file.canary}:
         before = Canary.read(canary)
-        if before is not None and (found := before.difference(engine.canary)) is not None:
+        if before and now and (found := before.difference(now)) is not None:
             unlike[canary] = found
     if not unlike:
         return work

@@ -105,7 +105,12 @@ class Worker:
     """
 
     def __init__(
-        self, config: Config, recipe_digest: str, head: HeadKind, threads: int, drivers: Canary
+        self,
+        config: Config,
+        recipe_digest: str,
+        head: HeadKind,
+        threads: int,
+        drivers: Canary | None,
     ) -> None:
         self.warnings = Warnings()
         self.threads = threads
@@ -119,7 +124,8 @@ class Worker:
                     f"{recipe_digest[:16]}: its files or library versions are not the driver's"
                 )
             canary = try_pictures(config, model, threads)
-            if found := drivers.difference(canary):
+            found = drivers.difference(canary) if drivers and canary else None
+            if found is not None:
                 raise RuntimeError(
                     f"this worker makes other rows than the driver's machine: {found}; see that "
                     "all nodes have the same versions of the libraries"

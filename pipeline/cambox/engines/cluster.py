@@ -101,7 +101,7 @@ class RayEngine:
         self.runtime_env = runtime_env(ray.get_runtime_context().runtime_env)
 
     @cached_property
-    def canary(self) -> Canary:
+    def canary(self) -> Canary | None:
         """What the driver makes of the built-in pictures, with the CPU."""
         return try_pictures(self.config, self.model, self.pool.threads)
 

@@ -149,7 +149,7 @@ class LocalEngine:
         self.recipe = self.model.recipe
 
     @cached_property
-    def canary(self) -> Canary:
+    def canary(self) -> Canary | None:
         """What this process makes of the built-in pictures."""
         return try_pictures(self.config, self.model, self.threads)
 

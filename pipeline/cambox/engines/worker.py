@@ -115,15 +115,22 @@ def load_model(
     return LoadedModel(classifier, resolve_recipe(config, classifier))
 
 
-def try_pictures(config: Config, model: LoadedModel, threads: int) -> Canary:
-    """What this process makes of the built-in pictures, computing with so many threads."""
+def try_pictures(config: Config, model: LoadedModel, threads: int) -> Canary | None:
+    """What this process makes of the built-in pictures, computing with so many threads.
+
+    None where memory does not do for them; then shards will say so, too.
+    """
     if model.classifier.device.type == "cpu":
         # A driver without a GPU asks this for its workers.
         settings = config.input.model_copy(update={"decoder": "auto"})
         config = config.model_copy(update={"input": settings})
     arguments = config, model.classifier, model.recipe, len(FILES), threads
     with closing(Annotator(*arguments)) as annotator:
-        return tried(annotator)
+        try:
+            return tried(annotator)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            LOG.warning("the built-in pictures were not tried: %s", one_line(error))
+            return None
 
 
 def make_annotator(
