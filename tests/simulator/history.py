@@ -20,8 +20,9 @@ from cambox.summary import RunSummary
 
 from .checks import Checks, wrong
 from .clock import Clock, CrashError, Process
+from .engine import ROOT, Engine
 from .store import Habits, Store
-from .world import ROOT, SILENT, Engine, replaced
+from .world import SILENT, replaced
 
 DAY = 24 * 3600.0
 CONFIG = Config.model_validate(

@@ -98,6 +98,8 @@ class Store(AbstractFileSystem):  # type: ignore[misc]
 
     def arrive(self, everything: bool = False) -> None:
         """Let writes have their effect that have been on their way for long enough."""
+        if not self.on_their_way:
+            return
         due = [one for one in self.on_their_way if everything or one[0] <= self.clock.seconds]
         for one in due:
             self.on_their_way.remove(one)
