@@ -59,7 +59,7 @@ def latest_before_verify() -> Iterator[None]:
             run="this",
             shards=1,
             rows=1,
-            moved_at=cambox.nightly.night.datetime.now(UTC),
+            moved_at=cambox.nightly.night.datetime.now(UTC),  # type: ignore[attr-defined]
             manifest=summary.manifest,
         )
         move_latest(CONFIG.output, latest)

@@ -43,7 +43,7 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha1(data, usedforsecurity=False).digest()
 
 
-def _to_parquet(rows: pa.Table) -> bytes:
+def _to_parquet(rows: pa.Table) -> Any:
     metadata = tuple(sorted(rows.schema.metadata.items()))
     return _once(("bytes", metadata, *rows["key"].to_pylist()), lambda: _TO_PARQUET(rows))
 
