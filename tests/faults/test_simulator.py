@@ -10,20 +10,22 @@ from pathlib import Path
 import pytest
 
 from simulator.bugs import BUGS, Plant, found_after
-from simulator.checks import BrokenPromiseError
-from simulator.disk import loses_power, no_fsync
+from simulator.disk import found_after as found_after_losses
+from simulator.disk import loses_power
 from simulator.history import History
+from simulator.world import at_full_speed
 
-HISTORIES = 80
+HISTORIES = 500
 LOSSES_OF_POWER = 100
 
 
 def test_no_history_breaks_a_promise() -> None:
-    for seed in range(HISTORIES):
-        try:
-            History(seed).run()
-        except AssertionError as error:
-            pytest.fail(f"seed {seed}: {error}")
+    with at_full_speed():
+        for seed in range(HISTORIES):
+            try:
+                History(seed).run()
+            except AssertionError as error:
+                pytest.fail(f"seed {seed}: {error}")
 
 
 def test_a_seed_is_the_same_history_each_time() -> None:
@@ -46,9 +48,4 @@ def test_a_loss_of_power_loses_no_file_that_was_written(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_synced_is_found(tmp_path: Path) -> None:
-    def all_of_them() -> None:
-        for seed in range(LOSSES_OF_POWER):
-            loses_power(seed, tmp_path)
-
-    with no_fsync(), pytest.raises(BrokenPromiseError):
-        all_of_them()
+    assert found_after_losses(tmp_path) is not None

@@ -15,6 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.dataset
 import pytest
+from fsspec import AbstractFileSystem
 
 import cambox
 from cambox.boxes import Boxes
@@ -31,7 +32,7 @@ from cambox.output.manifest import (
     runs_uri,
 )
 from cambox.output.prune import prune
-from cambox.output.publish import file_name, publish, recipe_uri
+from cambox.output.publish import file_name, publish, recipe_uri, require_publishable
 from cambox.output.reading import open_recipe
 from cambox.output.rows import Row, table
 from cambox.sources.shards import Shard
@@ -268,6 +269,82 @@ def test_two_runs_that_end_at_once_both_stay_in_the_chain(
     manifest = read_manifest(output.folder, digest)
     assert manifest.previous == other[0]
     assert [file.shard for file in manifest.files] == [shard.uri for shard in SHARDS]
+
+
+def with_listings(
+    output: Output, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[str]], list[str]]
+) -> None:
+    """Let ``change`` say which of the paths that are there a listing has."""
+    kind = type(output.filesystem)
+    honest = kind.ls
+
+    def ls(filesystem: AbstractFileSystem, path: str, detail: bool = False) -> list[object]:
+        entries = {entry["name"]: entry for entry in honest(filesystem, path, detail=True)}
+        shown = change(list(entries))
+        return [entries[name] if detail else name for name in shown]
+
+    monkeypatch.setattr(kind, "ls", ls)
+
+
+def test_a_listing_that_is_late_takes_nothing_from_a_runs_manifest(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.night("a", *SHARDS[:2])
+    before = find(output.settings, RECIPE)
+    publish(rows_of(SHARDS[2], "a"), changed(SHARDS[2], "a"), RECIPE, output.settings)
+    new = file_name(SHARDS[2].uri)
+    with_listings(output, monkeypatch, lambda paths: [one for one in paths if new not in one])
+    assert len(find(output.settings, RECIPE).files) == 2
+    all_of_it = [changed(shard, "a") for shard in SHARDS]
+    digest = commit(output.settings, RECIPE, all_of_it, (), NOW, before, SHARDS[2:])
+    files = read_manifest(output.folder, digest).files
+    assert {file.shard for file in files} == {shard.uri for shard in SHARDS}
+
+
+def test_a_file_that_goes_after_it_was_listed_is_not_found(
+    output: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.night("a", *SHARDS)
+    gone = file_name(SHARDS[0].uri)
+
+    def listed_and_then_removed(paths: list[str]) -> list[str]:
+        for path in paths:
+            if path.endswith(gone):
+                output.filesystem.rm_file(path)
+        return paths
+
+    with_listings(output, monkeypatch, listed_and_then_removed)
+    found = find(output.settings, RECIPE).files
+    assert sorted(found) == sorted(file_name(shard.uri) for shard in SHARDS[1:])
+
+
+def test_a_run_whose_own_file_is_not_there_any_more_writes_no_manifest(output: Output) -> None:
+    first = output.night("a", *SHARDS[:2])
+    before = find(output.settings, RECIPE)
+    publish(rows_of(SHARDS[2], "a"), changed(SHARDS[2], "a"), RECIPE, output.settings)
+    name = file_name(SHARDS[2].uri)
+    output.filesystem.rm_file(f"{output.root}/{RECIPE.folder}/{name}")
+    all_of_it = [changed(shard, "a") for shard in SHARDS]
+    with pytest.raises(OSError, match=f"{name} was published, and is not there"):
+        commit(output.settings, RECIPE, all_of_it, (), NOW, before, SHARDS[2:])
+    assert newest_manifest(output.folder)[1] == first
+
+
+def test_a_probe_that_may_not_be_deleted_is_no_fault_of_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(f"memory://{tmp_path.name}/out")
+    output.night("a", *SHARDS)
+
+    def refuse(*arguments: object) -> None:
+        raise PermissionError("nobody may delete here")
+
+    monkeypatch.setattr(type(output.filesystem), "rm_file", refuse)
+    require_publishable(output.settings, RECIPE)
+    folder = f"{output.root}/{RECIPE.folder}"
+    left = {path.rpartition("/")[2] for path in output.filesystem.ls(folder, detail=False)}
+    assert len(left) == len(SHARDS) + 1, "else the probe is not what this is about"
+    assert verify(output.folder).ok
 
 
 def test_what_is_lost_or_damaged_is_named(output: Output) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from .engine import RECIPE, ROOT, keys_of
 from .store import Store
-from .world import RECIPE, ROOT, keys_of
 
 OUT = "simulated/out"
 RUNS = f"{OUT}/_runs/{RECIPE.folder}"
@@ -111,10 +111,10 @@ class Checks:
                 raise wrong(f"{file['name']} of a manifest is neither in its place nor kept")
             if len(version.data) != file["size"]:
                 raise wrong(f"{file['name']} has another size than its manifest says")
-            if list(_keys(version.data)) != self._truth(file):
+            if _keys(version.data) != self._truth(file):
                 raise wrong(f"{file['name']} does not hold each sample of {file['shard']} once")
 
-    def _truth(self, file: dict[str, Any]) -> list[str]:
+    def _truth(self, file: dict[str, Any]) -> tuple[str, ...]:
         uri, fingerprint = file["shard"], file["fingerprint"]
         place = self.fingerprints[uri].index(fingerprint)
         return keys_of(self.states[uri][place])

@@ -27,6 +27,13 @@ class EndlessError(AssertionError):
     """A history that does not come to its end."""
 
 
+def _locked() -> threading.Lock:
+    """One that waits to be released, by whatever thread."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(eq=False)
 class Process:
     """A simulated process.
@@ -50,7 +57,7 @@ class Process:
     every: list[Chore] = field(default_factory=list)
     waits_until: float = 0.0
     outcome: object = None
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    turn: threading.Lock = field(default_factory=_locked)
 
 
 @dataclass(eq=False)
@@ -80,7 +87,7 @@ class Clock:
         self.current: Process | None = None
         self.running: list[Process] = []
         self.on_step: Callable[[], None] = lambda: None
-        self._all_ended = threading.Semaphore(0)
+        self._all_ended = _locked()
 
     @property
     def true_now(self) -> datetime:
@@ -188,6 +195,8 @@ class Clock:
         process.turn.acquire()
 
     def _chores(self, process: Process) -> None:
+        if not process.every:
+            return
         for chore in [one for one in process.every if one.due <= self.seconds]:
             process.every.remove(chore)
             if chore.do():

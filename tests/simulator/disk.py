@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 from cambox.output.exchange import put, read_seen
 
-from .bugs import BrokenPromiseError
+from .checks import BrokenPromiseError
 
 
 class PowerLossError(BaseException):
@@ -111,3 +111,14 @@ def loses_power(seed: int, folder: Path) -> None:
     # The one that was being written may be there already.
     if found not in [*contents[max(done, 0) : done + 2], *([None] if done < 0 else [])]:
         raise BrokenPromiseError(f"after {done} was written the file is {found!r}")
+
+
+def found_after(folder: Path, most: int = 100) -> int | None:
+    """How many losses of power it takes to see that files are not synced; None: none shows it."""
+    with no_fsync():
+        for seed in range(most):
+            try:
+                loses_power(seed, folder)
+            except BrokenPromiseError:
+                return seed + 1
+    return None

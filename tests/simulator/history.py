@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from datetime import date, timedelta
 from random import Random
 from typing import Any
@@ -20,8 +19,10 @@ from cambox.summary import RunSummary
 
 from .checks import Checks, wrong
 from .clock import Clock, CrashError, Process
-from .store import Habits, Store
-from .world import ROOT, SILENT, Engine, replaced
+from .engine import ROOT, Engine
+from .habits import KINDS, Habits
+from .store import Store
+from .world import SILENT, replaced
 
 DAY = 24 * 3600.0
 CONFIG = Config.model_validate(
@@ -30,29 +31,6 @@ CONFIG = Config.model_validate(
         "model": {"name": "none of these"},
         "output": {"uri": f"{ROOT}/out"},
     }
-)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Of which storage a history is.
-
-    Attributes:
-        strict: the storage compares and shows what is there, so that nothing may be lost even
-            where two runs publish at once.
-    """
-
-    name: str
-    habits: Habits
-    strict: bool = True
-
-
-KINDS = (
-    Kind("as S3", Habits()),
-    Kind("conditions are passed over", Habits(conditions="passed over", latest=0.0), strict=False),
-    Kind("conditions are refused", Habits(conditions="refused", latest=0.0), strict=False),
-    Kind("lists late", Habits(lists_late=30.0)),
-    Kind("reads stale", Habits(stale=10.0), strict=False),
 )
 
 

@@ -8,14 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from fsspec import AbstractFileSystem
 
 from .clock import Clock
-
-# Of a condition: it is compared; passed over, and the file written; or the request is refused.
-Conditions = Literal["compared", "passed over", "refused"]
+from .habits import Habits
 
 
 class AnswerError(OSError):
@@ -34,29 +32,6 @@ class Version:
     tag: str
     seconds: float
     moment: datetime
-
-
-@dataclass(frozen=True)
-class Habits:
-    """What a storage does, as shares of the requests and in seconds.
-
-    Attributes:
-        refuses: answers 503, and does nothing.
-        loses: does what was asked, and the answer does not come.
-        late: of those writes, how many have their effect only later, up to ``latest`` seconds.
-        doubles: does a write twice, the second time up to ``latest`` seconds later.
-        lists_late: seconds until a new file is in listings.
-        stale: seconds in which what was there before is read.
-    """
-
-    conditions: Conditions = "compared"
-    refuses: float = 0.0
-    loses: float = 0.0
-    late: float = 0.0
-    doubles: float = 0.0
-    latest: float = 86400.0
-    lists_late: float = 0.0
-    stale: float = 0.0
 
 
 class Store(AbstractFileSystem):  # type: ignore[misc]
@@ -98,6 +73,8 @@ class Store(AbstractFileSystem):  # type: ignore[misc]
 
     def arrive(self, everything: bool = False) -> None:
         """Let writes have their effect that have been on their way for long enough."""
+        if not self.on_their_way:
+            return
         due = [one for one in self.on_their_way if everything or one[0] <= self.clock.seconds]
         for one in due:
             self.on_their_way.remove(one)

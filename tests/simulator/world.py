@@ -1,110 +1,29 @@
 """The product's own code with another world around it: its storage, clocks, processes and threads.
 
 What is replaced is what has no place in a simulation: real time, real threads, the network that
-makes rows, the report. Planning, handing-out, publishing, manifests, leases, verification,
-``latest`` and pruning are the product's.
+makes rows (``engine``), the report. Planning, handing-out, publishing, manifests, leases,
+verification, ``latest`` and pruning are the product's.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
+import os
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from pkgutil import resolve_name
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
-
-import cambox.nightly.night
-import cambox.output.footer
-import cambox.output.publish
-import cambox.run
-import cambox.verify.file
-from cambox.annotator import ShardReport
-from cambox.boxes import Boxes
 from cambox.config import Config
-from cambox.engines.worklist import Observer, Outcome, WorkList
-from cambox.errors import ShardError
-from cambox.output.footer import DIGEST_KEY, Footer, Recipe
-from cambox.output.rows import Row, table
-from cambox.sources.shards import Shard
-from cambox.sources.states import state_of
-from cambox.sources.storage import locate
-from cambox.threads import STAGES
 
+from . import remembered
 from .clock import Chore, Clock, Process
+from .engine import Engine
 from .store import Store
-
-RECIPE = Recipe.of(
-    {name: {} for name in ("input", "model", "cam", "boxes", "output")} | {"boxes": {"k": 1}},
-    ("cat",),
-)
-ROOT = "s3://simulated"
-SHARD_SECONDS = 120.0
-
-
-def keys_of(content: bytes) -> list[str]:
-    """The samples of a simulated shard, which is a list of them."""
-    return [str(key) for key in json.loads(content)]
-
-
-@cache
-def rows_of(uri: str, content: bytes) -> pa.Table:
-    """The rows of a shard."""
-    rows = [
-        Row(key, uri, number, "unreadable", "zero bytes", None, None, None)
-        for number, key in enumerate(keys_of(content))
-    ]
-    return table(rows, Boxes.of([]), RECIPE.class_names, with_maps=False)
-
-
-class Engine:
-    """In place of the networks: shards are read, and their rows published, one after another."""
-
-    recipe = RECIPE
-
-    def __init__(self, config: Config, clock: Clock, deadly: float) -> None:
-        self.config, self.clock, self.deadly = config, clock, deadly
-
-    def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
-        """Hand out the shards until each has its outcome."""
-        work = WorkList(shards, self.config.engine.max_attempts, observer)
-        while work.unfinished:
-            shard = work.next()
-            assert shard is not None
-            if self.clock.chance.random() < self.deadly:
-                work.lost([shard], "the worker died")
-                continue
-            self.clock.reading += 1
-            try:
-                work.finish(self._published(shard))
-            except Exception as error:  # noqa: BLE001  as the engines do
-                work.failed(shard, error)
-            finally:
-                self.clock.reading -= 1
-        return work.outcomes
-
-    def _published(self, shard: Shard) -> ShardReport:
-        filesystem, path = locate(shard.uri)
-        content = filesystem.cat_file(path)
-        self.clock.sleep(self.clock.chance.random() * SHARD_SECONDS)
-        if state_of(shard) != "same":
-            raise ShardError("it has changed while it was read")
-        rows = rows_of(shard.uri, content)
-        uri = cambox.output.publish.publish(
-            rows, shard, RECIPE, self.config.output, lambda: state_of(shard) == "same"
-        )
-        return ShardReport(
-            shard, uri, Counter(), 0, Counter(), 0.0, dict.fromkeys(STAGES, 0.0), None
-        )
 
 
 class _Silent:
@@ -204,54 +123,6 @@ def _datetime_of(clock: Clock) -> type[datetime]:
     return Simulated
 
 
-_PARQUET: dict[tuple[Any, ...], bytes] = {}
-_METADATA: dict[str, Any] = {}
-_CHECKED: dict[tuple[Any, ...], Any] = {}
-# The real ones, before anything is replaced.
-_TO_PARQUET = cambox.output.publish.to_parquet
-_PARSED_END = cambox.output.footer._parsed_end
-_ROWS = cambox.verify.file._rows
-_VERSION = cache(version)
-
-
-def _remembered(real: Callable[[pa.Table], bytes]) -> Callable[[pa.Table], bytes]:
-    def to_parquet(rows: pa.Table) -> bytes:
-        key = tuple(sorted(rows.schema.metadata.items())), tuple(rows["key"].to_pylist())
-        if key not in _PARQUET:
-            _PARQUET[key] = real(rows)
-        return _PARQUET[key]
-
-    return to_parquet
-
-
-def _checked_once(real: Callable[..., Any]) -> Callable[..., Any]:
-    def rows(uri: str, data: bytes, file: Any, footer: Footer, *told: Any) -> Any:
-        findings, statuses = told
-        # It has the digest of all bytes before it, which has been compared.
-        key = uri, footer.recipe_digest, file.metadata.metadata[DIGEST_KEY]
-        if key not in _CHECKED:
-            counts: Counter[str] = Counter()
-            checks = real(uri, data, file, footer, findings, counts)
-            if checks is None or findings.problems():
-                return checks
-            _CHECKED[key] = checks, counts
-        checks, counts = _CHECKED[key]
-        statuses.update(counts)
-        return checks
-
-    return rows
-
-
-def _parsed_once(real: Callable[..., Any]) -> Callable[..., Any]:
-    def parsed_end(uri: str, tail: bytes, size: int) -> Any:
-        key = hashlib.sha1(tail, usedforsecurity=False).hexdigest() + str(size)
-        if key not in _METADATA:
-            _METADATA[key] = real(uri, tail, size)
-        return _METADATA[key]
-
-    return parsed_end
-
-
 @contextmanager
 def replaced(
     clock: Clock, store: Store, processes: Sequence[Process], engine: Callable[[Config], Engine]
@@ -281,30 +152,44 @@ def replaced(
         "cambox.planned.datetime": simulated,
         "cambox.nightly.night.datetime": simulated,
         "cambox.nightly.report.datetime": simulated,
-        "cambox.nightly.report.version": _VERSION,
         "cambox.nightly.night.Steps": _Silent,
         "cambox.nightly.night.publish_report": lambda report, output: "",
         "cambox.nightly.night.print_summary": lambda summary, console: None,
         "cambox.engines.display.RunDisplay": _Silent,
         "cambox.run._loaded": lambda config, key, console: engine(config),
         "cambox.run.recipe_key": lambda config: None,
-        # Functions of their arguments alone, which take the most time.
-        "cambox.output.publish.to_parquet": _remembered(_TO_PARQUET),
-        "cambox.output.footer._parsed_end": _parsed_once(_PARSED_END),
-        "cambox.verify.file._rows": _checked_once(_ROWS),
+        **remembered.REPLACEMENTS,
     }
     for module in (
         *("output.commit", "output.reading", "output.snapshot", "verify.verify"),
         "sources.listing",
     ):
         replacements[f"cambox.{module}.ThreadPoolExecutor"] = _InTurn
+    with _patched(replacements):
+        yield
+
+
+@contextmanager
+def at_full_speed(number: int = 0) -> Iterator[None]:
+    """Around many histories, for speed alone: no log, and one core.
+
+    Telling all loggers takes a while, and threads that take turns are half as fast where each wakes
+    on another core.
+
+    Args:
+        number: of the process, where several run histories.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if cores:
+        os.sched_setaffinity(0, {sorted(cores)[number % len(cores)]})
     try:
-        with _patched(replacements):
-            yield
+        yield
     finally:
         logging.disable(before)
+        if cores:
+            os.sched_setaffinity(0, cores)
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def require_publishable(
             f"{setting}: {output.uri} cannot be written: {error.strerror or error}; name a place "
             "where you may write"
         ) from error
-    # Who may write need not be one who may delete; what is left there is a temporary file of ours.
+    # Who may write need not be one who may delete; what is left there is in nobody's way.
     with suppress(OSError), storage_failures(uri):
         filesystem.rm_file(path)
 
