@@ -21,6 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cambox.output.whole import (
     NO_LINKS,
+    hidden_name,
     make_folder,
     publish_bytes,
     sync_folder,
@@ -174,7 +175,7 @@ def _replaced(path: Path, seen: Seen, beside: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
+    lock = FileLock(path.with_name(hidden_name(path.name, "lock")), timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except NotImplementedError:
