@@ -9,6 +9,7 @@ from bench.flips import flip
 from bench.memory import memory
 from bench.rebox import rebox
 from bench.runs import flat, planning
+from bench.settings_fuzz import settings
 from bench.throughput import throughput
 from bench.workers import actors, schedule
 from bench.zoom import zoom
@@ -24,6 +25,7 @@ app.command()(boxes)
 app.command()(memory)
 app.command()(zoom)
 app.command("flips")(flip)
+app.command()(settings)
 
 if __name__ == "__main__":
     app()

@@ -6,11 +6,12 @@ misspelt key can never silently mean its default.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cambox.config_cam import BoxSettings, CamSettings, PositiveInt, Section
+from cambox.config_cam import BoxSettings, CamSettings, PositiveInt, Section, Side
 
 Triple = tuple[float, float, float]
 HF_HUB, LOCAL_DIR = "hf-hub", "local-dir"
@@ -108,13 +109,13 @@ class ModelSettings(Section):
     kwargs: dict[str, Any] = Field(default_factory=dict)
     """passed to the model's constructor; num_classes and in_chans (3, or 1 for grey images) are
     read off a checkpoint where they are not given"""
-    input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    input_size: Side | tuple[Side, Side] | None = None
     """side, or [height, width], in pixels; null: the model's own"""
     keep_aspect: bool = False
     """true: an image keeps its shape, input_size being its longer side, to the nearest whole cell
     of the feature map; a network that takes one shape only gets the rest padded with the mean.
     false: it is squashed to input_size"""
-    class_input_size: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    class_input_size: Side | tuple[Side, Side] | None = None
     """the classes come from a second pass at this size, such as the one the network was trained at
     where input_size is larger; null: from the same pass"""
     mean: Triple | None = None
@@ -159,6 +160,11 @@ class ModelSettings(Section):
         if "checkpoint_path" in value:
             # timm unpickles what it names, and the digest would not cover it.
             raise ValueError("checkpoint_path is not allowed; name the file in model.checkpoint")
+        try:
+            # They are part of the recipe, which is JSON.
+            json.dumps(value, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"takes numbers, texts, lists and mappings only: {error}") from error
         return value
 
     @field_validator("std")
@@ -207,8 +213,8 @@ class EngineSettings(Section):
     """ray actors; auto: as many as the cluster holds (local: always one)"""
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """auto: 1 where the cluster has GPUs, else 0"""
-    cpus_per_worker: PositiveInt | Literal["auto"] = "auto"
-    """threads of a worker; auto: its share of the machine's CPUs"""
+    cpus_per_worker: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
+    """threads of a worker, no more than the machine has CPUs; auto: its share of them"""
     max_attempts: PositiveInt = 3
     """a shard that failed so often is left out and reported"""
     stall_seconds: Annotated[float, Field(gt=0)] = 600.0

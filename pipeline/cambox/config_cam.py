@@ -16,6 +16,8 @@ from pydantic import (
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
+# Two images of the longest side, which a network is probed with, have six gigabytes.
+Side = Annotated[int, Field(ge=1, le=16_384)]
 ShiftMode = Literal["global_min", "adaptive_min", "global_multiple", "adaptive_multiple"]
 
 
@@ -60,7 +62,7 @@ class RefineSettings(Section):
     """the last middle layers to compare cells by"""
     channels: PositiveInt | None = 128
     """of each of them to compare by, evenly taken; null: all, which costs more"""
-    cells: PositiveInt | None = None
+    cells: Side | None = None
     """longer side of the refined map; null: one cell for 16 pixels of input"""
 
 
@@ -98,9 +100,9 @@ class AgreementSettings(Section):
 class ZoomSettings(Section):
     """Looks at an image in several sizes, for scenes: the boxes that they agree on are written."""
 
-    sides: Annotated[list[PositiveInt], Field(min_length=1)] = [224, 448, 896, 1280]
+    sides: Annotated[list[Side], Field(min_length=1)] = [224, 448, 896, 1280]
     """longer sides of the inputs, in pixels; the image keeps its shape to the nearest cell"""
-    mirrored: list[PositiveInt] = [224, 448]
+    mirrored: list[Side] = [224, 448]
     """sides at which the mirror image is looked at, too"""
     windows: PositiveInt = 8
     """of each class to look into, the likeliest of all sizes"""
@@ -202,7 +204,7 @@ class BoxSettings(Section):
     """for objects of a class side by side: a component that falls into parts above a higher
     threshold, each with this share of its cells at least, is divided between them; null: it stays
     whole. 0.15 loses next to nothing where it was whole"""
-    resolution: PositiveInt | None = None
+    resolution: Side | None = None
     """longer side of the upsampled map; null: the input size"""
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     """how the map is upsampled"""

@@ -9,17 +9,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from cambox.config import Config
 from cambox.config_cam import BoxSettings, Section
-from cambox.errors import RequestError
+from cambox.errors import RequestError, shortened
+from cambox.yaml_text import MOST_CHARACTERS, NotYamlError, read_yaml
 
 SUFFIX = ".yaml"
 _EITHER = ("shards", "images")
 _RECIPES = resources.files("cambox") / "recipes"
+_PROBLEMS_SHOWN = 20
 _Kind = TypeVar("_Kind", bound=Section)
 
 
@@ -38,18 +39,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         # Not exists(): `cambox demo` makes a folder of its recipe's name.
         by_name = not Path(path).is_file() and str(path) in recipe_names()
-        text = recipe_text(str(path)) if by_name else Path(path).read_text(encoding="utf-8")
-        document = yaml.safe_load(text)
+        text = recipe_text(str(path)) if by_name else _text_of(Path(path))
+        document = read_yaml(text)
     except OSError as error:
         raise RequestError(
             f"{path}: {error.strerror}; name a configuration file, or one of "
             f"{', '.join(recipe_names())}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except (NotYamlError, UnicodeDecodeError) as error:
+        raise RequestError(
+            f"{path}: not YAML: {shortened(' '.join(str(error).split()))}"
+        ) from error
     if not isinstance(document, dict):
         raise RequestError(f"{path}: expected sections such as input: and model:, found none")
     return _with_overrides(Config, document, overrides, f"{path}: ")
+
+
+def _text_of(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        # What has no end, such as a device, is refused like any text that is too long.
+        return file.read(MOST_CHARACTERS + 1)
 
 
 def recipe_names() -> list[str]:
@@ -127,8 +136,13 @@ def _with_overrides(
         for problems in _by_setting(error.errors(include_url=False)):
             is_own = _identity(problems[0]) in own_problems
             texts[where if is_own else overriding].append(_explain(problems))
-        lines = [f"{begin}{' | '.join(some)}" for begin, some in texts.items() if some]
+        lines = [f"{begin}{_joined(some)}" for begin, some in texts.items() if some]
         raise RequestError(" | ".join(lines)) from error
+
+
+def _joined(problems: Sequence[str]) -> str:
+    more = len(problems) - _PROBLEMS_SHOWN
+    return " | ".join([*problems[:_PROBLEMS_SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _problems(kind: type[Section], document: dict[str, Any]) -> list[ErrorDetails]:
@@ -174,11 +188,14 @@ def _apply(document: dict[str, Any], override: str) -> None:
     target, equals, text = override.partition("=")
     names = target.strip().split(".")
     if not equals or not all(names):
-        raise RequestError(f"--set {override}: expected section.key=value, such as cam.top_k=3")
+        raise RequestError(
+            f"--set {shortened(override)}: expected section.key=value, such as cam.top_k=3"
+        )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RequestError(f"--set {override}: the value is not YAML; quote it") from error
+        value = read_yaml(text)
+    except NotYamlError as error:
+        # Not the value, in which there may be a password.
+        raise RequestError(f"--set {target.strip()}: the value is not YAML; quote it") from error
     # Given here, one takes the place of the other in the file.
     section, _, key = target.strip().partition(".")
     if section == "input" and key in _EITHER and isinstance(document.get(section), dict):
@@ -193,7 +210,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
         if inner is None:
             inner = place[name] = {}
         if not isinstance(inner, dict):
-            raise RequestError(f"--set {override}: {name} has no keys of its own")
+            raise RequestError(f"--set {target.strip()}: {name} has no keys of its own")
         place = inner
     place[names[-1]] = value
 
@@ -208,11 +225,13 @@ def _explain(problems: Sequence[ErrorDetails]) -> str:
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
         unknown = ".".join(str(part) for part in first["loc"])
-        return f"{unknown}: unknown key; {hint}"
+        return f"{shortened(unknown)}: unknown key; {hint}"
     if first["type"] == "missing" and len(keys) == len(first["loc"]):
         return f"{key}: missing; set it in the file or with --set {key}=..."
     messages = [problem["msg"].removeprefix("Value error, ") for problem in problems]
-    given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    given = "" if isinstance(first["input"], dict) else f", got {shortened(repr(first['input']))}"
+    if keys[-1:] == ["storage_options"]:
+        given = ""  # there may be a password in it
     text = "; or: ".join(dict.fromkeys(messages))
     return f"{key}: {text}{given if given not in text else ''}"
 

@@ -1,12 +1,14 @@
 """What commands print (lines, errors in one line, how far they are), and where reports are kept.
 
 Text of others (keys, names of classes, messages of libraries) goes through ``say``, which takes
-none of it for markup.
+none of it for markup, and through ``visible``, so that none of it moves the cursor, recolours the
+terminal or plays a line of its own.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,14 +37,42 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 10.0
 
+# The control characters of ASCII and Latin-1 (ANSI escapes begin with one), other ends of lines,
+# what turns the direction of text, and the halves of characters, which no stream can write.
+_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 Advance = Callable[[int], None]
 """Called with the total after each one that is done, from any thread."""
+
+
+def visible(text: str) -> str:
+    r"""A text of several lines without characters that act instead of being seen.
+
+    >>> visible("\x1b[2Ja.tar")
+    '\\x1b[2Ja.tar'
+    """
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_visible_line(text: str) -> str:
+    """The same, its ends of lines written as ``\\n``."""
+    return visible(text).replace("\n", "\\n")
 
 
 def say(console: Console, *lines: str) -> None:
     """Print lines as they are, however long, without markup or colours of their own."""
     for line in lines:
-        console.print(escape(unsigned(line)), highlight=False, soft_wrap=True)
+        text = escape(one_visible_line(unsigned(line)))
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+class VisibleFormatter(logging.Formatter):
+    """What is logged, as ``say`` would print it; tracebacks keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's own
+        """The message's part of the line."""
+        record.message = one_visible_line(unsigned(record.message))
+        return super().formatMessage(record)
 
 
 class _Saying(logging.Handler):
@@ -74,7 +104,7 @@ def one_line(error: BaseException, most: int | None = None) -> str:
     Args:
         most: characters, in whole sentences, or words if the first is longer; None: all.
     """
-    text = unsigned(" ".join(Text.from_ansi(str(error)).plain.split()))
+    text = visible(unsigned(" ".join(Text.from_ansi(str(error)).plain.split())))
     if most is not None and len(text) > most:
         sentence = text.rfind(". ", 0, most)
         text = text[:sentence] if sentence > 0 else text[:most].rpartition(" ")[0] + " ..."
@@ -193,6 +223,7 @@ def page_template(package: str) -> Template:
         loader=PackageLoader(package, package_path=""),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

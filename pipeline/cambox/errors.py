@@ -15,6 +15,15 @@ def some_of(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def shortened(text: str, most: int = 200) -> str:
+    """A text for a message, which it must not fill.
+
+    >>> shortened("a very long text", 10)
+    'a very ...'
+    """
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 class RequestError(Exception):
     """The request itself is wrong: a bad setting, a missing file, a model that cannot serve.
 

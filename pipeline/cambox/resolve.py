@@ -26,6 +26,7 @@ from cambox.output.footer import SCHEMA_VERSION, Recipe, library_versions, recip
 from cambox.output.whole import publish_bytes
 from cambox.sources.class_list import difference, read_class_list
 from cambox.sources.retry import from_storage
+from cambox.sources.shards import name_failures
 from cambox.sources.storage import canonical_uri, fingerprint, locate
 from cambox.threads import usable_cpus
 
@@ -253,7 +254,8 @@ def _place(key: str) -> Path:
 
 def _checkpoint(uri: str) -> str | None:
     """The state of a file of weights; None where its storage tells no more than a size."""
-    filesystem, path = locate(uri)
+    with name_failures("model.checkpoint", uri):
+        filesystem, path = locate(uri)
     try:
         info = from_storage(uri, lambda: filesystem.info(path))
     except FileNotFoundError as error:

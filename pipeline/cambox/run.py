@@ -18,7 +18,7 @@ from cambox.planned import annotate_planned
 from cambox.resolve import recipe_key, remember, remembered
 from cambox.sources.class_list import find_class_list
 from cambox.sources.retry import as_request
-from cambox.sources.shards import Shard, find_shards
+from cambox.sources.shards import Shard, find_shards, name_failures
 from cambox.sources.storage import locate
 from cambox.sources.stream import with_content_fingerprints
 from cambox.summary import RunSummary
@@ -110,7 +110,8 @@ def _checked(config: Config, console: Console) -> tuple[Config, list[Shard], str
         if config.input.class_names is None and listed:
             found = config.input.model_copy(update={"class_names": listed})
             config = config.model_copy(update={"input": found})
-    locate(config.output.uri, config.output.storage_options)
+    with name_failures("output.uri", config.output.uri):
+        locate(config.output.uri, config.output.storage_options)
     return config, shards, recipe_key(config)
 
 

@@ -25,6 +25,13 @@ from makers import ROOT
 MINIMAL = "input: {shards: a.tar}\nmodel: {name: resnet18}\noutput: {uri: out}\n"
 
 
+# Each stands for nine of the one before it.
+BOMB = "a: &a [1, 2, 3]\n" + "".join(
+    f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 def load(tmp_path: Path, *overrides: str, text: str = MINIMAL) -> Config:
     path = tmp_path / "run.yaml"
     path.write_text(text)
@@ -106,6 +113,13 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("cam.top_k", "--set cam.top_k: expected section.key=value"),
         ("cam.top_k.x=1", "cam.top_k"),
         ("cam.top_k=[", "--set .* not YAML"),
+        ("model.kwargs={when: 2026-01-31}", "model.kwargs: takes numbers, texts, .* date"),
+        ("model.kwargs={drop_rate: .nan}", "model.kwargs: takes numbers"),
+        ("model.kwargs={checkpoint_path: x}", "model.kwargs: checkpoint_path is not allowed"),
+        ("model.input_size=100000", "model.input_size: .* less than or equal to 16384"),
+        ("engine.cpus_per_worker=100000", "engine.cpus_per_worker: .* less than or equal to 4096"),
+        ("cam.top_k=2026-13-45", "--set cam.top_k: the value is not YAML"),
+        ("cam.top_k='" + 300 * "x" + "'", r"cam.top_k: .*, got 'x+ \.\.\.$"),
     ],
 )
 def test_wrong_settings_are_named(tmp_path: Path, override: str, message: str) -> None:
@@ -140,7 +154,23 @@ def test_all_wrong_keys_are_named_and_each_is_blamed_on_where_it_stands(tmp_path
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "not YAML"), ("- 1", "expected sections"), ("", "expected sections")],
+    [
+        ("a: [", "not YAML"),
+        ("- 1", "expected sections"),
+        ("", "expected sections"),
+        (100_000 * "[", "not YAML: nested too deep"),
+        (MINIMAL + "x: " + 200 * "[" + 200 * "]", "not YAML: line 4: nested too deep"),
+        (MINIMAL + "x: 2026-13-45", "not YAML: month must be in 1..12"),
+        (MINIMAL + "x: !!int y", "not YAML: invalid literal"),
+        (MINIMAL + "x: " + 5000 * "9", "not YAML: line 4: a number of over 1000 digits"),
+        (MINIMAL + "x: &x [*x]", "not YAML: line 4: it holds itself"),
+        (MINIMAL + BOMB, r"not YAML: line \d+: its aliases stand for too much"),
+        (MINIMAL + BOMB.replace("[", "{<<: [").replace("]", "]}"), "stand for too much"),
+        (MINIMAL + r'x: "a\0b"', "not YAML: line 4: a text with a NUL"),
+        (MINIMAL + r'x: "\ud800"', "not YAML: line 4: a text with a NUL or half a character"),
+        (4_000_001 * "#", "not YAML: longer than 4000000 characters"),
+        (MINIMAL + "".join(f"x{number}: 1\n" for number in range(999)), "and 979 more"),
+    ],
 )
 def test_a_file_that_is_no_configuration(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
@@ -236,3 +266,19 @@ def test_every_setting_is_on_the_page_with_its_meaning() -> None:
 def test_weights_are_named_in_one_place_only(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"kwargs: checkpoint_path is not allowed; name the fil"):
         load_config("precise", ["model.kwargs={checkpoint_path: evil.pth}"])
+
+
+def test_aliases_stand_for_what_they_name(tmp_path: Path) -> None:
+    text = MINIMAL.replace("out}", "out, storage_options: &o {key: k}}")
+    config = load(tmp_path, text=text.replace("a.tar}", "a.tar}") + "cam: &c {top_k: 3}\n")
+    assert config.output.storage_options == {"key": "k"}
+    text = "output: {uri: out, storage_options: &o {key: k}}\n" + text.partition("output")[0]
+    config = load(tmp_path, text=text.replace("a.tar}", "a.tar, storage_options: *o}"))
+    assert config.input.storage_options == {"key": "k"}
+
+
+@pytest.mark.parametrize("value", ["'key: hunter2'", "[{key: hunter2}]", "{key: hunter2"])
+def test_what_is_wrong_with_credentials_is_told_without_them(tmp_path: Path, value: str) -> None:
+    with pytest.raises(RequestError, match=r"output\.storage_options") as refusal:
+        load(tmp_path, f"output.storage_options={value}")
+    assert "hunter2" not in str(refusal.value)

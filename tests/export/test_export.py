@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -591,6 +592,46 @@ def test_no_name_leads_anywhere_and_no_two_meet(keys: list[str]) -> None:
     # A name does not depend on the order of the samples.
     again = FileNames.of_keys(key for key, _ in reversed(samples))
     assert [again.name(key, shard) for key, shard in samples] == names
+
+
+def test_no_key_takes_the_name_that_another_gets_by_its_digest() -> None:
+    def by_hand(key: str, more: str = "") -> str:
+        return f"a_b-{hashlib.sha256(f's{chr(0)}{key}{more}'.encode()).hexdigest()[:16]}"
+
+    meeting = ["a/b", "a.b"]
+    # Made by somebody who knows how names are made; upper case is the same file on many disks.
+    twins = [by_hand("a/b"), by_hand("a.b").upper()]
+    names = FileNames.of_keys([*meeting, *twins, by_hand("c")])
+    assert [names.name(key, "s") for key in meeting] == [by_hand(key, "\0") for key in meeting]
+    assert [names.name(key, "s") for key in (*twins, by_hand("c"))] == [*twins, by_hand("c")]
+    # Nobody else's names change.
+    plain = FileNames.of_keys(meeting)
+    assert [plain.name(key, "s") for key in meeting] == [by_hand(key) for key in meeting]
+
+
+@pytest.mark.parametrize("kind", list(Format))
+def test_images_whose_keys_meet_are_told_apart_and_counted(tmp_path: Path, kind: Format) -> None:
+    keys = ["a/b", "a b", "A_B", "=1+1|cmd", "-x", "@y", "plain"]
+    pictures = {f"{key}.jpg": encoded("JPEG") for key in keys}
+    output = odd_output(tmp_path, pictures, ["x"])
+    to = tmp_path / "to"
+    report = export(ExportRequest(str(output), kind, to, with_images=True))
+    told = "told apart by a digest in the name, as keys of several make one name: 3 images"
+    assert report.images == 7
+    assert told in report.notes
+    if kind is Format.hf:
+        stored = datasets.load_dataset("parquet", data_dir=str(to / "data"), split="train")
+        stored = stored.cast_column("image", datasets.Image(decode=False))
+        names = [row["image"]["path"] for row in stored]
+    else:
+        names = [path.name for path in to.rglob("*.jpg")]
+    assert len({name.casefold() for name in names}) == 7
+    assert "plain.jpg" in names
+    if kind in (Format.voc, Format.yolo):
+        # A spreadsheet takes none of these cells for a formula; all others are as they are.
+        with (to / "shards.csv").open(newline="", encoding="utf-8") as file:
+            cells = [row["key"] for row in csv.DictReader(file)]
+        assert cells == ["a/b", "a b", "A_B", "'=1+1|cmd", "'-x", "'@y", "plain"]
 
 
 def test_plain_keys_keep_their_names() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,6 +75,19 @@ def test_nothing_is_left_beside(tmp_path: Path) -> None:
         put(look(str(path)), data)
         put(Seen(str(path), "other"), b"lost")
     assert {entry.name for entry in tmp_path.iterdir()} == {"file"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_named_and_stays(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "file"
+    make(path)
+    before = path.lstat()
+    for write in (look, read_seen, lambda uri: put(Seen(uri, None), b"one")):
+        with pytest.raises(OSError, match="is not a regular file; move it out of the folder"):
+            write(str(path))
+    assert path.lstat() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("there", [False, True])

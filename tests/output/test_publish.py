@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from cambox.config import OutputSettings
 from cambox.errors import RequestError
 from cambox.output.footer import Footer, Recipe
 from cambox.output.ledger import plan
-from cambox.output.publish import file_name, publish, require_publishable, to_parquet
+from cambox.output.publish import file_name, is_temporary, publish, require_publishable, to_parquet
 from cambox.output.rows import (
     ClassScore,
     Row,
@@ -34,7 +36,7 @@ from cambox.output.rows import (
     schema,
     table,
 )
-from cambox.output.whole import publish_bytes
+from cambox.output.whole import name_beside, publish_bytes
 from cambox.sources.shards import Shard
 
 RECIPE = Recipe('{"cam": {"top_k": 5}}', ("cat", "dog"), "0123456789abcdef" * 4)
@@ -140,6 +142,38 @@ def test_different_shards_have_different_visible_names(paths: list[str]) -> None
     names = {file_name(f"s3://bucket/{path}.tar") for path in paths}
     assert len(names) == len(paths)
     assert all(name[0] not in "._" and "/" not in name for name in names)
+
+
+@pytest.mark.parametrize("stem", ["x" * 251, "ä" * 125, "👩" * 62 + "abc", "x" * 1000])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_shard_of_any_name_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stem: str, first: bool
+) -> None:
+    """Such names are allowed to files, and those in buckets may be longer."""
+    if not first:
+        # Without links it is renamed under a lock, whose name is longer than the file's.
+        monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    shard = replace(SHARD, uri=f"s3://bucket/{stem}.tar")
+    output = OutputSettings(uri=str(tmp_path))
+    uri = Path(publish(TABLE, shard, RECIPE, output))
+    publish(TABLE.slice(0, 1), shard, RECIPE, output)
+    digest = hashlib.sha256(shard.uri.encode()).hexdigest()[:16]
+    assert re.fullmatch(rf"(.+)-{digest}\.parquet", uri.name)
+    assert stem.startswith(uri.name[: -len(f"-{digest}.parquet")])
+    assert 250 < len(uri.name.encode()) <= 255
+    assert [path.name for path in uri.parent.iterdir()] == [uri.name]
+    assert plan([shard], RECIPE, output).done == (shard,)
+    assert is_temporary(name_beside(uri.name))
+    assert len(name_beside(uri.name).encode()) <= 255
+
+
+def _no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_names_that_fit_stay_as_they_were() -> None:
+    digest = hashlib.sha256(f"/in/{230 * 'x'}.tar".encode()).hexdigest()[:16]
+    assert file_name(f"/in/{230 * 'x'}.tar") == f"{230 * 'x'}-{digest}.parquet"
 
 
 def test_a_failed_publish_leaves_nothing_and_the_old_file_as_it_was(

@@ -96,6 +96,15 @@ def test_what_is_not_there_is_named(folder: Path, pattern: str, message: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_that_no_row_can_hold_is_told(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff.tar")).write_bytes(b"")
+    for pattern in (os.fsdecode(b"\xff.tar"), "?.tar"):
+        with pytest.raises(
+            RequestError, match=r"input.shards: the name of .*\\xff.tar is not UTF-8"
+        ):
+            find_shards([pattern])
+
+
 @pytest.mark.parametrize(
     ("name", "program"),
     [("a.tar.zst", "zstd"), ("A.TAR.BZ2", "bzip2"), ("a.tbz2", "bzip2"), ("a.tar.xz", "xz")],

@@ -748,15 +748,17 @@ def test_a_footer_whose_statistics_are_not_of_its_rows_is_found() -> None:
 def test_what_is_called_a_file_and_is_none_is_reported(tmp_path: Path) -> None:
     made = publish_rows(tmp_path)
     shards = find_shards([str(path) for path in made.shards])
-    first, second, _ = sorted(made.folder.glob("*.parquet"))
+    first, second, third = sorted(made.folder.glob("*.parquet"))
     first.unlink()
     os.mkfifo(first)
     second.unlink()
     second.symlink_to("nowhere")
+    third.unlink()
+    third.mkdir()
     problems = {problem.file: problem.what for problem in verify(str(made.output)).problems}
-    for path in (first, second):
+    for path in (first, second, third):
         assert "is not a regular file; move it out of the folder" in problems[str(path)]
     work = plan(shards, made.recipe, OutputSettings(uri=str(made.output)))
-    assert [len(work.new), len(work.changed), len(work.done)] == [0, 2, 1]
+    assert [len(work.new), len(work.changed), len(work.done)] == [0, 3, 0]
     with pytest.raises(RequestError, match="not a regular file"):
         cambox.read(str(made.output))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from rich.console import Console
 from typer import Argument, Option
 
 from cambox import __version__
-from cambox.console import say
+from cambox.console import VisibleFormatter, one_visible_line, say
 from cambox.errors import RequestError, Terminated
 from cambox.sources.signed import unsigned
 
@@ -173,6 +174,9 @@ def carry_out(command: Callable[[], object]) -> None:
             last.start()
             raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
+    if logging.lastResort is not None:
+        # By which Python prints what is logged where nobody else takes it.
+        logging.lastResort.setFormatter(VisibleFormatter())
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, end)
         # Where it is ignored, as under nohup, it stays so.
@@ -181,7 +185,7 @@ def carry_out(command: Callable[[], object]) -> None:
     try:
         command()
     except RequestError as error:
-        sys.stderr.write(f"cambox: {unsigned(str(error))}\n")
+        sys.stderr.write(f"cambox: {one_visible_line(unsigned(str(error)))}\n")
         sys.exit(error.exit_code)
     except SystemExit as ended:
         if ended.code != INTERRUPTED:

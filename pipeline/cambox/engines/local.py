@@ -8,6 +8,7 @@ works on it.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from functools import cached_property, partial
 from cambox.annotator import Annotator, Progress, ShardReport
 from cambox.canary.rows import Canary
 from cambox.config import Config
+from cambox.console import counted
 from cambox.engines.worker import (
     load_model,
     local_device,
@@ -28,6 +30,7 @@ from cambox.engines.worker import (
     try_pictures,
 )
 from cambox.engines.worklist import Observer, Outcome, WorkList
+from cambox.errors import RequestError
 from cambox.sources.shards import Shard
 from cambox.threads import usable_cpus
 
@@ -143,6 +146,11 @@ class LocalEngine:
         self.config = config
         device = local_device()
         threads = config.engine.cpus_per_worker
+        if threads != "auto" and threads > (cpus := os.cpu_count() or 1):
+            raise RequestError(
+                f"engine.cpus_per_worker: {threads} is more than the {counted(cpus, 'CPU')} here; "
+                f"lower it, or set it to auto"
+            )
         self.threads = usable_cpus() if threads == "auto" else threads
         precision = resolve_precision(config, device.type == "cuda")
         self.model = load_model(config, device, precision, self.threads)

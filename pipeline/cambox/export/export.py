@@ -138,7 +138,7 @@ def _write(
     if not images:
         raise _none_left(request, left_out, odd[0])
     writer.close()
-    notes = (*writer.notes(), *odd)
+    notes = (*writer.notes(), *_told_apart(names), *odd)
     classes_count = len(training_set.classes.ids)
     report = ExportReport(images, boxes, classes_count, dict(left_out), turned, notes)
     write_new(folder / ABOUT, _about(request, training_set, report))
@@ -156,6 +156,13 @@ def _writer(request: ExportRequest, folder: Path, classes: ClassList) -> Writer:
             return VocWriter(folder, classes, request.fractions)
         case Format.hf:
             return HuggingFaceWriter(folder, classes, request.with_images)
+
+
+def _told_apart(names: FileNames) -> tuple[str, ...]:
+    if not names.told_apart:
+        return ()
+    count = counted(names.told_apart, "image")
+    return (f"told apart by a digest in the name, as keys of several make one name: {count}",)
 
 
 def _none_left(request: ExportRequest, left_out: Mapping[str, int], *why: str) -> RequestError:

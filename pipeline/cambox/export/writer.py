@@ -7,6 +7,7 @@ import hashlib
 import re
 import unicodedata
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,10 @@ from cambox.training.labelled import LabelledImage
 _DECIMALS = 3
 # With a suffix still below the 255 bytes that file systems take.
 _MAX_NAME_BYTES = 200
+# What spreadsheets take the rest of a cell for a formula after.
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 # Windows takes these for devices, whatever their suffix.
+_LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
 
 
@@ -81,7 +85,11 @@ def write_new(path: Path, data: bytes) -> None:
 
 
 class Origins:
-    """``shards.csv``, row by row: of each image in an export the shard and the key it is from."""
+    """``shards.csv``, row by row: of each image in an export the shard and the key it is from.
+
+    People open it in a spreadsheet, which takes a cell that begins as a formula does for one: such
+    a key has an apostrophe before it, as OWASP advises. The other columns cannot begin so.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.file = (folder / "shards.csv").open("x", newline="", encoding="utf-8")
@@ -90,7 +98,9 @@ class Origins:
 
     def add(self, exported: Exported) -> None:
         """Where one image comes from."""
-        self.rows.writerow((exported.file_name, exported.image.shard, exported.image.key))
+        key = exported.image.key
+        cell = f"'{key}" if key.startswith(_FORMULAS) else key
+        self.rows.writerow((exported.file_name, exported.image.shard, cell))
 
     def close(self) -> None:
         """All is added."""
@@ -104,33 +114,58 @@ class FileNames:
     A key may be anything that a tar holds, and the same in several shards. Letters, digits, ``_``
     and ``-`` stay; all else, folders' slashes and dots among it, becomes ``_``. A name that
     several samples would have, upper and lower case being the same, and one that is too long or
-    a device's gets a digest of shard and key.
+    a device's gets a digest of shard and key, of which no other key makes its whole name.
 
     Attributes:
         keys: how many there are.
         repeated: (n,) sorted digests of the names that several samples would have.
+        told_apart: how many samples those are.
+        like_digests: (n,) sorted digests of the names that end as those with a digest do.
     """
 
     keys: int
     repeated: np.ndarray
+    told_apart: int
+    like_digests: np.ndarray
 
     @classmethod
     def of_keys(cls, keys: Iterable[str]) -> FileNames:
         """Look through the keys of all samples that get a name; takes eight bytes for each."""
-        digests = np.fromiter((_digest(_plain(key)) for key in keys), np.uint64)
-        digests.sort()
-        return cls(len(digests), np.unique(digests[1:][digests[1:] == digests[:-1]]))
+        like_digests = array("Q")
+
+        def seen(key: str) -> int:
+            digest = _digest(plain := _plain(key))
+            if _LIKE_A_DIGEST.search(plain):
+                like_digests.append(digest)
+            return digest
+
+        digests = np.fromiter(map(seen, keys), np.uint64)
+        found, counts = np.unique(digests, return_counts=True)
+        repeated = counts > 1
+        return cls(
+            len(digests),
+            found[repeated],
+            int(counts[repeated].sum()),
+            np.unique(np.array(like_digests, np.uint64)),
+        )
 
     def name(self, key: str, shard: str) -> str:
         """The name of a sample's files, without a suffix."""
         plain = _plain(key)
-        digest = np.uint64(_digest(plain))
-        is_repeated = digest in self.repeated[np.searchsorted(self.repeated, digest) :][:1]
         fits = len(plain.encode()) <= _MAX_NAME_BYTES
-        if fits and not _DEVICES.fullmatch(plain) and not is_repeated:
+        if fits and not _DEVICES.fullmatch(plain) and not _is_among(plain, self.repeated):
             return plain
-        own = hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:16]
-        return f"{plain.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{own}"
+        begin, of_what = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore"), f"{shard}\0{key}"
+        while True:
+            name = f"{begin}-{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
+            if not _is_among(name, self.like_digests):
+                return name
+            of_what = f"{of_what}\0"
+
+
+def _is_among(name: str, digests: np.ndarray) -> bool:
+    digest = np.uint64(_digest(name))
+    return bool(digest in digests[np.searchsorted(digests, digest) :][:1])
 
 
 def _plain(key: str) -> str:

@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from cambox.config import Config, ModelSettings, OutputSettings
 from cambox.config_cam import CamSettings
-from cambox.console import Steps, counted, require_folder, say, write_files
+from cambox.console import Steps, counted, one_visible_line, require_folder, say, write_files
 from cambox.engines.worker import local_device
 from cambox.errors import RequestError
 from cambox.linear_probe.examples import Activation, Examples, read_examples
@@ -189,7 +189,7 @@ def _write(
     head = (
         f"# By cambox probe {made.cambox}, from {made.pictures} pictures of "
         f"{len(made.classes)} classes; what it is worth is in {REPORT}.\n"
-        f"#   cambox annotate {request.to / RECIPE}\n"
+        f"#   cambox annotate {one_visible_line(str(request.to / RECIPE))}\n"
     )
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     table = io.BytesIO()

@@ -74,13 +74,16 @@ def _built(settings: ModelSettings, kwargs: Mapping[str, Any]) -> nn.Module:
             silent = meanwhile.enter_context(offline_unless_it_answers())
         try:
             module = _construct(settings, kwargs)
-        except (OSError, RuntimeError) as error:
-            if not settings.from_library and settings.source is None:
+        except Exception as error:
+            of_library = settings.from_library or settings.source is not None
+            if of_library and isinstance(error, OSError | RuntimeError):
+                raise RequestError(_not_had(settings, silent, one_line(error, 200))) from error
+            if not (kwargs or isinstance(error, TypeError | ValueError | AssertionError)):
                 raise
-            raise RequestError(_not_had(settings, silent, one_line(error, 200))) from error
-        except (TypeError, ValueError, AssertionError) as error:
+            # A constructor that is given something unforeseen raises anything.
             raise RequestError(
-                f"model.kwargs: {name} does not take them: {one_line(error, 200)}"
+                f"model.kwargs: {name} does not take them: {type(error).__name__}: "
+                f"{one_line(error, 200)}"
             ) from error
     if isinstance(module, torch.jit.ScriptModule):
         raise RequestError(

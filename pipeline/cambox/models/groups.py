@@ -19,6 +19,7 @@ import yaml
 
 from cambox.console import one_line
 from cambox.errors import RequestError
+from cambox.yaml_text import NotYamlError, compose_yaml
 
 _SETTING = "model.class_groups"
 _RANGE = re.compile(r"(\d+)-(\d+)")
@@ -107,10 +108,10 @@ def read_groups(path: str, class_names: Sequence[str]) -> ClassGroups:
     """
     try:
         # Composed, not loaded: a group named no or 1 stays a name, and one named twice is seen.
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        root = compose_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{_SETTING}: {path} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except NotYamlError as error:
         raise RequestError(f"{_SETTING}: {path}: not YAML: {one_line(error)}") from error
     if not isinstance(root, yaml.MappingNode) or not root.value:
         raise RequestError(f"{_SETTING}: {path}: expected one line a group, such as dog: [151-268]")

@@ -33,8 +33,11 @@ NonlinearHead = Literal["auto", "frozen", "derivative"]
 CPU = torch.device("cpu")
 # Sums of a head whose kind is known may be off so far: more than another machine's rounding makes.
 KNOWN_KIND_TOLERANCE = 10 * TOLERANCE
-# What networks raise when they cannot run at a size.
-DOES_NOT_RUN = (RuntimeError, AssertionError, ValueError, TypeError)
+# What networks raise when they cannot run at a size, or as they were built.
+DOES_NOT_RUN = (
+    *(RuntimeError, AssertionError, ValueError, TypeError, AttributeError),
+    *(LookupError, ArithmeticError, MemoryError),
+)
 
 
 def load_classifier(
@@ -83,9 +86,9 @@ def load_classifier(
     if settings.input_size is not None:
         fit_to_input_size(module, preprocessing.height, preprocessing.width, name)
     module.to(device)
-    images = probe_images(preprocessing, device)
     with exact_float32():
         try:
+            images = probe_images(preprocessing, device)
             with torch.inference_mode():
                 logits = module(images)
         except DOES_NOT_RUN as error:

@@ -9,6 +9,7 @@ than a second in which another's file may be covered, in place of the minutes of
 from __future__ import annotations
 
 import errno
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cambox.output.whole import (
     NO_LINKS,
+    hidden_name,
     make_folder,
     publish_bytes,
     sync_folder,
@@ -174,7 +176,7 @@ def _replaced(path: Path, seen: Seen, beside: Path) -> bool:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
+    lock = FileLock(path.with_name(hidden_name(path.name, "lock")), timeout=LOCK_SECONDS)
     try:
         lock.acquire()
     except NotImplementedError:
@@ -201,6 +203,15 @@ def _tag_of(path: Path) -> str | None:
     try:
         status = path.stat()
     except FileNotFoundError:
+        if path.is_symlink():
+            raise _no_file(path) from None
         return None
+    if not stat.S_ISREG(status.st_mode):
+        # A pipe would be read for ever.
+        raise _no_file(path)
     # Not the time of the inode: that is another once the name beside it is gone.
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+
+
+def _no_file(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "is not a regular file; move it out of the folder", str(path))

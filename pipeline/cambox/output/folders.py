@@ -190,7 +190,9 @@ def _files_below(filesystem: AbstractFileSystem, folder: str) -> Iterator[str]:
         if name == folder:
             # Object stores keep an empty object for a folder.
             continue
-        if entry["type"] == "directory":
+        # A folder that has a file's name of ours counts as one, which is then found to be none.
+        has_our_name = _OURS.fullmatch(_last(entry)) and name.endswith(".parquet")
+        if entry["type"] == "directory" and not has_our_name:
             yield from _files_below(filesystem, name)
         else:
             yield name

@@ -22,7 +22,7 @@ from cambox.config import OutputSettings
 from cambox.errors import RequestError, ShardError
 from cambox.output.exchange import put, read_seen
 from cambox.output.footer import DIGEST_KEY, Footer, NotOursError, Recipe, parsed
-from cambox.output.whole import make_folder, publish_bytes
+from cambox.output.whole import MOST_NAME_BYTES, make_folder, publish_bytes
 from cambox.sources.retry import StorageError, can_pass
 from cambox.sources.shards import Shard
 from cambox.sources.storage import locate, storage_failures
@@ -40,10 +40,15 @@ _TEMPORARY = re.compile(r"[._].+-[0-9a-f]{16}\.parquet\..+")
 
 
 def file_name(shard_uri: str) -> str:
-    """The name of a shard's file: readable, and a function of the shard's URI alone."""
+    """The name of a shard's file: readable, and a function of the shard's URI alone.
+
+    Of a name that is too long for a file system the end is left out; the digest tells it apart.
+    """
     name = PurePosixPath(shard_uri).name
     stem = name.split(".tar")[0].removesuffix(".tgz").lstrip("._") or "shard"
-    return f"{stem}-{hashlib.sha256(shard_uri.encode()).hexdigest()[:16]}.parquet"
+    ending = f"-{hashlib.sha256(shard_uri.encode()).hexdigest()[:16]}.parquet"
+    room = MOST_NAME_BYTES - len(ending)
+    return f"{stem.encode()[:room].decode(errors='ignore')}{ending}"
 
 
 def is_temporary(name: str) -> bool:

@@ -17,6 +17,8 @@ from cambox.sources.storage import locate, protocol_of
 
 # Their drivers write in place, so a reader meets half a file; they rename at once, like a disk.
 _WRITTEN_IN_PLACE = ("hdfs", "webhdfs")
+MOST_NAME_BYTES = 255
+"""Of a file's name, on all usual file systems."""
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP)
 """What a local file system says that has no links, such as a mounted object store."""
 
@@ -72,7 +74,13 @@ def written_beside(path: Path, data: bytes) -> Iterator[Path]:
 
 def name_beside(name: str) -> str:
     """A name of this process alone, hidden from readers, for what is not whole yet."""
-    return f".{name}.{os.getpid()}-{secrets.token_hex(4)}"
+    return hidden_name(name, f"{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def hidden_name(name: str, ending: str) -> str:
+    """A name beside another, ``.NAME.ENDING``; of a long one the beginning is left out."""
+    room = MOST_NAME_BYTES - len(f"..{ending}")
+    return f".{os.fsencode(name)[-room:].decode(errors='ignore')}.{ending}"
 
 
 def make_folder(folder: Path) -> None:

@@ -25,7 +25,7 @@ def read_class_list(
     """
     try:
         return tuple(read_whole(uri, storage_options).decode("utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RequestError) as error:
         raise RequestError(f"{setting}: {uri} cannot be read: {error}") from error
 
 

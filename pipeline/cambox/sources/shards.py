@@ -14,6 +14,7 @@ from typing import Any
 import braceexpand
 
 from cambox.errors import RequestError
+from cambox.sources.keys import readable
 from cambox.sources.listing import Info, ask_each, describe, is_vague, matching
 from cambox.sources.signed import unsigned
 from cambox.sources.storage import (
@@ -238,5 +239,7 @@ def _shard(uri: str, info: Info) -> Shard:
             "FILE | gzip a .tar.gz"
         )
     name = unsigned(uri)
+    if readable(name) != name:
+        raise RequestError(f"the name of {readable(name)} is not UTF-8, as rows have it; rename it")
     address = "" if name == uri else uri
     return Shard(name, int(info.get("size") or 0), fingerprint(info), address=address)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cambox.config import Config
 from cambox.config_cam import CalibrationSettings
-from cambox.console import require_writable, say, write_files
+from cambox.console import one_visible_line, require_writable, say, write_files
 from cambox.errors import RequestError
 from cambox.review.evaluate.report import Estimate, Figure, Part, Unmeasured
 from cambox.review.tune.settings import OBJECTIVES, settings_text
@@ -163,6 +163,7 @@ def recipe_text(config: Config, tuning: Tuning) -> str:
         else "The gain is not above noise, so the settings are the given ones.",
         *_calibration_lines(tuning.calibration, "No calibration: {}."),
     ]
-    head = "".join(f"# {line}\n" for line in lines)
+    # A line that went on would be no comment.
+    head = "".join(f"# {one_visible_line(line)}\n" for line in lines)
     document: dict[str, Any] = config.model_dump(mode="json")
     return head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

@@ -14,6 +14,7 @@ import yaml
 from cambox.config import Config
 from cambox.config_file import load_config, override
 from cambox.errors import RequestError
+from cambox.yaml_text import NotYamlError, read_yaml
 
 RECIPE = "recipe"
 Choice = dict[str, Any]
@@ -144,8 +145,8 @@ def _parsed(text: str) -> tuple[str, list[Any]]:
     key, equals, listed = text.partition("=")
     key = key.strip()
     try:
-        values = yaml.safe_load(listed)
-    except yaml.YAMLError as error:
+        values = read_yaml(listed)
+    except NotYamlError as error:
         raise RequestError(f"--try {text}: the values are not YAML; quote them") from error
     if not (equals and key and isinstance(values, list) and values):
         raise RequestError(
