@@ -118,7 +118,10 @@ def play(
     class Played(Worker):
         def __init__(self, *arguments: Any) -> None:
             self.warnings = Warnings()
-            self.prefetch = Prefetch(make_annotator(local_runs.config, local_runs.engine.model, 1))
+            engine = local_runs.engine
+            self.prefetch = Prefetch(
+                make_annotator(local_runs.config, engine.model, 1, engine.canary)
+            )
             self.begun = {}
 
         def describe(self) -> str:
@@ -144,6 +147,8 @@ def play(
             head=local_runs.engine.model.classifier.head.kind,
             pool=Pool(workers, 0.0, 1.0, 1),
             runtime_env={},
+            canary=local_runs.engine.canary,
+            retried=frozenset(),
         )
         shards = tuple(find_shards(local_runs.config.input.shards))
         display = RunDisplay(Console(file=played.log, width=200), 3, 1)

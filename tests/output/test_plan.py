@@ -19,7 +19,7 @@ from packaging.version import Version
 from rich.console import Console
 
 from cambox.config import Config, OutputSettings
-from cambox.output.ledger import plan
+from cambox.output.ledger import Redo, plan
 from cambox.output.publish import publish
 from cambox.run import prepare, run
 from cambox.sources.shards import find_shards
@@ -158,7 +158,7 @@ def test_a_damaged_footer_makes_a_shard_changed_and_stops_no_run(tmp_path: Path)
         data[place] ^= 1 << place % 8
         file.write_bytes(data)
         data[place] ^= 1 << place % 8
-        work = plan(shards, made.recipe, output, Version("0.0.1"))
+        work = plan(shards, made.recipe, output, Redo(Version("0.0.1")))
         assert str(work)
         assert work.mixed_versions is not None
         outcomes[len(work.changed)] += 1
@@ -174,7 +174,7 @@ def test_a_damaged_footer_makes_a_shard_changed_and_stops_no_run(tmp_path: Path)
         text = value if isinstance(value, str) else json.dumps(value)
         entries = {**table.schema.metadata, f"cambox.{key}".encode(): text.encode()}
         pq.write_table(table.replace_schema_metadata(entries), file)
-        assert len(plan(shards, made.recipe, output, Version("0.0.1")).changed) == 1
+        assert len(plan(shards, made.recipe, output, Redo(Version("0.0.1"))).changed) == 1
 
 
 def test_no_rows_beside_rows_are_not_done_and_no_rows_of_an_empty_shard_are(
