@@ -1,4 +1,4 @@
-"""Looking at one sample: no model is loaded, and nothing changes."""
+"""Looking at one sample, and at the figures of all: no model is loaded, and nothing changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from typer import Argument, Option
 
 from cambox.cli.options import Json, OneRecipe, app, one_recipe
-from cambox.console import require_folder, say, write_files
+from cambox.console import Steps, require_folder, say, write_files
 
 Picture = Annotated[
     Path | None, Option("--to", metavar="FILE.png", help="Write the picture there, as a PNG")
@@ -68,3 +68,31 @@ def show(
         say(console, *lines(sample))
     if sample.image is None and to is not None:
         raise typer.Exit(1)
+
+
+@app.command()
+def stats(output: OneRecipe, to: Picture = None, as_json: Json = False) -> None:
+    """Count an output: statuses, boxes by class and size, balance, and what is new.
+
+    Rows by status; boxes by class, by share of the image and by COCO's sizes in pixels; how evenly
+    the classes have boxes, and which have none; images without a box. What changed since the run
+    before the last one is told by their manifests: the files, and the rows and boxes in them, as
+    far as the earlier ones are kept. Reads a few columns. Exit code: 0 it is counted, 2 there is no
+    such output.
+    """
+    console = Console(stderr=as_json)
+    output = one_recipe(output, console)
+    if to is not None:
+        require_folder(to.parent)
+    from cambox.review.stats.collect import statistics
+    from cambox.review.stats.write import draw_statistics, lines
+
+    with Steps(console) as steps:
+        found = statistics(output, steps.step("files counted"))
+    if as_json:
+        typer.echo(found.model_dump_json())
+    else:
+        say(console, *lines(found))
+    if to is not None:
+        (path,) = write_files(to.parent, {to.name: draw_statistics(found)})
+        say(console, f"written: {path}")
