@@ -21,7 +21,7 @@ from cambox.errors import RequestError
 from cambox.output import failed_rows
 from cambox.output.footer import library_versions
 from cambox.output.manifest import newest_manifest, read_manifest
-from cambox.output.publish import file_name
+from cambox.output.publish import file_name, to_parquet
 from cambox.run import retry, run
 from cambox.sources.load import LoadedSample, LoadRule
 from cambox.sources.samples import Sample
@@ -40,6 +40,13 @@ def picture(seed: int, kind: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, quality=95)
     return buffer.getvalue()
+
+
+def rewrite(path: Path, entries: dict[bytes, bytes]) -> None:
+    """Write a published file again, whole, with other entries in its footer."""
+    rows = pq.read_table(path)
+    metadata = rows.schema.metadata | entries
+    path.write_bytes(to_parquet(rows.replace_schema_metadata(metadata)))
 
 
 def everything(folder: Path) -> dict[Path, bytes]:
@@ -162,8 +169,7 @@ def test_a_file_that_another_run_replaces_meanwhile_is_left_alone(
     publish = failed_rows.publish
 
     def beaten(*arguments: object) -> str:
-        table = pq.read_table(path)
-        pq.write_table(table.slice(0, 6), path, compression="none")
+        rewrite(path, {b"cambox.by": b"another run"})
         return publish(*arguments)
 
     monkeypatch.setattr(failed_rows, "publish", beaten)
@@ -173,6 +179,10 @@ def test_a_file_that_another_run_replaces_meanwhile_is_left_alone(
     assert "another run has published it" in failure.reason
     assert failure.attempts == 1
     assert [row["status"] for row in given.rows("mixed.tar")].count("ok") == 2
+    # What was given up is done by the same request again.
+    monkeypatch.undo()
+    assert retry(given.config, FAILED, QUIET).complete
+    assert [row["status"] for row in given.rows("mixed.tar")].count("ok") == 4
 
 
 def test_shards_that_are_new_or_changed_are_left_to_annotate(given: Input) -> None:
@@ -191,15 +201,16 @@ def test_another_recipe_or_a_machine_that_makes_other_rows_is_refused(given: Inp
     with pytest.raises(RequestError, match="run cambox annotate first, with the same settings"):
         retry(given.config.model_copy(update={"cam": other}), FAILED, QUIET)
     path = given.file_of("torn.tar")
-    table = pq.read_table(path)
-    metadata = dict(table.schema.metadata)
-    said = metadata[b"cambox.canary"].decode()
-    canary = json.loads(said)
+    canary = json.loads(pq.read_metadata(path).metadata[b"cambox.canary"])
     canary["rows"][0]["pixels"] = 64 * "0"
-    metadata[b"cambox.canary"] = json.dumps(canary).encode()
-    pq.write_table(table.replace_schema_metadata(metadata), path)
+    rewrite(path, {b"cambox.canary": json.dumps(canary).encode()})
     with pytest.raises(RequestError, match=r"1 published file .* would get other rows here"):
         retry(given.config, FAILED, QUIET)
+    redo = given.config.engine.model_copy(update={"if_rows_differ": "redo"})
+    with pytest.raises(RequestError, match="all rows of such files anew; cambox annotate does it"):
+        retry(given.config.model_copy(update={"engine": redo}), FAILED, QUIET)
+    mix = given.config.engine.model_copy(update={"if_rows_differ": "mix"})
+    assert retry(given.config.model_copy(update={"engine": mix}), FAILED, QUIET).complete
 
 
 def test_the_command(
