@@ -198,7 +198,7 @@ class Annotator:
         shard, whole = read_unchanged(
             shard, options, lambda shard: self._annotated(shard, watch, on_progress, on_read, again)
         )
-        retried = Counter[tuple[str, str]]()
+        changes: list[tuple[str, str]] = []
         with watch.measure("write"):
             boxes = Boxes.joined(whole.boxes)
             names = self.recipe.class_names
@@ -211,17 +211,13 @@ class Annotator:
                 canary = self.canary
                 more = {} if canary is None else {CANARY_KEY: canary.model_dump_json().encode()}
                 publish(rows, shard, self.recipe, output, still, more)
-                signs = Signs.of(
-                    whole.rows, boxes, len(names), labels_used=self.load_rule.labels_wanted
-                )
             else:
-                changes = again.changes(shard, whole.rows)
-                changed = [at for at, (before, now) in enumerate(changes) if before != now]
-                again.publish(rows, changed, self.recipe, output, still)
-                retried.update(changes)
-                boxes = boxes[np.isin(boxes.image, changed)]
-                # A few rows that were not like the others tell nothing of all.
-                signs = Signs()
+                changes = again.publish(shard, rows, self.recipe, output, still)
+                written = [at for at, (before, now) in enumerate(changes) if before != now]
+                boxes = boxes[np.isin(boxes.image, written)]
+        wanted = self.load_rule.labels_wanted
+        # A few rows that were not like the others tell nothing of all.
+        signs = Signs() if again else Signs.of(whole.rows, boxes, len(names), labels_used=wanted)
         several = [row for row in whole.rows if SEVERAL_IMAGES in (row.error or "")]
         return ShardReport(
             shard=shard,
@@ -235,7 +231,7 @@ class Annotator:
             signs=signs,
             several_images=len(several),
             example=f"{several[0].key!r} has {several[0].error}" if several else "",
-            retried=retried,
+            retried=Counter(changes),
         )
 
     def _annotated(

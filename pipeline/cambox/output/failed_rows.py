@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from cambox.output.footer import (
 )
 from cambox.output.publish import file_name, is_intact, publish, recipe_uri
 from cambox.output.published_file import PublishedFile, published_file
-from cambox.output.rows import Row, as_numpy
+from cambox.output.rows import as_numpy
 from cambox.sources.retry import read_whole
 from cambox.sources.shards import Shard
 
@@ -80,62 +80,58 @@ class FailedRows:
         indices = rows["sample_index"].take(pa.array(places, pa.int64())).to_pylist()
         return cls(file, entries, rows, dict(zip(indices, places, strict=True)))
 
-    def changes(self, shard: Shard, made: Sequence[Row]) -> list[tuple[str, str]]:
-        """The status of each of the rows that were made, as it is in the file and as it is now.
-
-        Args:
-            shard: as it was read.
-
-        Raises:
-            ShardError: they are not the samples of the file's rows.
-        """
-        if shard != self.file.shard:
-            raise ShardError(f"{shard.uri} has changed since it was annotated; annotate it again")
-        places = list(self.places.values())
-        rows = self.rows.select(["key", "status"]).take(pa.array(places, pa.int64()))
-        if [row.key for row in made] != rows["key"].to_pylist():
-            raise ShardError(
-                f"{self.file.uri}: its rows are not the samples of {shard.uri}; run cambox verify "
-                "--against-input, delete what is wrong and annotate again"
-            )
-        return list(zip(rows["status"].to_pylist(), (row.status for row in made), strict=True))
-
     def publish(
         self,
+        shard: Shard,
         made: pa.Table,
-        changed: Sequence[int],
         recipe: Recipe,
         output: OutputSettings,
         still: Callable[[], bool],
-    ) -> None:
-        """Replace some of the file's rows, and none where nothing has changed.
+    ) -> list[tuple[str, str]]:
+        """Replace those rows whose status is another now; where there is none, nothing is written.
 
         What the file says of versions and of the built-in pictures stays that of its other rows.
 
         Args:
-            made: rows with all columns, by the index of their sample.
-            changed: the places in ``made`` of those that replace the file's; ascending.
+            shard: as it was read.
+            made: all rows that were to be made again, with all columns, in the order of the shard.
             still: whether the shard is what they were made of.
 
+        Returns:
+            The status of each of them in the file, and as it is now.
+
         Raises:
-            ShardError: the shard has changed, or another run has replaced the file meanwhile.
+            ShardError: the shard has changed, or another run has replaced the file meanwhile; or
+                they are not the samples of the file's rows.
             OSError: the storage failed.
         """
-        if not changed:
-            return
-        indices = made["sample_index"].to_pylist()
-        places = [self.places[indices[at]] for at in changed]
+        if shard != self.file.shard:
+            raise ShardError(f"{shard.uri} has changed since it was annotated; annotate it again")
+        places = list(self.places.values())
+        old = self.rows.select(["key", "status"]).take(pa.array(places, pa.int64()))
+        if made["key"].to_pylist() != old["key"].to_pylist():
+            raise ShardError(
+                f"{self.file.uri}: its rows are not the samples of {shard.uri}; run cambox verify "
+                "--against-input, delete what is wrong and annotate again"
+            )
+        changes = list(zip(old["status"].to_pylist(), made["status"].to_pylist(), strict=True))
         parts, first = [], 0
         # Slices, as Arrow cannot take rows out of more than 2 GB of maps.
-        for at, place in zip(changed, places, strict=True):
-            parts += [self.rows.slice(first, place - first), made.slice(at, 1)]
-            first = place + 1
-        rows = pa.concat_tables([*parts, self.rows.slice(first)])
-        before = Counter(self.rows["status"][place].as_py() for place in places)
-        retried = {"rows": dict(before), "versions": dict(library_versions())}
-        more = {key: self.entries[key] for key in (VERSIONS_KEY, CANARY_KEY) if key in self.entries}
-        more[RETRIED_KEY] = json.dumps(retried).encode()
-        publish(rows, self.file.shard, recipe, output, lambda: still() and self._is_there(), more)
+        for at, (place, (before, now)) in enumerate(zip(places, changes, strict=True)):
+            if before != now:
+                parts += [self.rows.slice(first, place - first), made.slice(at, 1)]
+                first = place + 1
+        if parts:
+            rows = pa.concat_tables([*parts, self.rows.slice(first)])
+            more = self._entries(Counter(before for before, now in changes if before != now))
+            publish(rows, shard, recipe, output, lambda: still() and self._is_there(), more)
+        return changes
+
+    def _entries(self, written: Counter[str]) -> dict[bytes, bytes]:
+        """Of the footer, beside those of every file; rows written by their earlier status."""
+        kept = {key: self.entries[key] for key in (VERSIONS_KEY, CANARY_KEY) if key in self.entries}
+        retried = {"rows": written, "versions": dict(library_versions())}
+        return {**kept, RETRIED_KEY: json.dumps(retried).encode()}
 
     def _is_there(self) -> bool:
         """Whether the file still is what was read; another run may have retried other rows."""
