@@ -152,8 +152,8 @@ def draw(
     >>> picture = np.zeros((60, 80, 3), np.uint8)
     >>> corners = {"x_min": 10.0, "y_min": 20.0, "x_max": 50.0, "y_max": 50.0}
     >>> drawn = draw(picture, [{"class_id": 0, "class_name": "cat", "box_score": 0.9, **corners}])
-    >>> drawn.shape, drawn[40, 10].tolist(), drawn[40, 30].tolist()
-    ((60, 80, 3), [0, 200, 255], [0, 0, 0])
+    >>> drawn.shape, bool(drawn[40, 10].any()), bool(drawn[40, 30].any())
+    ((60, 80, 3), True, False)
 
     Args:
         image: (H, W, 3) uint8 RGB, upright, as the boxes' pixels count.
