@@ -22,6 +22,14 @@ Boxes for the shards that a configuration names, and the rows that come out:
 ...     print(error)
 input.shards: 'nowhere.tar' does not exist; correct it or restore the file
 
+One picture again, by its key, and its boxes drawn on it, also over one of its stored maps:
+
+>>> sample = cambox.find_sample("demo/boxes", rows["key"][0].as_py())
+>>> sample.image.dtype, sample.row["status"]
+(dtype('uint8'), 'ok')
+>>> cambox.draw(sample.image, sample.row["objects"]).shape == sample.image.shape
+True
+
 A detector's training, in any order or as a stream:
 
 >>> dataset = cambox.BoxDataset("demo/boxes")
@@ -65,6 +73,8 @@ if TYPE_CHECKING:
     from cambox.errors import RequestError
     from cambox.models.load import load_classifier
     from cambox.output.reading import read
+    from cambox.review.draw import draw
+    from cambox.review.show.find import find_sample
     from cambox.run import annotate
     from cambox.training.dataset import BoxDataset
     from cambox.training.stream import BoxStream
@@ -81,6 +91,8 @@ __all__ = [
     "annotate",
     "batched_index_select",
     "cam",
+    "draw",
+    "find_sample",
     "load_classifier",
     "load_config",
     "read",
@@ -95,6 +107,8 @@ _HOMES = {
     "annotate": "cambox.run",
     "batched_index_select": "cambox.cams.paper",
     "cam": "cambox.cams.paper",
+    "draw": "cambox.review.draw",
+    "find_sample": "cambox.review.show.find",
     "load_classifier": "cambox.models.load",
     "load_config": "cambox.config_file",
     "read": "cambox.output.reading",

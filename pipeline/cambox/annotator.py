@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+import numpy as np
 import torch
 
 from cambox.batch import AnnotatedBatch, BatchAnnotator
@@ -17,8 +18,9 @@ from cambox.boxes import Boxes
 from cambox.canary.rows import Canary
 from cambox.config import Config
 from cambox.models.classifier import Classifier
+from cambox.output.failed_rows import FailedRows
 from cambox.output.footer import CANARY_KEY, Recipe
-from cambox.output.publish import publish
+from cambox.output.publish import file_name, publish, recipe_uri
 from cambox.output.rows import table
 from cambox.signs import Signs
 from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
@@ -51,6 +53,8 @@ class ShardReport:
         signs: whether its rows look as if they were meant.
         several_images: rows whose sample has images that no row is of.
         example: what the first of them says.
+        retried: where only some rows were made again, their status before and now; those whose
+            status is another are written, and are what ``objects`` counts.
     """
 
     shard: Shard
@@ -64,6 +68,7 @@ class ShardReport:
     signs: Signs = field(default_factory=Signs)
     several_images: int = 0
     example: str = ""
+    retried: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def samples(self) -> int:
@@ -87,6 +92,8 @@ class Annotator:
         threads: on a CPU as many batches are in work at once, each from its files to its rows in
             one thread; on a GPU, for decoding ahead of the network and for the boxes behind it.
         canary: what the published files say that this worker made of the built-in pictures.
+        retried: statuses; of a shard, which is published, only rows of these are made again. None:
+            all rows of a shard are made.
     """
 
     def __init__(
@@ -97,12 +104,14 @@ class Annotator:
         batch_size: int,
         threads: int,
         canary: Canary | None = None,
+        retried: frozenset[str] = frozenset(),
     ) -> None:
         self.config = config
         self.recipe = recipe
         self.batch_size = batch_size
         self.threads = threads
         self.canary = canary
+        self.retried = retried
         count = classifier.most_at_once(threads)
         # With more threads than CPUs one is put to sleep while it holds the interpreter's lock, and
         # all others wait for it; so lanes that fill the CPUs do the rest themselves.
@@ -182,35 +191,47 @@ class Annotator:
         """
         start = time.monotonic()
         watch = Stopwatch()
-        options = self.config.input.storage_options
+        options, output = self.config.input.storage_options, self.config.output
+        again = None
+        if self.retried:
+            again = FailedRows.of(shard, self.recipe, output, self.retried)
         shard, whole = read_unchanged(
-            shard, options, lambda shard: self._annotated(shard, watch, on_progress, on_read)
+            shard, options, lambda shard: self._annotated(shard, watch, on_progress, on_read, again)
         )
+        changes: list[tuple[str, str]] = []
         with watch.measure("write"):
             boxes = Boxes.joined(whole.boxes)
-            names, output = self.recipe.class_names, self.config.output
+            names = self.recipe.class_names
             rows = table(whole.rows, boxes, names, output.store_maps, output.store_features)
-            uri = publish(
-                rows,
-                shard,
-                self.recipe,
-                output,
-                lambda: state_of(shard, options) == "same",
-                {} if self.canary is None else {CANARY_KEY: self.canary.model_dump_json().encode()},
-            )
+
+            def still() -> bool:
+                return state_of(shard, options) == "same"
+
+            if again is None:
+                canary = self.canary
+                more = {} if canary is None else {CANARY_KEY: canary.model_dump_json().encode()}
+                publish(rows, shard, self.recipe, output, still, more)
+            else:
+                changes = again.publish(shard, rows, self.recipe, output, still)
+                written = [at for at, (before, now) in enumerate(changes) if before != now]
+                boxes = boxes[np.isin(boxes.image, written)]
+        wanted = self.load_rule.labels_wanted
+        # A few rows that were not like the others tell nothing of all.
+        signs = Signs() if again else Signs.of(whole.rows, boxes, len(names), labels_used=wanted)
         several = [row for row in whole.rows if SEVERAL_IMAGES in (row.error or "")]
         return ShardReport(
             shard=shard,
-            uri=uri,
+            uri=f"{recipe_uri(output, self.recipe)}/{file_name(shard.uri)}",
             statuses=Counter(row.status for row in whole.rows),
             objects=len(boxes),
             no_box=whole.no_box,
             seconds=time.monotonic() - start,
             stage_seconds=watch.seconds,
             halved_to=whole.halved_to,
-            signs=Signs.of(whole.rows, boxes, len(names), labels_used=self.load_rule.labels_wanted),
+            signs=signs,
             several_images=len(several),
             example=f"{several[0].key!r} has {several[0].error}" if several else "",
+            retried=Counter(changes),
         )
 
     def _annotated(
@@ -219,10 +240,14 @@ class Annotator:
         watch: Stopwatch,
         on_progress: Callable[[Progress], None],
         on_read: Callable[[], None],
+        again: FailedRows | None,
     ) -> tuple[AnnotatedBatch, str]:
         """All batches of a shard that was read whole, as one, and the SHA-256 of its bytes.
 
         Of bytes whose fingerprint the store tells it is not computed.
+
+        Args:
+            again: whose samples alone are loaded; None: all.
         """
         settings = self.config.input
         content = hashlib.sha256()
@@ -234,16 +259,16 @@ class Annotator:
             on_progress(Progress(len(data)))
 
         def samples() -> Iterator[Sample]:
-            yield from watch.measured(
-                "read",
-                read_samples(
-                    shard,
-                    settings.storage_options,
-                    note,
-                    settings.max_sample_bytes,
-                    ImageRule(settings.image, settings.several_images),
-                ),
+            found = read_samples(
+                shard,
+                settings.storage_options,
+                note,
+                settings.max_sample_bytes,
+                ImageRule(settings.image, settings.several_images),
             )
+            for sample in watch.measured("read", found):
+                if again is None or sample.index in again.places:
+                    yield sample
             on_read()
 
         def annotate(batch: list[LoadedSample]) -> AnnotatedBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from cambox.canary.published import of_one_kind
 from cambox.config import Config
 from cambox.config_file import load_config
 from cambox.console import say, saying_notes
+from cambox.errors import RequestError
 from cambox.output.footer import Recipe
 from cambox.output.ledger import Plan, Redo, plan
 from cambox.planned import annotate_planned
@@ -76,6 +78,26 @@ def prepare(
     return engine, of_one_kind(config, engine, work, console)
 
 
+def retry(config: Config, statuses: Collection[str], console: Console) -> RunSummary:
+    """Make the rows of some statuses again, of the shards that are published under the recipe.
+
+    A row that gets the same status again stays what it was, and so do all others.
+
+    Raises:
+        RequestError: the request cannot be carried out as it stands.
+    """
+    config, shards, key = _checked(config, console)
+    redo = Redo(statuses=frozenset(statuses))
+    engine = _loaded(config, key, console, redo.statuses)
+    work = _planned(config, shards, engine.recipe, console, redo)
+    if not (work.outdated or work.done):
+        raise RequestError(
+            f"output.uri: {config.output.uri} has no file of recipe {engine.recipe.folder}; run "
+            "cambox annotate first, with the same settings (cambox list says which are there)"
+        )
+    return annotate_planned(config, engine, of_one_kind(config, engine, work, console), console)
+
+
 def plan_only(
     config: Config, console: Console, redo_older_than: Version | None = None
 ) -> tuple[Recipe, Plan]:
@@ -125,24 +147,30 @@ def _chunks(config: Config, console: Console) -> tuple[list[Shard], tuple[str, .
     )
 
 
-def _loaded(config: Config, key: str | None, console: Console) -> Engine:
+def _loaded(
+    config: Config, key: str | None, console: Console, retried: frozenset[str] = frozenset()
+) -> Engine:
     say(console, f"loading model {config.model.name}")
     with saying_notes(console):
-        engine = make_engine(config)
+        engine = make_engine(config, retried)
     remember(key, engine.recipe)
     return engine
 
 
-def make_engine(config: Config) -> Engine:
-    """The configured engine, its model loaded and its recipe resolved."""
+def make_engine(config: Config, retried: frozenset[str] = frozenset()) -> Engine:
+    """The configured engine, its model loaded and its recipe resolved.
+
+    Args:
+        retried: the statuses of the only rows to make; none: whole files.
+    """
     if config.engine.name == "local":
         from cambox.engines.local import LocalEngine
 
-        return LocalEngine(config)
+        return LocalEngine(config, retried)
     # Ray takes seconds to import and a laptop does not need it.
     from cambox.engines.cluster import RayEngine
 
-    return RayEngine(config)
+    return RayEngine(config, retried)
 
 
 def _planned(

@@ -77,6 +77,11 @@ class RunSummary:
         return sum((report.signs for report in self.reports), Signs()).warnings
 
     @property
+    def retried(self) -> Counter[tuple[str, str]]:
+        """Rows that were made again, by their status before and now."""
+        return sum((report.retried for report in self.reports), Counter())
+
+    @property
     def several_images(self) -> int:
         """Rows whose sample has images that no row is of."""
         return sum(report.several_images for report in self.reports)
@@ -159,6 +164,57 @@ def print_summary(summary: RunSummary, console: Console) -> None:
     else:
         lines.append("mend or remove the shards above and run the same command again")
     say(console, *lines)
+
+
+def print_retry(summary: RunSummary, console: Console) -> None:
+    """Say what became of the rows that were made again."""
+    before, now = _before_and_now(summary)
+    unfinished = len(summary.plan.new) + len(summary.plan.changed)
+    lines = [
+        f"{counted(before.total(), 'row')} read again in {counted(len(summary.reports), 'shard')}"
+        + (f" ({_listed(before)}); now: {_listed(now)}" if before else ""),
+        f"{counted(_rewritten(summary), 'file')} written anew, {len(summary.failures)} given up",
+    ]
+    if unfinished:
+        lines.append(
+            f"{counted(unfinished, 'shard')} new or changed: cambox annotate does these, whole"
+        )
+    lines += [f"given up: {failure.shard.uri}: {failure.reason}" for failure in summary.failures]
+    lines.append(f"output: {canonical_uri(summary.folder)}")
+    say(console, *lines)
+
+
+def retry_to_json(summary: RunSummary) -> dict[str, Any]:
+    """The same for machines, in plain types."""
+    before, now = _before_and_now(summary)
+    return {
+        "output": canonical_uri(summary.folder),
+        "recipe": summary.recipe.digest,
+        "manifest": summary.manifest,
+        "complete": summary.complete,
+        "rows": dict(before),
+        "rows_now": dict(now),
+        "boxes": summary.boxes,
+        "files_written": _rewritten(summary),
+        "shards_to_annotate": len(summary.plan.new) + len(summary.plan.changed),
+        "given_up": [
+            {"shard": one.shard.uri, "reason": one.reason, "attempts": one.attempts}
+            for one in summary.failures
+        ],
+        "seconds": summary.seconds,
+    }
+
+
+def _before_and_now(summary: RunSummary) -> tuple[Counter[str], Counter[str]]:
+    before, now = Counter[str](), Counter[str]()
+    for (old, new), rows in summary.retried.items():
+        before[old] += rows
+        now[new] += rows
+    return before, now
+
+
+def _rewritten(summary: RunSummary) -> int:
+    return sum(any(old != new for old, new in one.retried) for one in summary.reports)
 
 
 def _listed(counts: Counter[str]) -> str:

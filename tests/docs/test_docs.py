@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import runpy
 import shlex
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -127,6 +128,19 @@ def test_commands_of_the_docs_end_well(
 @pytest.mark.parametrize("block", blocks("python"), ids=str)
 def test_python_of_the_docs_runs(block: Block, at_root: Path) -> None:
     exec(compile(block.text, str(block), "exec"), {})
+
+
+def test_the_notebook_runs_and_is_kept_without_what_it_gave(at_root: Path) -> None:
+    notebook = json.loads((ROOT / "docs" / "look.ipynb").read_text())
+    # A kernel of its own would add two dozen packages to run the same lines.
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), f"look.ipynb, {cell['id']}", "exec"), names)
+    assert names["rows"].num_rows == PICTURES
+    assert all(panel.shape[2] == 3 for panel in names["panels"])
+    assert names["sheet"].getextrema() != ((0, 0), (0, 0), (0, 0))
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)

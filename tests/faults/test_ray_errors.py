@@ -148,6 +148,7 @@ def play(
             pool=Pool(workers, 0.0, 1.0, 1),
             runtime_env={},
             canary=None,
+            retried=frozenset(),
         )
         shards = tuple(find_shards(local_runs.config.input.shards))
         display = RunDisplay(Console(file=played.log, width=200), 3, 1)

@@ -31,7 +31,7 @@ def of_one_kind(config: Config, engine: Engine, work: Plan, console: Console) ->
         OSError: the output cannot be listed, or a footer cannot be read.
     """
     what_to_do = config.engine.if_rows_differ
-    done = _done(work)
+    done = _kept(work)
     # Where nothing would be added nothing is mixed.
     if not done or not (work.to_do or what_to_do == "redo"):
         return work
@@ -56,14 +56,20 @@ def of_one_kind(config: Config, engine: Engine, work: Plan, console: Console) ->
     say(console, f"warning: {what}")
     if what_to_do == "mix":
         return work
+    if work.redo.statuses:
+        raise RequestError(
+            "engine.if_rows_differ: redo makes all rows of such files anew; cambox annotate does it"
+        )
     redo = replace(work.redo, canaries=frozenset(unlike))
     anew = plan(work.shards, engine.recipe, config.output, redo)
     say(console, f"planned again: {anew}")
     return anew
 
 
-def _done(work: Plan) -> list[PublishedFile]:
-    names = {file_name(shard.uri) for shard in work.done}
+def _kept(work: Plan) -> list[PublishedFile]:
+    """The files that stay, or some of whose rows do."""
+    retried = work.outdated if work.redo.statuses else ()
+    names = {file_name(shard.uri) for shard in (*work.done, *retried)}
     files = work.found.files if work.found is not None else {}
     return [file for name, file in files.items() if file is not None and name in names]
 

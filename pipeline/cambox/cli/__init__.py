@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 # Importing them is what makes them commands of app, in the order that --help has them in.
-from cambox.cli import annotate, probe, output, derive, detect, review, recipes  # isort: skip
+from cambox.cli import annotate, probe, output, look, derive, detect, review, recipes  # isort: skip
 from cambox.cli.options import app, carry_out
 
-__all__ = ["annotate", "app", "derive", "detect", "main", "output", "probe", "recipes", "review"]
+__all__ = [
+    "annotate",
+    "app",
+    "derive",
+    "detect",
+    "look",
+    "main",
+    "output",
+    "probe",
+    "recipes",
+    "review",
+]
 
 
 def main() -> None:

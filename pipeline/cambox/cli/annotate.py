@@ -23,7 +23,7 @@ from cambox.cli.options import (
     version_of,
 )
 from cambox.console import counted, say
-from cambox.errors import some_of
+from cambox.errors import RequestError, some_of
 
 
 @app.command()
@@ -144,6 +144,56 @@ def annotate(
         typer.echo(json.dumps(summary.to_json()))
     if not summary.complete:
         raise typer.Exit(1)
+
+
+@app.command()
+def retry(
+    config: ConfigPath,
+    status: Annotated[
+        list[str] | None,
+        Option(
+            metavar="STATUS,...",
+            help="Rows of these statuses: unreadable, too_large, no_image, no_label; unreadable,"
+            "no_image if not given. Repeatable",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    engine: EngineName = None,
+    as_json: Json = False,
+) -> None:
+    """Read the samples again that failed, and no others.
+
+    After a hiccup of the storage, or with a codec installed since. CONFIG is what the output was
+    annotated with: files say their recipe, but not where its weights are. Every shard that has such
+    rows is read, only their images are decoded, and its file is published whole: a row with
+    another status than before is new, every other one stays as it is, and a file without a new row
+    is not written. Running it again goes on with what still failed. Exit code: 0 all of them were
+    read again, also where some failed again, which is their status; 1 a shard was given up; 2 the
+    request is wrong.
+    """
+    settings = configured(config, overrides, engine)
+    statuses = _failed_statuses(status or ["unreadable,no_image"])
+    from cambox.run import retry as retry_rows
+    from cambox.summary import print_retry, retry_to_json
+
+    console = Console(stderr=as_json)
+    summary = retry_rows(settings, statuses, console)
+    print_retry(summary, console)
+    if as_json:
+        typer.echo(json.dumps(retry_to_json(summary)))
+    if not summary.complete:
+        raise typer.Exit(1)
+
+
+def _failed_statuses(given: list[str]) -> list[str]:
+    from cambox.sources.decode import SampleStatus
+
+    wanted = [name.strip() for text in given for name in text.split(",")]
+    failed = [str(status) for status in SampleStatus if status is not SampleStatus.ok]
+    for name in wanted:
+        if name not in failed:
+            raise RequestError(f"--status: {name!r} is none of {', '.join(failed)}")
+    return wanted
 
 
 @app.command()

@@ -99,6 +99,7 @@ class Worker:
     Args:
         recipe_digest, head: what the driver found; ``head`` is the kind of the classifier's.
         drivers: what it makes of the built-in pictures.
+        retried: see ``Annotator``.
 
     Raises:
         RuntimeError: this process finds another recipe, or makes something else of the pictures.
@@ -111,6 +112,7 @@ class Worker:
         head: HeadKind,
         threads: int,
         drivers: Canary | None,
+        retried: frozenset[str] = frozenset(),
     ) -> None:
         self.warnings = Warnings()
         self.threads = threads
@@ -130,7 +132,7 @@ class Worker:
                     f"this worker makes other rows than the driver's machine: {found}; see that "
                     "all nodes have the same versions of the libraries"
                 )
-            self.prefetch = Prefetch(make_annotator(config, model, threads, canary))
+            self.prefetch = Prefetch(make_annotator(config, model, threads, canary, retried))
         self.begun: dict[Shard, Future[ShardReport]] = {}
         # Until the process ends; see the local engine.
         gc.freeze()

@@ -76,9 +76,14 @@ class ShardWorker(Worker):
 
 
 class RayEngine:
-    """A pool of actors on the cluster of ``RAY_ADDRESS``, or on a new one on this machine."""
+    """A pool of actors on the cluster of ``RAY_ADDRESS``, or on a new one on this machine.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        retried: see ``Annotator``.
+    """
+
+    def __init__(self, config: Config, retried: frozenset[str] = frozenset()) -> None:
+        self.retried = retried
         config = absolute(config)
         if not ray.is_initialized():
             # Nearly bare, so that it also works inside a submitted job, which has settings of its
@@ -174,7 +179,12 @@ class _Run:
             runtime_env=engine.runtime_env,
         )
         handle = worker.remote(
-            engine.config, engine.recipe.digest, engine.head, pool.threads, engine.canary
+            engine.config,
+            engine.recipe.digest,
+            engine.head,
+            pool.threads,
+            engine.canary,
+            engine.retried,
         )
         ready = handle.describe.remote()
         return Actor(handle, {ready: None}, ready)

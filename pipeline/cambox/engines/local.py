@@ -140,10 +140,15 @@ def _closed(prefetch: Prefetch) -> Iterator[None]:
 
 
 class LocalEngine:
-    """One worker in this process, on its GPU where it has one."""
+    """One worker in this process, on its GPU where it has one.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        retried: see ``Annotator``.
+    """
+
+    def __init__(self, config: Config, retried: frozenset[str] = frozenset()) -> None:
         self.config = config
+        self.retried = retried
         device = local_device()
         threads = config.engine.cpus_per_worker
         if threads != "auto" and threads > (cpus := os.cpu_count() or 1):
@@ -164,7 +169,7 @@ class LocalEngine:
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Annotate the shards; one that the storage failed for goes back to the end of the line."""
         work = WorkList(shards, self.config.engine.max_attempts, observer)
-        annotator = make_annotator(self.config, self.model, self.threads, self.canary)
+        annotator = make_annotator(self.config, self.model, self.threads, self.canary, self.retried)
         prefetch = Prefetch(annotator, observer.advance)
         with _closed(prefetch), ExitStack() as afterwards:
             # What libraries and the model hold is not searched for garbage meanwhile: the collector

@@ -134,9 +134,13 @@ def try_pictures(config: Config, model: LoadedModel, threads: int) -> Canary | N
 
 
 def make_annotator(
-    config: Config, model: LoadedModel, threads: int, canary: Canary | None = None
+    config: Config,
+    model: LoadedModel,
+    threads: int,
+    canary: Canary | None = None,
+    retried: frozenset[str] = frozenset(),
 ) -> Annotator:
-    """An annotator of this process, computing with so many threads; the files say its canary."""
+    """An annotator of this process, computing with so many threads; see its own arguments."""
     if config.input.decoder == "gpu" and model.classifier.device.type != "cuda":
         raise RequestError(
             "input.decoder: gpu asks for an NVIDIA GPU, and this worker computes on a CPU; set it "
@@ -148,7 +152,7 @@ def make_annotator(
     batch_size = config.engine.batch_size
     if batch_size == "auto":
         batch_size = _batch_size(config.cam.zoom, model.classifier)
-    return Annotator(config, model.classifier, model.recipe, batch_size, threads, canary)
+    return Annotator(config, model.classifier, model.recipe, batch_size, threads, canary, retried)
 
 
 def _batch_size(zoom: ZoomSettings | None, classifier: Classifier) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from packaging.version import Version
 
 from cambox.config import OutputSettings
@@ -14,6 +17,7 @@ from cambox.output.commit import Found, find
 from cambox.output.footer import Recipe
 from cambox.output.publish import file_name
 from cambox.output.published_file import PublishedFile
+from cambox.output.snapshot import FOOTERS_AT_ONCE
 from cambox.sources.shards import Shard
 
 
@@ -24,15 +28,39 @@ class Redo:
     Attributes:
         older_than: what an older version of cambox made; None: a version alone redoes nothing.
         canaries: what was made by workers that made this of the built-in pictures.
+        statuses: files that have rows of these; only those rows are made again, and what is new or
+            changed is left to a run that makes whole files.
     """
 
     older_than: Version | None = None
     canaries: frozenset[str] = frozenset()
+    statuses: frozenset[str] = frozenset()
 
     def asks_for(self, file: PublishedFile) -> bool:
-        """Whether a file is one of them."""
+        """Whether a file is one of them, by its footer alone."""
         old = self.older_than and Version(file.versions["cambox"]) < self.older_than
         return bool(old) or file.canary in self.canaries
+
+    def asks_for_rows_of(self, files: Mapping[str, PublishedFile]) -> set[str]:
+        """The names of the files that are some of them by a row's status.
+
+        Raises:
+            RequestError: a file is damaged, or cannot be read.
+        """
+        wanted = pa.array(sorted(self.statuses), pa.string())
+
+        def has_some(file: PublishedFile) -> bool:
+            batches = file.batches(["status"])
+            return any(pc.any(pc.is_in(batch["status"], wanted)).as_py() for batch in batches)
+
+        if not self.statuses:
+            return set()
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
+            return {
+                name
+                for name, has in zip(files, pool.map(has_some, files.values()), strict=True)
+                if has
+            }
 
 
 NOTHING_ANEW = Redo()
@@ -71,7 +99,8 @@ class Plan:
     @property
     def to_do(self) -> tuple[Shard, ...]:
         """What is not done, the largest first, so that no long one ends the run alone."""
-        work = self.new + self.changed + self.outdated
+        anew = () if self.redo.statuses else self.new + self.changed
+        work = anew + self.outdated
         return tuple(sorted(work, key=lambda shard: -shard.size))
 
     @property
@@ -86,7 +115,8 @@ class Plan:
 
     def __str__(self) -> str:
         shards = len(self.shards)
-        outdated = f"{len(self.outdated)} outdated, " if self.outdated else ""
+        why = "to retry" if self.redo.statuses else "outdated"
+        outdated = f"{len(self.outdated)} {why}, " if self.outdated else ""
         orphaned = f", {len(self.orphaned)} orphaned" if self.orphaned else ""
         return (
             f"{counted(shards, 'shard')}: {len(self.new)} new, {len(self.changed)} changed, "
@@ -109,18 +139,19 @@ def plan(
     published = found.files
     expected = {file_name(shard.uri): shard for shard in shards}
     groups: dict[str, list[Shard]] = {"new": [], "changed": [], "outdated": [], "done": []}
+    whole = {name: file for name, file in sorted(published.items()) if file is not None}
+    by_rows = redo.asks_for_rows_of({name: whole[name] for name in expected if name in whole})
     for name, shard in expected.items():
         file = published.get(name)
         if name not in published:
             state = "new"
         elif file is None or file.shard != shard or file.recipe_digest != recipe.digest:
             state = "changed"
-        elif redo.asks_for(file):
+        elif redo.asks_for(file) or name in by_rows:
             state = "outdated"
         else:
             state = "done"
         groups[state].append(shard)
-    whole = {name: file for name, file in sorted(published.items()) if file is not None}
     return Plan(
         **{state: tuple(of_state) for state, of_state in groups.items()},
         orphaned=tuple(file.shard.uri for name, file in whole.items() if name not in expected),

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from packaging.version import Version
 
@@ -119,6 +120,29 @@ class PublishedFile:
                 if len(here):
                     yield from batch.take(pa.array(here)).to_pylist()
 
+    def places_of(self, column: str, value: str) -> list[int]:
+        """The places of the rows that have a value in a column of texts.
+
+        Only that column is read, and only of row groups whose statistics allow the value.
+
+        Raises:
+            RequestError: as ``batches``.
+        """
+        metadata = self._metadata()
+        places: list[int] = []
+        end = 0
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            first, end = end, end + group.num_rows
+            if not _may_have(group, column, value):
+                continue
+            for batch in self._batches([column], ROWS_AT_ONCE, [number]):
+                equal = pc.equal(batch[column], value).fill_null(False)
+                found = np.flatnonzero(equal.to_numpy(zero_copy_only=False))
+                places += (first + found).tolist()
+                first += batch.num_rows
+        return places
+
     def whole(self) -> bytes:
         """All of its bytes.
 
@@ -202,6 +226,16 @@ class PublishedFile:
         for (start, end), part in zip(ranges, parts, strict=True):
             data[start:end] = np.frombuffer(part, np.uint8)
         return data
+
+
+def _may_have(group: pq.RowGroupMetaData, column: str, value: str) -> bool:
+    """Whether statistics allow a value in a column; both sort texts by their UTF-8 bytes."""
+    for place in range(group.num_columns):
+        chunk = group.column(place)
+        if chunk.path_in_schema == column:
+            known = chunk.statistics
+            return known is None or not known.has_min_max or known.min <= value <= known.max
+    return False
 
 
 def _ranges(

@@ -11,12 +11,26 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cambox.boxes import Boxes, iou
+from cambox.output.rows import SIDES, StoredMap
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Frame = tuple[int, int, int, int]
 
+PALETTE: tuple[Colour, ...] = (
+    (0, 200, 255),
+    (255, 176, 0),
+    (76, 217, 100),
+    (255, 92, 138),
+    (170, 140, 255),
+    (255, 236, 79),
+    (64, 224, 190),
+    (255, 122, 69),
+    (120, 170, 255),
+    (230, 120, 240),
+)
+"""Of classes."""
 _HALO: Colour = (12, 13, 16)
 _WHITE: Colour = (255, 255, 255)
 _DASH = 7
@@ -96,6 +110,7 @@ def draw_boxes(
     true_boxes: Boxes,
     colours: Mapping[str, Colour],
     font: Font,
+    labels: bool = True,
 ) -> Picture:
     """A picture with pseudo boxes (solid, with label and score) and true boxes (dashed, white).
 
@@ -105,6 +120,7 @@ def draw_boxes(
         boxes, true_boxes: in pixels of ``image``; a score of NaN is not written.
         class_names: by the boxes' class ids.
         colours: by the names of classes.
+        labels: write label and score.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -113,12 +129,58 @@ def draw_boxes(
     scale = (size[0] / image.shape[1], size[1] / image.shape[0])
     thickness = max(2, round(min(size) / 90))
     frames = _frames(boxes, scale, panel)
-    labels = [class_names[class_id] for class_id in boxes.class_id]
-    for frame, label in zip(frames, labels, strict=True):
-        _draw_frame(panel, frame, colours[label], thickness, dashed=False)
+    names = [class_names[class_id] for class_id in boxes.class_id]
+    for frame, name in zip(frames, names, strict=True):
+        _draw_frame(panel, frame, colours[name], thickness, dashed=False)
     for frame in _frames(true_boxes, scale, panel):
         _draw_frame(panel, frame, _WHITE, 1, dashed=True)
-    return _draw_labels(panel, frames, labels, boxes.score, colours, font)
+    return _draw_labels(panel, frames, names, boxes.score, colours, font) if labels else panel
+
+
+def draw(
+    image: Picture,
+    objects: Sequence[Mapping[str, Any]] = (),
+    score_map: Mapping[str, Any] | None = None,
+    side: int | None = None,
+    labels: bool = True,
+) -> Picture:
+    """A picture with the boxes of a row, over the picture or under one of the row's maps.
+
+    Classes have the same colour in all pictures.
+
+    >>> import numpy as np
+    >>> picture = np.zeros((60, 80, 3), np.uint8)
+    >>> corners = {"x_min": 10.0, "y_min": 20.0, "x_max": 50.0, "y_max": 50.0}
+    >>> drawn = draw(picture, [{"class_id": 0, "class_name": "cat", "box_score": 0.9, **corners}])
+    >>> drawn.shape, bool(drawn[40, 10].any()), bool(drawn[40, 30].any())
+    ((60, 80, 3), True, False)
+
+    Args:
+        image: (H, W, 3) uint8 RGB, upright, as the boxes' pixels count.
+        objects: entries of the column ``objects``, as ``to_pylist`` gives them.
+        score_map: an entry of the column ``maps``.
+        side: of the result, the longer one in pixels; None: the picture's own.
+        labels: write the class and the score of each box.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    height, width = image.shape[:2]
+    scale = 1.0 if side is None else side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    ground = image
+    if score_map is not None:
+        ground = draw_heat_map(image, (width, height), StoredMap(**score_map).restore())
+    boxes = Boxes.of(
+        [[one[edge] for edge in SIDES] for one in objects],
+        class_id=np.arange(len(objects)),
+        score=[one["box_score"] for one in objects],
+    )
+    names = [one["class_name"] for one in objects]
+    colours = {one["class_name"]: PALETTE[one["class_id"] % len(PALETTE)] for one in objects}
+    font = ImageFont.load_default(size=min(max(min(size) // 22, 11), 20))
+    nothing = Boxes.of([])
+    return draw_boxes(ground, size, boxes, names, nothing, colours, font, labels=labels)
 
 
 def draw_heat_map(

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cambox.boxes import Boxes
 from cambox.review.draw import (
+    PALETTE,
     Colour,
     Picture,
     draw_boxes,
@@ -29,18 +30,6 @@ _PAGE: Colour = (18, 20, 24)
 _CARD: Colour = (30, 33, 40)
 _TEXT: Colour = (232, 234, 238)
 _FAINT_TEXT: Colour = (150, 156, 166)
-_PALETTE: tuple[Colour, ...] = (
-    (0, 200, 255),
-    (255, 176, 0),
-    (76, 217, 100),
-    (255, 92, 138),
-    (170, 140, 255),
-    (255, 236, 79),
-    (64, 224, 190),
-    (255, 122, 69),
-    (120, 170, 255),
-    (230, 120, 240),
-)
 _LEGEND = "solid: pseudo box with class and score    dashed: true box    heat: low"
 
 
@@ -107,7 +96,7 @@ class _Sheet:
         self.class_names = class_names
         drawn = Boxes.joined(boxes for tile in tiles for boxes in (tile.boxes, tile.after) if boxes)
         labels = sorted({class_names[class_id] for class_id in drawn.class_id})
-        self.colours = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(labels)}
+        self.colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
 
     def draw_tile(self, tile: SheetTile, row: int, column: int) -> None:
         """Draw one tile, the first row and column being 0."""

@@ -15,7 +15,7 @@ from cambox.output.rows import SIDES, as_numpy, boxes_from_arrow
 SHARE_BINS = 20
 SIZES = ("below 1 %", "1 to 5 %", "5 to 15 %", "15 to 50 %", "above 50 %")
 """Of boxes, as shares of the image; the borders of ``cambox evaluate``."""
-_BORDERS = (0.01, 0.05, 0.15, 0.5)
+SIZE_BORDERS = (0.01, 0.05, 0.15, 0.5)
 NUMBERS = ("the only one", "one of 2", "one of 3", "one of 4 or more")
 """Boxes of a class in an image."""
 MOST_BOXES = 20
@@ -96,7 +96,7 @@ class Distributions:
         frame = as_numpy(batch["width"]).astype(float) * as_numpy(batch["height"]).astype(float)
         area = boxes.area / frame[boxes.image]
         self.areas += share_counts(area)
-        self.by_size += _counts_and_sums(np.digitize(area, _BORDERS), boxes.score, len(SIZES))
+        self.by_size += _counts_and_sums(np.digitize(area, SIZE_BORDERS), boxes.score, len(SIZES))
         pairs = np.stack([boxes.image, boxes.class_id], axis=1)
         _, pair, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
         number = np.minimum(counts[pair.reshape(-1)], len(NUMBERS)) - 1

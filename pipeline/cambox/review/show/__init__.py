@@ -1,0 +1,1 @@
+"""One sample of an output: its picture with boxes and maps, its row, its recipe."""
