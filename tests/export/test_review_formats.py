@@ -72,7 +72,7 @@ def require_boxes(row: KnownRow, corners: Any, names: list[str], scores: Any) ->
     assert np.allclose(scores, [item.box_score for item in row.objects], rtol=0, atol=1e-6)
 
 
-def test_row_18_all_boxes_of_an_image_are_in_the_one_prediction_of_its_task(
+def test_rows_17_and_18_one_prediction_of_a_task_has_all_boxes_with_their_scores(
     published: Published, exported: Callable[..., Path]
 ) -> None:
     tasks = load(exported(Format.labelstudio) / "tasks.json")
@@ -369,11 +369,15 @@ def wrong_requests() -> Iterator[tuple[list[str], str]]:
     yield ["--format", "yolo", "--image-root", "x"], "--image-root: yolo has no place for it"
     yield ["--format", "fiftyone"], "extract them with --images"
     yield ["--format", "fiftyone", "--image-root", "s3://a/b"], "FiftyOne opens local files"
+    yield ["--format", "fiftyone", "--image-root", "x", "--images"], "leave one of the two out"
+    yield ["--format", "cvat", "--image-root", "{key}.png", "--images"], "leave one of the two out"
+    results = ["--format", "coco-results"]
+    yield [*results, "--truth", "a.json", "--image-root", "x"], "the images are the truth's"
     yield ["--format", "cvat", "--masks"], "--masks: cvat has no place"
     yield ["--format", "coco", "--masks"], "annotate once more with --set output.store_maps=true"
     yield ["--format", "coco", "--truth", "x.json"], "use coco-results"
-    yield ["--format", "coco-results", "--truth", "no.json"], "no.json does not exist"
-    yield ["--format", "coco-results", "--images"], "--images: results are read beside a truth"
+    yield [*results, "--truth", "no.json"], "no.json does not exist"
+    yield [*results, "--images"], "--images: results are read beside a truth"
 
 
 @pytest.mark.parametrize(("arguments", "said"), list(wrong_requests()))

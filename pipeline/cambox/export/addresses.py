@@ -12,7 +12,9 @@ from cambox.training.shards import files_of_images
 LOCAL_FILES = "/data/local-files/?d="
 """What a path below Label Studio's own document root begins with."""
 
-_KEY = "{key}"
+KEY = "{key}"
+"""What stands for a sample's key in a root."""
+
 _QUOTED = ("http://", "https://")
 
 
@@ -40,8 +42,8 @@ def addresses_of(shard: Shard, rule: ImageRule, root: str, suffix: str) -> Calla
         root: where the files are; ``{key}`` in it stands for the key, and nothing follows then.
         suffix: of the tars' images, which no row tells.
     """
-    if _KEY in root:
-        return lambda key: root.replace(_KEY, quote(key) if root.startswith(_QUOTED) else key)
+    if KEY in root:
+        return lambda key: root.replace(KEY, quote(key) if root.startswith(_QUOTED) else key)
     if not shard.files:
         kind = rule.image if rule.image and rule.several != "name" else suffix
         return lambda key: address_below(root, f"{key}.{kind}")

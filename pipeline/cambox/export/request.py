@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cambox.errors import RequestError
 from cambox.export import Format
-from cambox.export.addresses import LOCAL_FILES, address_below
+from cambox.export.addresses import KEY, LOCAL_FILES, address_below
 from cambox.training.selection import Selection
 
 # What name an image by one path or URL, and so can point at a file that lies elsewhere.
@@ -80,6 +80,14 @@ def _check_images(request: ExportRequest) -> None:
         raise RequestError(
             f"--image-root: {request.format} has no place for it, its readers look beside the "
             "labels; use --images"
+        )
+    if root is not None and request.truth is not None:
+        raise RequestError("--image-root: with --truth the images are the truth's; leave it out")
+    own = request.format is Format.fiftyone or KEY in (root or "")
+    if root is not None and request.with_images and own:
+        raise RequestError(
+            f"--image-root: {root} would be your own files, and --images extracts them; leave one "
+            "of the two out"
         )
     if request.with_images and request.format is Format.coco_results:
         raise RequestError("--images: results are read beside a truth, which has its images")
