@@ -377,6 +377,7 @@ def wrong_requests() -> Iterator[tuple[list[str], str]]:
     yield ["--format", "coco", "--masks"], "annotate once more with --set output.store_maps=true"
     yield ["--format", "coco", "--truth", "x.json"], "use coco-results"
     yield [*results, "--truth", "no.json"], "no.json does not exist"
+    yield [*results, "--truth", "boxes.csv"], "boxes.csv has no ids"
     yield [*results, "--images"], "--images: results are read beside a truth"
 
 

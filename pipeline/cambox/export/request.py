@@ -67,6 +67,10 @@ def check(request: ExportRequest) -> None:
         raise RequestError(f"--masks: {request.format} has no place for them here; use coco")
     if request.truth is not None and request.format is not Format.coco_results:
         raise RequestError(f"--truth: {request.format} has ids of its own; use coco-results")
+    if request.truth is not None and not request.truth.lower().endswith(".json"):
+        raise RequestError(
+            f"--truth: {request.truth} has no ids; name a COCO dataset, which ends in .json"
+        )
     if "://" in str(to) or ":/" in str(to):
         raise RequestError(f"--to: {to} is a URL; name a local folder and copy it from there")
     if to.exists() or to.is_symlink():
