@@ -63,6 +63,7 @@ WITHOUT_A_MODEL = {
     "export out --format yolo --to yolo": "images",
     "export out --format voc --to voc": "images",
     "export out --format hf --to hf": "images",
+    "export out --format labelstudio --to labelstudio": "images",
     "diff out other": "rows: 12 in both",
     "fuse out other --to fused": "3 files fused",
     "fuse out other --to fused --rule agree --json": '"complete": true',

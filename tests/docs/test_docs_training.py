@@ -130,4 +130,7 @@ def test_the_exports_of_training(published: Published, monkeypatch: pytest.Monke
             main()
         assert not ended.value.code
     made = {path.parent.name for path in Path.cwd().glob("*/cambox.json")}
-    assert made == {"coco", "yolo", "voc", "hf"}
+    assert made == {
+        *("coco", "yolo", "voc", "hf"),
+        *("results", "labelstudio", "cvat", "fiftyone"),
+    }

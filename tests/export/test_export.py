@@ -31,8 +31,13 @@ from cambox.config import OutputSettings
 from cambox.errors import RequestError
 from cambox.export import Format
 from cambox.export.coco import CocoWriter
-from cambox.export.export import ExportRequest, export
+from cambox.export.coco_results import CocoResultsWriter
+from cambox.export.cvat import CvatWriter
+from cambox.export.export import export
+from cambox.export.fiftyone import FiftyOneWriter
 from cambox.export.hf import HuggingFaceWriter
+from cambox.export.labelstudio import LabelStudioWriter
+from cambox.export.request import ExportRequest
 from cambox.export.voc import VocWriter
 from cambox.export.writer import Exported, FileNames, Writer
 from cambox.export.yolo import YoloWriter
@@ -65,7 +70,13 @@ WRITERS: dict[Format, type[Writer]] = {
     Format.yolo: YoloWriter,
     Format.voc: VocWriter,
     Format.hf: HuggingFaceWriter,
+    Format.coco_results: CocoResultsWriter,
+    Format.labelstudio: LabelStudioWriter,
+    Format.cvat: CvatWriter,
+    Format.fiftyone: FiftyOneWriter,
 }
+# Without extracting images FiftyOne is told where they are.
+WITHOUT_IMAGES: dict[Format, dict[str, Any]] = {Format.fiftyone: {"image_root": "photos"}}
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +388,7 @@ def test_parquet_by_hugging_face(
 def test_images_are_left_in_their_shards_unless_asked_for(
     published: Published, exported: Callable[..., Path], kind: Format
 ) -> None:
-    folder = exported(kind, with_images=False)
+    folder = exported(kind, with_images=False, **WITHOUT_IMAGES.get(kind, {}))
     assert not [path for path in folder.rglob("*") if path.suffix in (".jpg", ".png", ".webp")]
     about = json.loads((folder / "cambox.json").read_text())
     assert about["images"] == len(published.with_boxes)
@@ -445,9 +456,8 @@ def test_a_failure_leaves_nothing_behind(
 
     monkeypatch.setattr(writer, "add", fail)
     (tmp_path / "here").mkdir()
-    request = ExportRequest(
-        str(published.output), kind, tmp_path / "here" / "export", with_images=True
-    )
+    to, with_images = tmp_path / "here" / "export", kind is not Format.coco_results
+    request = ExportRequest(str(published.output), kind, to, with_images=with_images)
     with pytest.raises(RequestError, match="no space left"):
         export(request)
     assert len(added) == 4
@@ -609,7 +619,7 @@ def test_no_key_takes_the_name_that_another_gets_by_its_digest() -> None:
     assert [plain.name(key, "s") for key in meeting] == [by_hand(key) for key in meeting]
 
 
-@pytest.mark.parametrize("kind", list(Format))
+@pytest.mark.parametrize("kind", [kind for kind in Format if kind is not Format.coco_results])
 def test_images_whose_keys_meet_are_told_apart_and_counted(tmp_path: Path, kind: Format) -> None:
     keys = ["a/b", "a b", "A_B", "=1+1|cmd", "-x", "@y", "plain"]
     pictures = {f"{key}.jpg": encoded("JPEG") for key in keys}

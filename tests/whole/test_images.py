@@ -16,7 +16,8 @@ from PIL import Image
 from rich.console import Console
 
 from cambox.errors import RequestError
-from cambox.export.export import ExportRequest, export
+from cambox.export.export import export
+from cambox.export.request import ExportRequest
 from cambox.review.gallery.collect import collect
 from cambox.run import plan_only, run
 from cambox.summary import RunSummary

@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from rich.console import Console
 
 from cambox.export import Format
-from cambox.export.export import ExportRequest, export
+from cambox.export.export import export
+from cambox.export.request import ExportRequest
 from cambox.run import run
 from cambox.sources.decode import decode_image
 from cambox.training.selection import Selection

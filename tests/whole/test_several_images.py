@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from cambox.export.export import ExportRequest, export
+from cambox.export.export import export
+from cambox.export.request import ExportRequest
 from cambox.output.reading import open_recipe
 from cambox.review.pictures import read_pictures
 from cambox.run import run

@@ -109,6 +109,36 @@ def find_components(
 
 
 @compiled
+def cells_above(
+    score_map: np.ndarray,
+    row_taps: Taps,
+    column_taps: Taps,
+    threshold: np.float32,
+    rank: float,
+    split: float | None,
+) -> np.ndarray:
+    """Of one map (h, w) the cells of its components, (height, width) of 0 and 1; all 0 for none.
+
+    The arguments are those of ``find_components``, to which they give the same cells.
+    """
+    height, width = row_taps[0].shape[0], column_taps[0].shape[0]
+    values = np.empty((height, width), np.float32)
+    mask = np.zeros((height, -(-width // 8) * 8), np.uint8)
+    if _usable(score_map) != FOUND:
+        return mask[:, :width]
+    _upsample(score_map, row_taps, column_taps, values)
+    low, high = _extremes(values)
+    if not high > low:
+        return mask[:, :width]
+    _normalise(values, low, high)
+    cut = threshold * (np.float32(1) if rank == 100 else _percentile(values.reshape(-1), rank))
+    _mark(values, cut, mask)
+    if split is not None:
+        _divide(values, cut, split, mask)
+    return mask[:, :width]
+
+
+@compiled
 def _usable(score_map: np.ndarray) -> int:
     low = high = score_map[0, 0]
     for row in range(score_map.shape[0]):

@@ -122,7 +122,9 @@ def export(
         Format,
         Option(
             "--format",
-            help="COCO JSON, YOLO text files, Pascal VOC XML, or Parquet for Hugging Face datasets",
+            help="To train on: COCO JSON, YOLO text files, Pascal VOC XML, or Parquet for Hugging "
+            "Face datasets. To judge: COCO's list of results. To review in: Label Studio, CVAT, "
+            "FiftyOne",
         ),
     ],
     to: Annotated[Path, Option("--to", metavar="DIR", help="A folder that is not there yet")],
@@ -167,16 +169,38 @@ def export(
         bool,
         Option("--fractions", help="voc: corners with fractions of pixels, which not all read"),
     ] = False,
+    image_root: Annotated[
+        str | None,
+        Option(
+            metavar="ROOT",
+            help="coco, coco-results, labelstudio, cvat, fiftyone: where your own images are, so "
+            "that none is copied: a folder or URL that their paths are put behind, or one with "
+            "{key} in it, such as photos/{key}.png",
+        ),
+    ] = None,
+    masks: Annotated[
+        bool,
+        Option("--masks", help="coco: masks from the stored maps (output.store_maps), as RLE"),
+    ] = False,
+    truth: Annotated[
+        str | None,
+        Option(
+            metavar="FILE",
+            help="coco-results: the COCO dataset whose image and category ids the results have, "
+            "by file name and class name",
+        ),
+    ] = None,
 ) -> None:
-    """Write boxes as COCO, YOLO, Pascal VOC or Hugging Face Parquet.
+    """Write boxes as files that a detector trains on, or that people review.
 
-    A detector trains on them. All of the recipe's classes are numbered, from 1 in COCO and from 0
+    All of the recipe's classes are numbered, from 1 in COCO and from 0
     in YOLO and Hugging Face; DIR/cambox.json says which number is which class, what was asked for
     and what was left out. DIR appears when it is whole. Exit code: 0 it is exported, 2 the request
     is wrong.
     """
-    from cambox.export.export import ExportRequest, print_report
     from cambox.export.export import export as export_output
+    from cambox.export.export import print_report
+    from cambox.export.request import ExportRequest
     from cambox.training.selection import Selection, class_ids
 
     selection = Selection(
@@ -199,6 +223,9 @@ def export(
         shards_at=shards_at,
         val=val,
         fractions=fractions,
+        image_root=image_root,
+        masks=masks,
+        truth=truth,
     )
     with Steps(console) as steps:
         report = export_output(request, steps.step("images"))

@@ -1,4 +1,4 @@
-"""An output in the formats that detectors are trained from: one file a format."""
+"""An output in the formats that detectors are trained from and that people review in."""
 
 from __future__ import annotations
 
@@ -12,3 +12,7 @@ class Format(StrEnum):
     yolo = "yolo"
     voc = "voc"
     hf = "hf"
+    coco_results = "coco-results"
+    labelstudio = "labelstudio"
+    cvat = "cvat"
+    fiftyone = "fiftyone"

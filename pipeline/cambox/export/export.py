@@ -6,8 +6,9 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -16,46 +17,29 @@ from cambox.console import Advance, counted, say
 from cambox.errors import RequestError, ShardError
 from cambox.export import Format
 from cambox.export.coco import CocoWriter
+from cambox.export.coco_results import CocoResultsWriter, TruthIds
+from cambox.export.cvat import CvatWriter
+from cambox.export.fiftyone import FiftyOneWriter
 from cambox.export.hf import HuggingFaceWriter
 from cambox.export.images import NotUpright, exported_images
+from cambox.export.labelstudio import LabelStudioWriter
+from cambox.export.request import ExportRequest, check, image_root
 from cambox.export.voc import VocWriter
 from cambox.export.writer import FileNames, Writer, write_new
 from cambox.export.yolo import YoloWriter
 from cambox.output.whole import name_beside
 from cambox.training.labelled import IMAGE_COLUMNS, TrainingSet
-from cambox.training.selection import ClassList, Selection
+from cambox.training.selection import ClassList
 from cambox.training.shards import shards_now
+
+if TYPE_CHECKING:
+    from cambox.export.masks import Masks
 
 ABOUT = "cambox.json"
 NOT_UPRIGHT = "cannot be turned upright"
 NAMES_SHOWN = 5
 # Where the format has two lists and nobody says how much the second gets.
 _VAL_SHARE = 0.1
-
-
-@dataclass(frozen=True)
-class ExportRequest:
-    """What is exported, and how.
-
-    Attributes:
-        output: a recipe's folder, or an output with one or a ``latest``; a path or URL.
-        to: a folder that is not there yet.
-        present_classes: only classes that a box is left of, in the order of their ids.
-        with_images: extract the images; else the export says of each its shard and key.
-        shards_at: the folder or URL that holds the shards now, if they were moved or copied.
-        val: YOLO: the share of the images to validate with, 0 to below 1; None: a tenth.
-        fractions: VOC: corners to a thousandth of a pixel; else to whole pixels.
-    """
-
-    output: str
-    format: Format
-    to: Path
-    selection: Selection = field(default_factory=Selection)
-    present_classes: bool = False
-    with_images: bool = False
-    shards_at: str | None = None
-    val: float | None = None
-    fractions: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +72,7 @@ def export(request: ExportRequest, on_image: Advance | None = None) -> ExportRep
         RequestError: nothing is published there, the folder is in the way, no image is left, or
             a shard is gone or not the one annotated; or the storage failed.
     """
-    _check(request)
+    check(request)
     training_set = TrainingSet.open(request.output, request.selection)
     to = request.to.resolve()
     beside = to.with_name(name_beside(to.name))
@@ -119,18 +103,24 @@ def _write(
         training_set = replace(training_set, classes=classes)
     files = training_set.recipe.files
     shards = shards_now(files, request.shards_at) if request.with_images else None
-    writer = _writer(request, folder, training_set.classes)
+    masks = _masks(training_set) if request.masks else None
+    root = image_root(request)
+    writer = _writer(request, folder, training_set)
     images = boxes = turned = 0
     odd: list[str] = []
     for index in range(len(files)):
         writer.start_shard(index, len(files))
-        for exported in exported_images(training_set, index, shards, names):
+        if masks is not None:
+            masks.start_file(index)
+        for exported in exported_images(training_set, index, shards, names, root):
             if on_image is not None:
                 on_image(names.keys)
             if isinstance(exported, NotUpright):
                 left_out[NOT_UPRIGHT] += 1
                 odd += [str(exported)] if len(odd) < NAMES_SHOWN else []
                 continue
+            if masks is not None:
+                exported = replace(exported, masks=masks.of(exported.image))
             writer.add(exported)
             images += 1
             boxes += len(exported.image.boxes)
@@ -145,7 +135,15 @@ def _write(
     return report
 
 
-def _writer(request: ExportRequest, folder: Path, classes: ClassList) -> Writer:
+def _masks(training_set: TrainingSet) -> Masks:
+    # Compiles nothing, but imports what compiles, which all else here does without.
+    from cambox.export.masks import Masks
+
+    return Masks(training_set)
+
+
+def _writer(request: ExportRequest, folder: Path, training_set: TrainingSet) -> Writer:
+    classes, footer = training_set.classes, training_set.recipe.footer
     match request.format:
         case Format.coco:
             return CocoWriter(folder, classes, request.with_images)
@@ -156,6 +154,16 @@ def _writer(request: ExportRequest, folder: Path, classes: ClassList) -> Writer:
             return VocWriter(folder, classes, request.fractions)
         case Format.hf:
             return HuggingFaceWriter(folder, classes, request.with_images)
+        case Format.coco_results:
+            truth = request.truth and TruthIds.read(request.truth, footer.classes)
+            return CocoResultsWriter(folder, classes, truth or None)
+        case Format.labelstudio:
+            digest = footer.recipe_digest
+            return LabelStudioWriter(folder, classes, request.with_images, digest)
+        case Format.cvat:
+            return CvatWriter(folder, classes, request.with_images)
+        case Format.fiftyone:
+            return FiftyOneWriter(folder, classes, request.with_images)
 
 
 def _told_apart(names: FileNames) -> tuple[str, ...]:
@@ -183,21 +191,6 @@ def print_report(report: ExportReport, to: Path, console: Console) -> None:
     )
     if report.turned:
         say(console, f"turned upright and encoded anew: {counted(report.turned, 'image')}")
-
-
-def _check(request: ExportRequest) -> None:
-    """What can be wrong before anything is read."""
-    to = request.to
-    if request.val is not None and request.format is not Format.yolo:
-        raise RequestError(f"--val: {request.format} has one list of images; leave it out")
-    if request.val is not None and not 0 <= request.val < 1:
-        raise RequestError(f"--val: {request.val:g} is no share from 0 to below 1, such as 0.1")
-    if request.fractions and request.format is not Format.voc:
-        raise RequestError(f"--fractions: {request.format} has them anyway; leave it out")
-    if "://" in str(to) or ":/" in str(to):
-        raise RequestError(f"--to: {to} is a URL; name a local folder and copy it from there")
-    if to.exists() or to.is_symlink():
-        raise RequestError(f"--to: {to} is there already; name a new folder, or remove it")
 
 
 def _scan(training_set: TrainingSet) -> tuple[FileNames, set[int], Counter[str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 
 from cambox.console import one_line
+from cambox.export.addresses import address_below, addresses_of
 from cambox.export.writer import Exported, FileNames
 from cambox.sources.decode import DecodeError, decode_image, is_upright
 from cambox.sources.shards import Shard
@@ -32,13 +33,29 @@ class NotUpright:
 
 
 def exported_images(
-    training_set: TrainingSet, index: int, shards: Sequence[Shard] | None, names: FileNames
+    training_set: TrainingSet,
+    index: int,
+    shards: Sequence[Shard] | None,
+    names: FileNames,
+    root: str | None = None,
 ) -> Iterator[Exported | NotUpright]:
-    """The images of one file, with their bytes where the shards are given."""
+    """The images of one file, with their bytes where the shards are given.
+
+    Args:
+        root: where the files are that the export points at, see ``addresses_of``; of extracted
+            ones the place that they will be put to.
+    """
     if shards is None:
+        recipe = training_set.recipe
+        address_of = None
+        if root is not None:
+            shard = recipe.files[index].shard
+            address_of = addresses_of(shard, recipe.image_rule, root, ASSUMED_SUFFIX)
         for part in training_set.read(index):
             for image in part:
-                yield Exported(image, names.name(image.key, image.shard), ASSUMED_SUFFIX)
+                address = None if address_of is None else address_of(image.key)
+                name = names.name(image.key, image.shard)
+                yield Exported(image, name, ASSUMED_SUFFIX, address=address)
         return
     for image, suffix, stored in encoded_images(training_set, index, shards[index]):
         try:
@@ -46,7 +63,10 @@ def exported_images(
         except DecodeError as error:
             yield NotUpright(image.key, image.shard, one_line(error))
         else:
-            yield Exported(image, names.name(image.key, image.shard), suffix, data, turned)
+            exported = Exported(image, names.name(image.key, image.shard), suffix, data, turned)
+            if root is not None:
+                exported = replace(exported, address=address_below(root, exported.file_name))
+            yield exported
 
 
 def _upright(data: bytes, suffix: str, max_pixels: int) -> tuple[bytes, str, bool]:

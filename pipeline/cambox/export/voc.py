@@ -10,18 +10,15 @@ Readers look for ``JPEGImages/<name>.jpg``: JPEG files end so, whatever they end
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from xml.etree import ElementTree
 
 from cambox.console import counted
-from cambox.export.writer import Exported, Origins, Writer, write_new
+from cambox.export.writer import Exported, Origins, Writer, write_new, xml_text
 from cambox.training.selection import ClassList
 
 _DECIMALS = 3
 _ROOT = Path("VOCdevkit", "VOC2012")
-# XML 1.0 has no way to write these.
-_NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class VocWriter(Writer):
@@ -30,7 +27,7 @@ class VocWriter(Writer):
     def __init__(self, folder: Path, classes: ClassList, fractions: bool = False) -> None:
         self.not_jpeg = 0
         self.decimals = _DECIMALS if fractions else 0
-        self.names = [_NO_XML.sub("?", name) for name in classes.names]
+        self.names = [xml_text(name) for name in classes.names]
         self.annotations = folder / _ROOT / "Annotations"
         self.images = folder / _ROOT / "JPEGImages"
         self.annotations.mkdir(parents=True)

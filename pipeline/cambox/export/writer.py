@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -11,6 +12,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +27,23 @@ _FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n")
 # Windows takes these for devices, whatever their suffix.
 _LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{16}$", re.IGNORECASE)
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)", re.IGNORECASE)
+# XML 1.0 has no way to write these.
+_NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True)
+class Rle:
+    """A mask of an image, run-length encoded as COCO's tools do it.
+
+    Attributes:
+        counts: compressed.
+        size: (height, width) of the image in pixels.
+        area: pixels that are set.
+    """
+
+    counts: str
+    size: tuple[int, int]
+    area: int
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,8 @@ class Exported:
         suffix: of the image's file, without a dot.
         data: the image's file, upright as it is stored; None: images are left in their shards.
         turned: whether it had to be encoded anew for that.
+        address: what the image is called below the ``--image-root`` that was asked for.
+        masks: of each box; None where they were not asked for.
     """
 
     image: LabelledImage
@@ -43,11 +64,23 @@ class Exported:
     suffix: str
     data: bytes | None = None
     turned: bool = False
+    address: str | None = None
+    masks: tuple[Rle, ...] | None = None
 
     @property
     def file_name(self) -> str:
-        """The name of the image's file."""
+        """The name of the image's file where it is extracted."""
         return f"{self.name}.{self.suffix}"
+
+    @property
+    def called(self) -> str:
+        """What a format that names one path or URL calls the image."""
+        return self.file_name if self.address is None else self.address
+
+    @property
+    def rounded_scores(self) -> list[float]:
+        """(n,) ``box_score`` of the boxes to a millionth, 0 to 1."""
+        return [round(score, 6) for score in self.image.boxes.score.tolist()]
 
     def corners(self) -> list[list[float]]:
         """(n, 4) x_min, y_min, x_max, y_max in pixels, half-open, to a thousandth."""
@@ -82,6 +115,32 @@ def write_new(path: Path, data: bytes) -> None:
     """
     with path.open("xb") as file:
         file.write(data)
+
+
+def xml_text(text: str) -> str:
+    """The same without the characters that no XML file can hold."""
+    return _NO_XML.sub("?", text)
+
+
+class JsonEntries:
+    """The entries of a JSON list, or of an object, written one by one and one a line."""
+
+    def __init__(self, path: Path, before: str, after: str) -> None:
+        self.file = path.open("x", encoding="utf-8")
+        self.file.write(before)
+        self.after = after
+        self.count = 0
+
+    def add(self, entry: Any, key: str | None = None) -> None:
+        """Write one, under its key where they are an object's."""
+        before = "" if key is None else f"{json.dumps(key)}: "
+        self.file.write((",\n" if self.count else "\n") + before + json.dumps(entry))
+        self.count += 1
+
+    def close(self) -> None:
+        """All are added."""
+        self.file.write(f"\n{self.after}\n")
+        self.file.close()
 
 
 class Origins:

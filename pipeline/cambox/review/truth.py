@@ -93,8 +93,7 @@ def read_truth(uri: str, class_names: Sequence[str] | None) -> Truth:
     Raises:
         RequestError: the file is missing or of neither format, or a box or class is impossible.
     """
-    with _readable(uri):
-        text = read_whole(uri).decode("utf-8-sig")
+    text = read_truth_text(uri)
     read = from_coco if uri.lower().endswith(".json") else from_csv
     listed, remarks = read(uri, text, class_names)
     images = {
@@ -112,6 +111,16 @@ def read_truth(uri: str, class_names: Sequence[str] | None) -> Truth:
             "give pixels of the upright image"
         )
     return Truth(images, tuple(remarks))
+
+
+def read_truth_text(uri: str) -> str:
+    """The text of a truth file.
+
+    Raises:
+        RequestError: it is missing or no text.
+    """
+    with _readable(uri):
+        return read_whole(uri).decode("utf-8-sig")
 
 
 @contextmanager

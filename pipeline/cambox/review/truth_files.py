@@ -117,16 +117,7 @@ def from_coco(uri: str, text: str, class_names: Sequence[str] | None) -> tuple[L
     Crowds, boxes of no size, and what is of no class are left out, and counted. An image without
     any box is listed, too.
     """
-    try:
-        coco = _Document.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise RequestError(f"--truth: {uri} is no JSON ({error})") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RequestError(
-            f"--truth: {uri} is not COCO's format: {place}: {first['msg']}"
-        ) from error
+    coco = _document(uri, text)
     names = {image.id: image.file_name for image in coco.images}
     classes, remarks = _classes(uri, coco, class_names)
     listed: Listed = {name: [] for name in names.values()}
@@ -159,6 +150,34 @@ def from_coco(uri: str, text: str, class_names: Sequence[str] | None) -> tuple[L
         which = [called.get(number, str(number)) for number in sorted(no_class)]
         remarks.append(f"categories that are no class of the output: {some_of(which)}")
     return listed, remarks
+
+
+def ids_of_coco(
+    uri: str, text: str, class_names: Sequence[str]
+) -> tuple[dict[str, int | str], dict[int, int]]:
+    """The id of each image by its file name, and of each category by the class of its name.
+
+    Raises:
+        RequestError: it is not COCO's format, or none of its categories has the name of a class.
+    """
+    coco = _document(uri, text)
+    classes, _ = _classes(uri, coco, class_names)
+    # The first of several categories that are one class but for upper and lower case.
+    categories = {index: number for number, index in reversed(classes.items())}
+    return {image.file_name: image.id for image in coco.images}, categories
+
+
+def _document(uri: str, text: str) -> _Document:
+    try:
+        return _Document.model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise RequestError(f"--truth: {uri} is no JSON ({error})") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise RequestError(
+            f"--truth: {uri} is not COCO's format: {place}: {first['msg']}"
+        ) from error
 
 
 def _classes(
