@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cambox.boxes import Boxes, iou
+from cambox.review.palette import INK, Colour, heat_colours
 
 Picture = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Frame = tuple[int, int, int, int]
 
-_HALO: Colour = (12, 13, 16)
 _WHITE: Colour = (255, 255, 255)
 _DASH = 7
 _LABEL_PADDING = 4
@@ -52,7 +51,7 @@ def _draw_frame(
     depth = np.minimum(rows, columns)
     # Dashes are counted along the nearer side, from its end, so that corners match.
     drawn = (np.maximum(rows, columns) // _DASH % 2 == 0) | (not dashed)
-    window[drawn & (depth < thickness + 1)] = _HALO
+    window[drawn & (depth < thickness + 1)] = INK
     window[drawn & (depth < thickness)] = colour
 
 
@@ -83,7 +82,7 @@ def _draw_labels(
         colour = colours[label]
         bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 120
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-        ink = _HALO if bright else _WHITE
+        ink = INK if bright else _WHITE
         draw.text((x + _LABEL_PADDING, y + _LABEL_PADDING // 2), text, fill=ink, font=font)
     return np.asarray(image)
 
@@ -144,11 +143,6 @@ def draw_heat_map(
     # The picture shows through in grey, so that its colours are not taken for scores.
     grey = panel @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.asarray(0.62 * colours + 0.38 * grey[:, :, None]).astype(np.uint8)
-
-
-def heat_colours(levels: Picture) -> Picture:
-    """(h, w) uint8, 0 (low) to 255 (high), as (h, w, 3) uint8 RGB."""
-    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1])
 
 
 def _resized(image: Picture, size: tuple[int, int]) -> Picture:
