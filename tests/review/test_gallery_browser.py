@@ -181,7 +181,9 @@ def test_one_picture_opens_and_steps_by_the_keyboard(page: webdriver.Chrome) -> 
     assert detail.find_elements(By.TAG_NAME, "canvas")
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not detail.is_displayed()
-    assert page.switch_to.active_element.get_attribute("data-at") == "3"
+    WebDriverWait(page, 10).until(
+        lambda _: page.switch_to.active_element.get_attribute("data-at") == "3"
+    )
 
 
 def test_what_has_no_picture_says_why(page: webdriver.Chrome) -> None:

@@ -145,18 +145,24 @@ def test_a_narrow_screen_folds_the_filters_and_has_two_columns(page: webdriver.C
         lefts = {card.rect["x"] for card in page.find_elements(By.CSS_SELECTOR, ".card")}
         assert len(lefts) == 2
         assert page.execute_script("return document.documentElement.scrollWidth") <= 400
+        page.find_element(By.ID, "start").send_keys(Keys.ENTER)
+        # A key stays on one line.
+        assert page.find_element(By.ID, "detail-key").rect["height"] < 40
+        press(page, Keys.ESCAPE)
         page.find_element(By.CSS_SELECTOR, "#fold summary").click()
         assert page.find_element(By.ID, "text").is_displayed()
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_names_stand_on_the_boxes_and_inside_the_picture(page: webdriver.Chrome) -> None:
+def test_names_stand_on_the_boxes_and_are_not_cut(page: webdriver.Chrome) -> None:
     card = page.find_element(By.XPATH, "//button[@data-at='5']")
     WebDriverWait(page, 20).until(lambda _: card.find_elements(By.CSS_SELECTOR, ".tag"))
-    picture, tag = (card.find_element(By.CSS_SELECTOR, name) for name in (".picture", ".tag"))
+    frame, tag = (card.find_element(By.CSS_SELECTOR, name) for name in (".frame", ".tag"))
     assert tag.text == "dotted"
-    assert picture.rect["x"] <= tag.rect["x"]
-    assert tag.rect["x"] + tag.rect["width"] <= picture.rect["x"] + picture.rect["width"]
+    assert frame.rect["x"] <= tag.rect["x"]
+    assert tag.rect["x"] + tag.rect["width"] <= frame.rect["x"] + frame.rect["width"]
+    cut = "return arguments[0].scrollWidth > arguments[0].clientWidth"
+    assert not page.execute_script(cut, tag)
     # On the second class's colour, as on the contact sheet.
     assert tag.value_of_css_property("background-color") == "rgba(255, 176, 0, 1)"

@@ -18,7 +18,8 @@ const Cards = (data, pictures, view, open) => {
     for (const box of boxes.slice(0, 4)) {
       const one = element("span", `named ${box.verdict || "open"}`);
       one.append(pictures.dot(box), `${pictures.boxName(box)} ${box.box_score.toFixed(2)}`);
-      if (box.verdict) one.append(element("span", "verdict", ` ${Decisions.WORDS[box.verdict]}`));
+      // That it is of another class stands in its name.
+      if (box.verdict && !box.to_class) one.append(element("span", "verdict", ` ${Decisions.WORDS[box.verdict]}`));
       line.append(one);
     }
     if (boxes.length > 4) line.append(`and ${boxes.length - 4} more`);

@@ -38,7 +38,7 @@ const Detail = (data, pictures, cards, decisions, view, changed) => {
   };
   const boxTable = (one) => {
     const table = element("table", "boxes");
-    table.append(row(["class", "verdict", "box_score", "class_score", "rank", "area", "pixels"], "th"));
+    table.append(row(["class", "verdict", "box_score", "class_score", "area", "pixels"], "th"));
     one.boxes.forEach((box, unit) => {
       const name = element("button", "choose");
       name.type = "button";
@@ -46,7 +46,7 @@ const Detail = (data, pictures, cards, decisions, view, changed) => {
       name.addEventListener("click", () => { current.unit = unit; draw(); });
       const verdict = box.verdict === "wrong_class" ? `is ${box.to_class}` : WORDS[box.verdict] || "";
       const [left, top, right, bottom] = box.sides.map(Math.round);
-      const made = row([name, verdict, box.box_score.toFixed(3), box.class_score.toFixed(3), box.rank, `${(100 * Filters.area(box)).toFixed(1)} %`, `${left}, ${top} to ${right}, ${bottom}${box.at_edge ? ", at the edge" : ""}`]);
+      const made = row([name, verdict, box.box_score.toFixed(3), box.class_score.toFixed(3), `${(100 * Filters.area(box)).toFixed(1)} %`, `${left}, ${top} to ${right}, ${bottom}${box.at_edge ? ", at the edge" : ""}`]);
       if (unit === current.unit) {
         made.className = "active";
         name.setAttribute("aria-current", "true");
@@ -82,7 +82,7 @@ const Detail = (data, pictures, cards, decisions, view, changed) => {
     byId("detail-key").replaceChildren(breakable(one.key));
     const decided = all(one).filter((unit) => target(one, unit).verdict).length;
     byId("detail-place").textContent = `${current.shown.indexOf(current.at) + 1} of ${current.shown.length}; ${decided} of ${all(one).length} decided`;
-    const room = [Math.min(560, window.innerWidth * 0.86), Math.min(560, window.innerHeight * 0.6)];
+    const room = [Math.min(520, window.innerWidth * 0.96 - 36), Math.min(560, window.innerHeight * 0.6)];
     const boxes = view().drawsBoxes ? one.boxes : null;
     const active = current.unit === null ? null : one.boxes[current.unit];
     byId("detail-picture").replaceChildren(pictures.draw(current.at, { room, boxes, classId: current.classId, heat: view().heat, active, scores: true }));

@@ -62,7 +62,8 @@
     tellProgress();
     tellKept();
     if (at !== null) return cards.refill(at);
-    show();
+    // The window is closed: nothing else depends on what was decided in it.
+    if (query.decided) show();
     cards.focus(detail.at());
   });
 
@@ -162,6 +163,7 @@
   const narrow = window.matchMedia("(max-width: 640px)");
   const fold = () => { for (const id of ["figures", "fold"]) byId(id).open = !narrow.matches; };
   narrow.addEventListener("change", fold);
+  window.addEventListener("resize", cards.redraw);
   fold();
   recall();
   before = Number(byId("heat").value);

@@ -15,7 +15,7 @@ const breakable = (text) => {
 
 const Picture = (data) => {
   const TAG_HEIGHT = 16;
-  const MARKS = { accept: "\u2713 ", reject: "\u2717 ", wrong_class: "" };
+  const MARKS = { accept: "\u2713 ", reject: "\u2717 " };
   const className = (id) => data.classes[id];
   const colour = (id) => `var(--class-${id % data.colours})`;
   const boxName = (box) => (box.verdict === "wrong_class" ? `${className(box.class_id)} \u2192 ${box.to_class}` : className(box.class_id));
@@ -66,20 +66,25 @@ const Picture = (data) => {
 
   const pen = element("canvas").getContext("2d");
   const overlaps = (one, two) => one.x < two.x + two.width && two.x < one.x + one.width && one.y < two.y + TAG_HEIGHT && two.y < one.y + TAG_HEIGHT;
+  // Small pictures have no room for more than the right class.
+  const tagText = (box, withScore) => {
+    const name = !withScore && box.to_class ? `\u2192 ${box.to_class}` : boxName(box);
+    return (MARKS[box.verdict] || "") + name + (withScore ? ` ${box.box_score.toFixed(2)}` : "");
+  };
   // Above the box where there is room, else inside it; then down past other names, as on the contact sheet.
-  const tags = (boxes, size, withScore) => {
+  const tags = (boxes, size, withScore, beside) => {
     pen.font = "600 11px system-ui, sans-serif";
     const taken = [];
     return boxes.map((box) => {
-      const text = (MARKS[box.verdict] || "") + boxName(box) + (withScore ? ` ${box.box_score.toFixed(2)}` : "");
-      const width = Math.min(pen.measureText(text).width + 10, size[0]);
+      const text = tagText(box, withScore);
+      const width = Math.min(pen.measureText(text).width + 11, size[0] + 2 * beside);
       const top = box.corners[1] * size[1];
-      const place = { x: Math.max(0, Math.min(box.corners[0] * size[0], size[0] - width)), y: top >= TAG_HEIGHT ? top - TAG_HEIGHT : top, width };
+      const place = { x: Math.max(-beside, Math.min(box.corners[0] * size[0], size[0] + beside - width)), y: top >= TAG_HEIGHT ? top - TAG_HEIGHT : top, width };
       while (place.y < size[1] && taken.some((one) => overlaps(one, place))) place.y += 1;
       place.y = Math.max(0, Math.min(place.y, size[1] - TAG_HEIGHT));
       taken.push(place);
       const tag = element("span", `tag ${box.verdict || "open"}`, text);
-      Object.assign(tag.style, { left: `${place.x}px`, top: `${place.y}px`, maxWidth: `${size[0]}px`, background: colour(box.class_id) });
+      Object.assign(tag.style, { left: `${place.x}px`, top: `${place.y}px`, maxWidth: `${width}px`, background: colour(box.class_id) });
       return tag;
     });
   };
@@ -108,7 +113,9 @@ const Picture = (data) => {
       canvas.style.opacity = look.heat;
       made.append(canvas);
     }
-    if (look.boxes) made.append(frames(item, look.boxes, look.active), ...tags(look.boxes, size, look.scores));
+    // In a card a narrow picture has room on both sides.
+    const beside = look.scores ? 0 : (look.room[0] - size[0]) / 2;
+    if (look.boxes) made.append(frames(item, look.boxes, look.active), ...tags(look.boxes, size, look.scores, beside));
     return made;
   };
   const dot = (box) => {
