@@ -291,8 +291,14 @@ def test_pictures_of_doubted_labels_are_shown_whatever_the_sample(
     doubts = {one["key"]: one["doubts"] for one in page_data(page)["items"]}
     assert keys <= set(doubts)
     assert doubts["two-1"] == [
-        {"reason": "wrong label", "class_name": "class 1", "likelier": BAD_NAME, "doubt": 0.9},
-        {"reason": "missing label", "class_name": None, "likelier": "class 5", "doubt": 0.6},
+        {
+            **{"reason": "wrong label", "class_name": "class 1", "likelier": BAD_NAME},
+            **{"doubt": 0.9, "rank": 1},
+        },
+        {
+            **{"reason": "missing label", "class_name": None, "likelier": "class 5"},
+            **{"doubt": 0.6, "rank": 4},
+        },
     ]
     assert [key for key in sorted(doubts) if doubts[key]] == ["one-4", "two-1", "two-2"]
     # The worst of them, and of no more shards than are asked for.
@@ -399,6 +405,28 @@ def test_suspects_of_other_pictures_are_refused(
     assert "no.parquet cannot be read" in refused(tmp_path / "no.parquet")
     (published, *_) = folder.glob("*.parquet")
     assert "has no column reason; give the suspects.parquet" in refused(published)
+
+
+def test_pictures_that_were_picked_are_shown_with_the_reasons(
+    hostile: Callable[..., Path], hostile_shards: Path, tmp_path: Path
+) -> None:
+    picked = [
+        {"shard": str(hostile_shards / "shard-0.tar"), "key": "one-3", "reason": "new", "rank": 2},
+        {"shard": str(hostile_shards / "shard-1.tar"), "key": "two-1", "reason": "odd", "rank": 1},
+    ]
+    pq.write_table(pa.Table.from_pylist(picked), tmp_path / "pick.parquet")
+    to, pick = ["--to", str(tmp_path / "look")], ["--pick", str(tmp_path / "pick.parquet")]
+    command = ["gallery", str(hostile()), *to, *pick, "--sample", "1", "--most-shards", "1"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "look" / "gallery.html").read_text()
+    assert "First stand 1 of 2 pictures that were picked" in page
+    doubts = {one["key"]: one["doubts"] for one in page_data(page)["items"] if one["doubts"]}
+    # The first of them by rank, not by its place in the file.
+    assert [(key, one["reason"]) for key, (one,) in doubts.items()] == [("two-1", "odd")]
+    result = CliRunner().invoke(app, [*command, "--suspects", str(tmp_path / "pick.parquet")])
+    assert isinstance(result.exception, RequestError)
+    assert "give one of them" in str(result.exception)
 
 
 def test_a_fingerprint_of_the_content_says_nothing_of_a_change(
@@ -517,7 +545,7 @@ def item(
         "labels": labels,
         "boxes": boxes,
         "maps": [{"class_id": label} for label in labels],
-        "doubts": [{"doubt": doubt} for doubt in doubts],
+        "doubts": [{"rank": round(100 * (1 - doubt))} for doubt in doubts],
     }
 
 

@@ -116,8 +116,8 @@ def test_doubted_labels_come_first_and_say_why(
     gallery: Gallery, browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
     of_picture = {
-        ("s3://bucket/shard.tar", "key-0007"): [Doubt("wrong label", "dotted", "<b>wavy", 0.91)],
-        ("s3://bucket/shard.tar", "key-0003"): [Doubt("missing label", None, "dotted", 0.52)],
+        ("s3://bucket/shard.tar", "key-0007"): [Doubt("wrong label", 1, "dotted", "<b>wavy", 0.91)],
+        ("s3://bucket/shard.tar", "key-0003"): [Doubt("missing label", 2, None, "dotted", 0.52)],
     }
     some = replace(gallery, items=gallery.items[:9], suspects=Suspects(of_picture), suspected=2)
     path = tmp_path / "gallery.html"

@@ -20,6 +20,7 @@ from cambox.cli.options import (
     one_recipe,
 )
 from cambox.console import Steps, require_folder, say
+from cambox.errors import RequestError
 
 
 @app.command()
@@ -44,6 +45,13 @@ def gallery(
             "label at the top",
         ),
     ] = None,
+    pick: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="pick.parquet of cambox pick: show these pictures first, with the reasons",
+        ),
+    ] = None,
     beside: Annotated[
         str | None,
         Option(
@@ -62,16 +70,22 @@ def gallery(
     """
     from cambox.review.gallery.collect import collect
     from cambox.review.gallery.page import write_gallery
-    from cambox.review.gallery.suspects import NO_SUSPECTS, read_suspects
+    from cambox.review.gallery.suspects import NO_SUSPECTS, read_pick, read_suspects
 
     console = Console()
     output = one_recipe(output, console)
     other = None if beside is None else one_recipe(beside, console)
     require_folder(to)
-    doubted = NO_SUSPECTS if suspects is None else read_suspects(suspects)
+    first = NO_SUSPECTS
+    if suspects is not None and pick is not None:
+        raise RequestError("--suspects and --pick both say what stands first; give one of them")
+    if suspects is not None:
+        first = read_suspects(suspects)
+    if pick is not None:
+        first = read_pick(pick)
     with Steps(console) as steps:
         counted, shown = steps.step("files counted"), steps.step("rows shown")
-        made = collect(output, sample, seed, most_shards, doubted, other, counted, shown)
+        made = collect(output, sample, seed, most_shards, first, other, counted, shown)
     say(console, *(f"written: {path}" for path in write_gallery(made, to)))
 
 

@@ -2,6 +2,7 @@
 const Cards = (data, pictures, view, open) => {
   const { fits } = Filters;
   const doubtText = (one) => {
+    if (one.doubt === null) return `${one.reason} (picked, ${one.rank})`;
     const what = [one.class_name && `given ${one.class_name}`, one.likelier && `likelier ${one.likelier}`].filter(Boolean).join(", ");
     return `${one.reason} (doubt ${one.doubt.toFixed(2)}): ${what}`;
   };

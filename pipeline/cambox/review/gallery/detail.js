@@ -30,7 +30,7 @@ const Detail = (data, pictures, cards, decisions, view, changed) => {
       ["status", one.error ? `${one.status}: ${one.error}` : one.status],
       ["picture", one.problem || (one.width ? `${one.width} x ${one.height}` : "none")],
       ["labels", one.labels.map(pictures.className).join(", ") || "none"],
-      ...one.doubts.map((doubt) => ["doubted", cards.doubtText(doubt)]),
+      ...one.doubts.map((doubt) => ["look because", cards.doubtText(doubt)]),
       ...(one.disagreement === null ? [] : [["beside", `disagreement ${one.disagreement.toFixed(2)}, dashed: ${one.beside.map((box) => box.class_name).join(", ") || "no box"}`]]),
       ["predicted", one.predicted.map(([id, probability]) => `${pictures.className(id)} ${probability.toFixed(3)}`).join(", ") || "nothing"],
     ]) made.append(row([name, content]));

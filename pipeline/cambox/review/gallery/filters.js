@@ -38,7 +38,7 @@ const Filters = (() => {
     many: (item, query) => -item.boxes.filter((box) => fits(box, query)).length,
     class: (item, query) => extreme(item, query, (box) => box.class_id, Math.min, Infinity),
     disagreement: (item) => -(item.disagreement ?? -1),
-    doubt: (item) => -Math.max(...item.doubts.map((one) => one.doubt), -1),
+    doubt: (item) => Math.min(...item.doubts.map((one) => one.rank), Infinity),
     place: () => 0,
   };
 
