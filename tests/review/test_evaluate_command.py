@@ -24,6 +24,7 @@ from cambox.config_file import load_config
 from cambox.errors import RequestError
 from cambox.review.evaluate.evaluate import evaluate
 from cambox.review.evaluate.report import Evaluation, HeldOutCalibration, Unmeasured
+from cambox.review.evaluate.show import evaluation_figure
 from cambox.run import run
 from cambox.sources.pack import pack
 
@@ -124,6 +125,12 @@ def test_the_report_has_the_figures_of_the_rows_and_says_what_is_missing(
     picture = cv2.imread(str(tmp_path / "evaluation" / "evaluation.png"))
     assert picture.shape[1] > 1000
     assert picture.std() > 5
+    figure = evaluation_figure(report)
+    figure.canvas.draw()
+    legends = [(axes, legend) for axes in figure.axes if (legend := axes.get_legend())]
+    assert legends
+    for axes, legend in legends:
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent()), "over points"
 
     assert text.splitlines()[0] == report.verdict()
     counts = report.counts

@@ -33,7 +33,7 @@ from cambox.output.published_file import PublishedFile
 from cambox.output.reading import open_recipe
 from cambox.review import pictures
 from cambox.review.gallery.collect import collect
-from cambox.review.gallery.page import render_page, script_safe_json
+from cambox.review.gallery.page import render_page, script_safe_json, short_count
 from cambox.review.gallery.suspects import read_suspects
 from cambox.review.pictures import choose_rows, choose_shards, row_turns
 from cambox.run import run
@@ -182,10 +182,11 @@ def test_the_page_holds_boxes_maps_and_pictures_of_the_rows(hostile: Callable[..
         row = rows[item["key"]]
         assert (item["status"], item["error"]) == (row["status"], row["error"])
         for box, true in zip(item["boxes"], row["objects"], strict=True):
-            scale = [row["width"], row["height"]] * 2
+            # Exactly, as a correction is of the box of the row.
             sides = [true[side] for side in ("x_min", "y_min", "x_max", "y_max")]
-            assert np.multiply(box["corners"], scale) == pytest.approx(sides, abs=0.01)
-            assert data["classes"][str(box["class_id"])] == true["class_name"]
+            assert np.float32(box["sides"]).tolist() == sides
+            assert np.float32(box["box_score"]) == true["box_score"]
+            assert data["classes"][box["class_id"]] == true["class_name"]
         for shown, stored in zip(item["maps"], row["maps"], strict=True):
             assert base64.b64decode(shown["values"]) == stored["values"]
             assert (shown["height"], shown["width"]) == (stored["height"], stored["width"])
@@ -207,7 +208,7 @@ def test_no_text_of_the_data_becomes_part_of_the_page(hostile: Callable[..., Pat
     assert types == {"application/json": 1, "text/plain": 9, None: 1}
     assert "<script>alert" not in page
     assert "<b>" not in page
-    assert BAD_NAME in page_data(page)["classes"].values()
+    assert BAD_NAME in page_data(page)["classes"]
     assert "<script>alert(1)<!-- &amp; " in {item["key"] for item in page_data(page)["items"]}
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy.startswith("default-src &#39;none&#39;; img-src data:; script-src &#39;sha256-")
@@ -290,8 +291,14 @@ def test_pictures_of_doubted_labels_are_shown_whatever_the_sample(
     doubts = {one["key"]: one["doubts"] for one in page_data(page)["items"]}
     assert keys <= set(doubts)
     assert doubts["two-1"] == [
-        {"reason": "wrong label", "class_name": "class 1", "likelier": BAD_NAME, "doubt": 0.9},
-        {"reason": "missing label", "class_name": None, "likelier": "class 5", "doubt": 0.6},
+        {
+            **{"reason": "wrong label", "class_name": "class 1", "likelier": BAD_NAME},
+            **{"doubt": 0.9, "rank": 1},
+        },
+        {
+            **{"reason": "missing label", "class_name": None, "likelier": "class 5"},
+            **{"doubt": 0.6, "rank": 4},
+        },
     ]
     assert [key for key in sorted(doubts) if doubts[key]] == ["one-4", "two-1", "two-2"]
     # The worst of them, and of no more shards than are asked for.
@@ -302,6 +309,81 @@ def test_pictures_of_doubted_labels_are_shown_whatever_the_sample(
     assert all(item.thumbnail for item in some.items if item.row["key"] in shown)
     # Without any, the page has no such order.
     assert 'value="doubt"' not in render_page(collect(str(folder), sample=3))
+
+
+def overlap(one: dict, two: dict) -> float:
+    """The IoU of two boxes, 0 where their classes differ."""
+    sides = [
+        min(one[f"{axis}_max"], two[f"{axis}_max"]) - max(one[f"{axis}_min"], two[f"{axis}_min"])
+        for axis in "xy"
+    ]
+    if min(sides) <= 0 or one["class_name"] != two["class_name"]:
+        return 0.0
+    areas = ((b["x_max"] - b["x_min"]) * (b["y_max"] - b["y_min"]) for b in (one, two))
+    return sides[0] * sides[1] / (sum(areas) - sides[0] * sides[1])
+
+
+def test_beside_another_output_pictures_have_its_boxes_and_how_much_they_disagree(
+    hostile: Callable[..., Path],
+) -> None:
+    folder, other = hostile(), hostile("boxes.threshold=0.8", "cam.top_k=2")
+    theirs = {row["key"]: row["objects"] for row in all_rows(other)}
+    page = render_page(collect(str(folder), sample=100, beside=str(other)))
+    items = {item["key"]: item for item in page_data(page)["items"]}
+    for row in all_rows(folder):
+        ours, other_boxes = row["objects"], theirs[row["key"]]
+        best = [
+            max((overlap(one, two) for two in against), default=0.0)
+            for some, against in ((ours, other_boxes), (other_boxes, ours))
+            for one in some
+        ]
+        expected = 1 - np.mean(best) if best else 0
+        item = items[row["key"]]
+        assert item["disagreement"] == pytest.approx(expected, abs=1e-4)
+        names = [one["class_name"] for one in other_boxes]
+        assert [one["class_name"] for one in item["beside"]] == names
+    differences = [item["disagreement"] for item in items.values()]
+    assert max(differences) > 0.3
+    assert 'value="disagreement" selected' in page
+    # An output is of one mind with itself, and without another there is no such order.
+    same = page_data(render_page(collect(str(folder), sample=9, beside=str(folder))))
+    assert {item["disagreement"] for item in same["items"]} == {0}
+    assert 'value="disagreement"' not in render_page(collect(str(folder), sample=3))
+
+
+def test_a_thousand_of_the_busiest_pictures_and_maps_stay_below_15_mb(
+    tmp_path: Path, make_config: Callable[..., Config]
+) -> None:
+    noise = [
+        np.random.default_rng(seed).integers(0, 256, (375, 500, 3), np.uint8) for seed in range(4)
+    ]
+    members = {
+        f"{seed}.png": cv2.imencode(".png", pixels)[1].tobytes()
+        for seed, pixels in enumerate(noise)
+    }
+    write_tar(tmp_path / "shard.tar", members)
+    config = make_config(
+        f"input.shards=[{tmp_path}/*.tar]",
+        "cam.classes=predicted",
+        "cam.top_k=10",
+        "output.store_maps=true",
+    )
+    gallery = collect(run(config, Console(file=io.StringIO())).folder, sample=9)
+    page = len(render_page(gallery))
+    assert sum(len(item.row["maps"]) for item in gallery.items) == 40
+    gallery.items.clear()
+    assert (page - len(render_page(gallery))) / 4 < 15_000
+
+
+@pytest.mark.parametrize(
+    ("count", "short"),
+    [
+        *((0, "0"), (999, "999"), (1000, "1.0k"), (1999, "1.9k"), (10_000, "10k")),
+        *((999_999, "999k"), (1_250_000, "1.2M"), (100_000_000, "100M"), (10**9, "1.0G")),
+    ],
+)
+def test_a_count_on_a_bar_has_four_characters(count: int, short: str) -> None:
+    assert short_count(count) == short
 
 
 def test_suspects_of_other_pictures_are_refused(
@@ -323,6 +405,28 @@ def test_suspects_of_other_pictures_are_refused(
     assert "no.parquet cannot be read" in refused(tmp_path / "no.parquet")
     (published, *_) = folder.glob("*.parquet")
     assert "has no column reason; give the suspects.parquet" in refused(published)
+
+
+def test_pictures_that_were_picked_are_shown_with_the_reasons(
+    hostile: Callable[..., Path], hostile_shards: Path, tmp_path: Path
+) -> None:
+    picked = [
+        {"shard": str(hostile_shards / "shard-0.tar"), "key": "one-3", "reason": "new", "rank": 2},
+        {"shard": str(hostile_shards / "shard-1.tar"), "key": "two-1", "reason": "odd", "rank": 1},
+    ]
+    pq.write_table(pa.Table.from_pylist(picked), tmp_path / "pick.parquet")
+    to, pick = ["--to", str(tmp_path / "look")], ["--pick", str(tmp_path / "pick.parquet")]
+    command = ["gallery", str(hostile()), *to, *pick, "--sample", "1", "--most-shards", "1"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "look" / "gallery.html").read_text()
+    assert "First stand 1 of 2 pictures that were picked" in page
+    doubts = {one["key"]: one["doubts"] for one in page_data(page)["items"] if one["doubts"]}
+    # The first of them by rank, not by its place in the file.
+    assert [(key, one["reason"]) for key, (one,) in doubts.items()] == [("two-1", "odd")]
+    result = CliRunner().invoke(app, [*command, "--suspects", str(tmp_path / "pick.parquet")])
+    assert isinstance(result.exception, RequestError)
+    assert "give one of them" in str(result.exception)
 
 
 def test_a_fingerprint_of_the_content_says_nothing_of_a_change(
@@ -441,13 +545,14 @@ def item(
         "labels": labels,
         "boxes": boxes,
         "maps": [{"class_id": label} for label in labels],
-        "doubts": [{"doubt": doubt} for doubt in doubts],
+        "doubts": [{"rank": round(100 * (1 - doubt))} for doubt in doubts],
     }
 
 
 ITEMS = [
-    item("Apple", box(1, 0.9, 0.5), box(2, 0.2, 0.1), labels=(1, 2)),
-    item("bread", box(1, 0.5, 1.0), doubts=(0.2, 0.4)),
+    item("Apple", box(1, 0.9, 0.5) | {"verdict": "accept"}, box(2, 0.2, 0.1), labels=(1, 2)),
+    item("bread", box(1, 0.5, 1.0) | {"verdict": "reject"}, doubts=(0.2, 0.4))
+    | {"disagreement": 1},
     item("cheese", labels=(2,), doubts=(0.6,)),
     item("torn", status="unreadable"),
     item("date", box(2, 0.7, 0.3)),
@@ -490,6 +595,13 @@ ANY = {
         ({"sort": "large", "boxes": "with"}, [1, 0, 4]),
         ({"sort": "many"}, [0, 1, 4, 2, 3]),
         ({"sort": "doubt"}, [2, 1, 0, 3, 4]),
+        ({"sort": "class"}, [0, 1, 4, 2, 3]),
+        ({"sort": "disagreement"}, [1, 0, 2, 3, 4]),
+        ({"decided": "open"}, [0, 2, 4]),
+        ({"decided": "open", "class": 1}, []),
+        ({"decided": "done"}, [0, 1]),
+        ({"decided": "accept", "class": 2}, []),
+        ({"decided": "reject"}, [1]),
         ({"sort": "made up"}, [0, 1, 2, 3, 4]),
     ],
 )

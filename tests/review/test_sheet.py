@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageFont
 
 from cambox.boxes import Boxes
 from cambox.review.draw import draw_boxes, draw_heat_map, fit_text
+from cambox.review.palette import style_sheet
 from cambox.review.sheet import SheetTile, draw_sheet, png
 
 GREY = np.full((90, 120, 3), 128, np.uint8)
@@ -105,6 +107,16 @@ def test_each_label_keeps_one_colour_over_the_sheet() -> None:
     assert (255, 176, 0) in both
     assert (0, 200, 255) in both
     assert (255, 176, 0) not in striped_twice
+
+
+def test_a_class_has_the_sheet_s_colour_on_the_gallery_s_page() -> None:
+    variables = dict(re.findall(r"--(class-\d+): (#[0-9a-f]{6});", style_sheet()))
+    for class_id in (0, 1, 2, 12):
+        tile = replace(TILE, boxes=replace(BOX, class_id=np.array([class_id])))
+        sheet = draw_sheet([tile], [f"class {number}" for number in range(13)], 1, 400)
+        (name,) = {variables[f"class-{class_id % len(variables)}"]}
+        colour = tuple(bytes.fromhex(name[1:]))
+        assert (sheet == colour).all(axis=2).sum() > 100
 
 
 def test_long_texts_are_cut_to_the_room_they_have() -> None:

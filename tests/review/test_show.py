@@ -23,7 +23,8 @@ from cambox.output.footer import Recipe
 from cambox.output.publish import publish
 from cambox.output.published_file import PublishedFile, known_file
 from cambox.output.rows import Row, StoredMap, table
-from cambox.review.draw import PALETTE, draw
+from cambox.review.draw import draw
+from cambox.review.palette import class_colour
 from cambox.review.show.find import find_sample
 from cambox.review.show.picture import draw_sample
 from cambox.review.show.terminal import as_blocks, as_iterm, as_kitty, print_picture, way_of
@@ -107,12 +108,12 @@ def test_boxes_are_drawn_where_they_are_and_maps_lie_below() -> None:
     picture = np.full((32, 64, 3), 90, np.uint8)
     drawn = draw(picture, [BOX], labels=False)
     assert drawn.shape == picture.shape
-    coloured = (drawn == PALETTE[1]).all(axis=2)
+    coloured = (drawn == class_colour(1)).all(axis=2)
     rows, columns = np.nonzero(coloured)
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (8, 4, 40, 24)
     assert not coloured[8:20, 12:36].any()
     assert (draw(picture) == picture).all()
-    twice = (draw(picture, [BOX], side=128, labels=False) == PALETTE[1]).all(axis=2)
+    twice = (draw(picture, [BOX], side=128, labels=False) == class_colour(1)).all(axis=2)
     rows, columns = np.nonzero(twice)
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (16, 8, 80, 48)
     # Bright where the map is high: on its right.

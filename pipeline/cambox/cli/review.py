@@ -20,6 +20,7 @@ from cambox.cli.options import (
     one_recipe,
 )
 from cambox.console import Steps, require_folder, say
+from cambox.errors import RequestError
 
 
 @app.command()
@@ -44,24 +45,47 @@ def gallery(
             "label at the top",
         ),
     ] = None,
+    pick: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="pick.parquet of cambox pick: show these pictures first, with the reasons",
+        ),
+    ] = None,
+    beside: Annotated[
+        str | None,
+        Option(
+            metavar="OUTPUT",
+            help="Another recipe's output over the same shards: its boxes are drawn dashed, and "
+            "pictures can be sorted by how much the two disagree",
+        ),
+    ] = None,
 ) -> None:
-    """Make one HTML page to look at an output.
+    """Make one HTML page to look at an output, and to say which boxes are right.
 
     It has pictures, boxes, maps, scores, and what failed and why. The page needs no server and no
     network. Its figures and plots are of all rows, read from a few columns; its pictures are a
-    sample, read again from the shards. Exit code: 0 it is written, 2 the request is wrong.
+    sample, read again from the shards. Accept, reject and name boxes by keyboard, and save that as
+    a file. Exit code: 0 it is written, 2 the request is wrong.
     """
     from cambox.review.gallery.collect import collect
     from cambox.review.gallery.page import write_gallery
-    from cambox.review.gallery.suspects import NO_SUSPECTS, read_suspects
+    from cambox.review.gallery.suspects import NO_SUSPECTS, read_pick, read_suspects
 
     console = Console()
     output = one_recipe(output, console)
+    other = None if beside is None else one_recipe(beside, console)
     require_folder(to)
-    doubted = NO_SUSPECTS if suspects is None else read_suspects(suspects)
+    first = NO_SUSPECTS
+    if suspects is not None and pick is not None:
+        raise RequestError("--suspects and --pick both say what stands first; give one of them")
+    if suspects is not None:
+        first = read_suspects(suspects)
+    if pick is not None:
+        first = read_pick(pick)
     with Steps(console) as steps:
         counted, shown = steps.step("files counted"), steps.step("rows shown")
-        made = collect(output, sample, seed, most_shards, doubted, counted, shown)
+        made = collect(output, sample, seed, most_shards, first, other, counted, shown)
     say(console, *(f"written: {path}" for path in write_gallery(made, to)))
 
 

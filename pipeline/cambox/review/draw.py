@@ -12,26 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cambox.boxes import Boxes, iou
 from cambox.output.rows import SIDES, StoredMap
+from cambox.review.palette import INK, Colour, class_colour, heat_colours
 
 Picture = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Frame = tuple[int, int, int, int]
 
-PALETTE: tuple[Colour, ...] = (
-    (0, 200, 255),
-    (255, 176, 0),
-    (76, 217, 100),
-    (255, 92, 138),
-    (170, 140, 255),
-    (255, 236, 79),
-    (64, 224, 190),
-    (255, 122, 69),
-    (120, 170, 255),
-    (230, 120, 240),
-)
-"""Of classes."""
-_HALO: Colour = (12, 13, 16)
 _WHITE: Colour = (255, 255, 255)
 _DASH = 7
 _LABEL_PADDING = 4
@@ -66,7 +52,7 @@ def _draw_frame(
     depth = np.minimum(rows, columns)
     # Dashes are counted along the nearer side, from its end, so that corners match.
     drawn = (np.maximum(rows, columns) // _DASH % 2 == 0) | (not dashed)
-    window[drawn & (depth < thickness + 1)] = _HALO
+    window[drawn & (depth < thickness + 1)] = INK
     window[drawn & (depth < thickness)] = colour
 
 
@@ -97,7 +83,7 @@ def _draw_labels(
         colour = colours[label]
         bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 120
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
-        ink = _HALO if bright else _WHITE
+        ink = INK if bright else _WHITE
         draw.text((x + _LABEL_PADDING, y + _LABEL_PADDING // 2), text, fill=ink, font=font)
     return np.asarray(image)
 
@@ -177,7 +163,7 @@ def draw(
         score=[one["box_score"] for one in objects],
     )
     names = [one["class_name"] for one in objects]
-    colours = {one["class_name"]: PALETTE[one["class_id"] % len(PALETTE)] for one in objects}
+    colours = {one["class_name"]: class_colour(one["class_id"]) for one in objects}
     font = ImageFont.load_default(size=min(max(min(size) // 22, 11), 20))
     nothing = Boxes.of([])
     return draw_boxes(ground, size, boxes, names, nothing, colours, font, labels=labels)
@@ -206,11 +192,6 @@ def draw_heat_map(
     # The picture shows through in grey, so that its colours are not taken for scores.
     grey = panel @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.asarray(0.62 * colours + 0.38 * grey[:, :, None]).astype(np.uint8)
-
-
-def heat_colours(levels: Picture) -> Picture:
-    """(h, w) uint8, 0 (low) to 255 (high), as (h, w, 3) uint8 RGB."""
-    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1])
 
 
 def _resized(image: Picture, size: tuple[int, int]) -> Picture:

@@ -12,24 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cambox.boxes import Boxes
-from cambox.review.draw import (
-    PALETTE,
-    Colour,
-    Picture,
-    draw_boxes,
-    draw_heat_map,
-    fit_text,
-    heat_colours,
-    within,
-)
+from cambox.review.draw import Picture, draw_boxes, draw_heat_map, fit_text, within
+from cambox.review.palette import DARK, class_colour, heat_colours
 
 # What a tile keeps of a picture: those of a sheet are all in memory.
 PICTURE_SIDE = 640
 
-_PAGE: Colour = (18, 20, 24)
-_CARD: Colour = (30, 33, 40)
-_TEXT: Colour = (232, 234, 238)
-_FAINT_TEXT: Colour = (150, 156, 166)
 _LEGEND = "solid: pseudo box with class and score    dashed: true box    heat: low"
 
 
@@ -91,23 +79,25 @@ class _Sheet:
         rows = -(-len(tiles) // columns)
         width = self.margin + columns * (self.card_width + self.margin)
         height = round(2.4 * self.margin) + rows * (self.card_height + self.margin)
-        self.image = Image.new("RGB", (width, height), _PAGE)
+        self.image = Image.new("RGB", (width, height), DARK["page"])
         self.draw = ImageDraw.Draw(self.image)
         self.class_names = class_names
         drawn = Boxes.joined(boxes for tile in tiles for boxes in (tile.boxes, tile.after) if boxes)
-        labels = sorted({class_names[class_id] for class_id in drawn.class_id})
-        self.colours = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(labels)}
+        self.colours = {
+            class_names[class_id]: class_colour(class_id)
+            for class_id in np.unique(drawn.class_id).tolist()
+        }
 
     def draw_tile(self, tile: SheetTile, row: int, column: int) -> None:
         """Draw one tile, the first row and column being 0."""
         x = self.margin + column * (self.card_width + self.margin)
         y = self.margin + row * (self.card_height + self.margin)
         card = (x, y, x + self.card_width - 1, y + self.card_height - 1)
-        self.draw.rounded_rectangle(card, radius=self.padding, fill=_CARD)
+        self.draw.rounded_rectangle(card, radius=self.padding, fill=DARK["card"])
         room = self.card_width - 2 * self.padding
         title = fit_text(" ".join(tile.title.split()), self.title_font, room)
         place = (x + self.padding, y + self.title_height // 2)
-        self.draw.text(place, title, fill=_TEXT, font=self.title_font, anchor="lm")
+        self.draw.text(place, title, fill=DARK["text"], font=self.title_font, anchor="lm")
 
         height, width = tile.image.shape[:2]
         scale = min(self.panel_width / width, self.panel_height / height)
@@ -128,7 +118,7 @@ class _Sheet:
         self.image.paste(Image.fromarray(right), (left, top))
         if tile.score_map is None and tile.after is None:
             middle = (left + size[0] // 2, top + size[1] // 2)
-            self.draw.text(middle, "no map", fill=_TEXT, font=self.font, anchor="mm")
+            self.draw.text(middle, "no map", fill=DARK["text"], font=self.font, anchor="mm")
 
     def draw_legend(self, legend: str | None) -> None:
         """The line below the tiles; None explains those with maps, with a bar of their colours."""
@@ -138,14 +128,14 @@ class _Sheet:
         if legend is None:
             room -= bar_width + 2 * self.padding + self.font.getlength("high")
         text = fit_text(_LEGEND if legend is None else legend, self.font, room)
-        self.draw.text((x, y), text, fill=_FAINT_TEXT, font=self.font, anchor="lm")
+        self.draw.text((x, y), text, fill=DARK["soft"], font=self.font, anchor="lm")
         if legend is None:
             ramp = np.linspace(0, 255, bar_width).astype(np.uint8)[None]
             bar = Image.fromarray(heat_colours(ramp.repeat(self.padding, axis=0)))
             x += round(self.font.getlength(text)) + self.padding
             self.image.paste(bar, (x, y - self.padding // 2))
             x += bar_width + self.padding
-            self.draw.text((x, y), "high", fill=_FAINT_TEXT, font=self.font, anchor="lm")
+            self.draw.text((x, y), "high", fill=DARK["soft"], font=self.font, anchor="lm")
 
 
 def draw_sheet(

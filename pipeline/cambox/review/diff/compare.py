@@ -77,12 +77,8 @@ def compare(
     Raises:
         RequestError: a file of theirs cannot be read.
     """
-    # Where the class lists differ, a class is its name.
     same_classes = a.footer.classes == b.footer.classes
-    names = a.footer.classes
-    if not same_classes:
-        names = tuple(dict.fromkeys([*a.footer.classes, *b.footer.classes]))
-    ids_a, ids_b = (_common_ids(recipe, names, same_classes) for recipe in (a, b))
+    names, ids_a, ids_b = common_classes(a, b)
     # A file's name is a function of its shard's URI.
     files_a, files_b = ({file.name: file for file in recipe.files} for recipe in (a, b))
     shared = sorted(files_a.keys() & files_b.keys())
@@ -130,12 +126,23 @@ def compare(
     return report, sheet
 
 
-def _common_ids(recipe: PublishedRecipe, names: Sequence[str], same: bool) -> np.ndarray:
-    """(K,) the common number of each of an output's own classes."""
-    if same:
-        return np.arange(len(names))
-    number = {name: at for at, name in enumerate(names)}
-    return np.array([number[name] for name in recipe.footer.classes], np.int64)
+def common_classes(
+    a: PublishedRecipe, b: PublishedRecipe
+) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
+    """The classes of two outputs, and (K,) the number among them of each of A's and of B's own.
+
+    Where the class lists differ, a class is its name.
+    """
+    if a.footer.classes == b.footer.classes:
+        own = np.arange(len(a.footer.classes))
+        return a.footer.classes, own, own
+    number = {
+        name: at for at, name in enumerate(dict.fromkeys([*a.footer.classes, *b.footer.classes]))
+    }
+    ids_a, ids_b = (
+        np.array([number[name] for name in recipe.footer.classes], np.int64) for recipe in (a, b)
+    )
+    return tuple(number), ids_a, ids_b
 
 
 def _compare_shard(

@@ -23,6 +23,7 @@ from cambox.review.evaluate.report import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green")
 
@@ -169,7 +170,14 @@ def _cells(figure: Comparison) -> tuple[str, str, str]:
 
 
 def plot_evaluation(evaluation: Evaluation) -> bytes:
-    """A PNG: reliability, precision and recall against a least score, hits by threshold."""
+    """A PNG of ``evaluation_figure``."""
+    data = io.BytesIO()
+    evaluation_figure(evaluation).savefig(data, format="png")
+    return data.getvalue()
+
+
+def evaluation_figure(evaluation: Evaluation) -> Figure:
+    """Reliability, precision and recall against a least score, hits by threshold."""
     # Not pyplot: it keeps figures, and asks for a screen. Late, because it takes half a second.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -187,10 +195,8 @@ def plot_evaluation(evaluation: Evaluation) -> bytes:
         _scores(scores, calibration)
     if not isinstance(best, Unmeasured):
         _thresholds(thresholds, best, evaluation.recipe_settings["boxes"]["threshold"])
-    data = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(data, format="png")
-    return data.getvalue()
+    return figure
 
 
 def _frame(axes: Axes, title: str, x_label: str, y_label: str, shown: object) -> None:
@@ -209,7 +215,7 @@ def _reliability(axes: Axes, calibration: Calibration) -> None:
         label=f"{calibration.boxes} boxes in {len(calibration.bins)} groups, "
         f"ECE {calibration.error.value:.3f}",
     )
-    axes.legend(loc="upper left")
+    _legend_below(axes)
 
 
 def _scores(axes: Axes, calibration: Calibration) -> None:
@@ -218,7 +224,7 @@ def _scores(axes: Axes, calibration: Calibration) -> None:
     for name in ("precision", "recall"):
         axes.plot(least, [getattr(point, name) for point in left], label=name)
     axes.plot(least, [point.boxes / calibration.boxes for point in left], "k:", label="boxes left")
-    axes.legend()
+    _legend_below(axes)
 
 
 def _thresholds(axes: Axes, best: MaxBox, of_recipe: float) -> None:
@@ -233,4 +239,9 @@ def _thresholds(axes: Axes, best: MaxBox, of_recipe: float) -> None:
     axes.axvline(of_recipe, color="grey", label="the recipe's")
     axes.plot([], [], "k:", label="any box")
     axes.plot([], [], "k--", linewidth=0.8, label="centre box")
+    _legend_below(axes)
+
+
+def _legend_below(axes: Axes) -> None:
+    """Beside the points and never over them."""
     axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.15))

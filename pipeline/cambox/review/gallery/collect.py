@@ -17,6 +17,7 @@ from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, open_recipe
 from cambox.output.rows import OBJECT_TYPE, StoredMap, as_numpy, boxes_from_arrow
 from cambox.review.draw import Picture, within
+from cambox.review.gallery.beside import Beside, OtherBoxes
 from cambox.review.gallery.distributions import COLUMNS, Distributions
 from cambox.review.gallery.suspects import NO_SUSPECTS, Suspects
 from cambox.review.pictures import (
@@ -24,15 +25,16 @@ from cambox.review.pictures import (
     choose_shards,
     first_rows,
     has_changed,
-    jpeg,
     read_pictures,
+    webp,
 )
 from cambox.review.sheet import SheetTile, shrunk
 from cambox.sources.decode import SampleStatus
 
-# With base64 a thousand of these are 20 MB; five maps each of the finest kind add 7.
-MOST_THUMBNAIL_BYTES = 15_000
-THUMBNAIL_SIDE = 360
+# A thousand pictures stay below 15 MB: with base64 these are 10 MB at most, and maps and boxes of a
+# picture have the rest (see MOST_MAP_BYTES).
+MOST_THUMBNAIL_BYTES = 7_500
+THUMBNAIL_SIDE = 320
 SHEET_TILES = 24
 # Of the sample, at most so many more rows are shown because they failed.
 FAILED_SHARE = 0.1
@@ -46,14 +48,16 @@ class Item:
     Attributes:
         row: as its file has it, by the names of the columns.
         shard: its place in the gallery's list of shards.
-        thumbnail: JPEG in base64; empty where there is none.
+        thumbnail: WebP in base64; empty where there is none.
         problem: why there is no picture; None where there is one.
+        beside: what the other output has for it; None where there is none.
     """
 
     row: Mapping[str, Any]
     shard: int
     thumbnail: str = ""
     problem: str | None = None
+    beside: OtherBoxes | None = None
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Gallery:
         sampled_shards: that those come from.
         suspects: whose pictures are shown before all others.
         suspected: pictures that are shown for that reason.
+        beside: the other output, whose boxes are shown too.
         items: in the order of their shard and place.
         shards: the URIs that ``Item.shard`` counts.
         changed_shards: of those, the ones in another state than when they were annotated.
@@ -79,6 +84,7 @@ class Gallery:
     sampled_shards: int = 0
     suspects: Suspects = NO_SUSPECTS
     suspected: int = 0
+    beside: Beside | None = None
     items: list[Item] = field(default_factory=list)
     shards: list[str] = field(default_factory=list)
     changed_shards: list[str] = field(default_factory=list)
@@ -91,6 +97,7 @@ def collect(
     seed: int = 0,
     most_shards: int = 64,
     suspects: Suspects = NO_SUSPECTS,
+    beside: str | None = None,
     on_file: Advance | None = None,
     on_picture: Advance | None = None,
 ) -> Gallery:
@@ -104,6 +111,7 @@ def collect(
         sample: rows to show.
         most_shards: that the sample is read from.
         suspects: pictures to show as well, the worst ``sample`` of at most as many shards.
+        beside: URI of another output over the same shards, whose boxes are shown too.
         on_file: called with the number of files, after each one whose columns were read.
         on_picture: called with the number of rows to show, after each of them.
 
@@ -112,6 +120,8 @@ def collect(
     """
     recipe = open_recipe(output)
     gallery = Gallery(recipe, Distributions(len(recipe.footer.classes)), seed, suspects=suspects)
+    if beside is not None:
+        gallery.beside = Beside(recipe, open_recipe(beside))
     doubted = suspects.places(recipe.files, sample, most_shards)
     gallery.suspected = sum(map(len, doubted.values()))
     failed = first_rows(_without_picture(gallery, on_file), round(FAILED_SHARE * sample), seed)
@@ -150,6 +160,9 @@ def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Itera
         return
     shard, rows = file.shard, list(file.rows_at(places))
     items = {row["key"]: Item(row, len(gallery.shards)) for row in rows}
+    if gallery.beside is not None:
+        for key, other in gallery.beside.of(file, rows).items():
+            items[key].beside = other
     gallery.shards.append(shard.uri)
     # As many from each shard, so that the sheet is not one shard's.
     share = len(gallery.shards) / max(gallery.sampled_shards, 1)
@@ -162,7 +175,7 @@ def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Itera
         item = items[picture.key]
         item.problem = picture.problem
         if picture.pixels is not None:
-            data = jpeg(within(picture.pixels, THUMBNAIL_SIDE), MOST_THUMBNAIL_BYTES)
+            data = webp(within(picture.pixels, THUMBNAIL_SIDE), MOST_THUMBNAIL_BYTES)
             item.thumbnail = base64.b64encode(data).decode()
             if len(gallery.tiles) < most_tiles and item.row["objects"]:
                 gallery.tiles.append(_tile(item.row, picture.pixels))

@@ -1,17 +1,21 @@
 "use strict";
 // Which items and boxes a query concerns, and in which order: no page, only data.
 //   query: {text, class: id or null, status, boxes: "" | "with" | "one" | "several" | "without", score: [from, to],
-//           area: [from, to] (shares), sort}
+//           area: [from, to] (shares), decided: "" | "open" | "done" | a verdict, sort}
 const Filters = (() => {
   const area = (box) => (box.corners[2] - box.corners[0]) * (box.corners[3] - box.corners[1]);
   const fits = (box, query) =>
     (query.class === null || box.class_id === query.class) &&
     box.box_score >= query.score[0] && box.box_score <= query.score[1] &&
     area(box) >= query.area[0] && area(box) <= query.area[1];
+  // What a reviewer can decide on: boxes, or that an image has rightly none.
+  const units = (item, boxes) => (item.boxes.length ? boxes : item.status === "ok" ? [item] : []);
+  const isDecided = (unit, as) => (as === "open" ? !unit.verdict : as === "done" ? Boolean(unit.verdict) : unit.verdict === as);
   const concerns = (item, query) => {
     if (!item.key.toLowerCase().includes(query.text)) return false;
     if (query.status && item.status !== query.status) return false;
     const boxes = item.boxes.filter((box) => fits(box, query));
+    if (query.decided && !units(item, boxes).some((one) => isDecided(one, query.decided))) return false;
     const everyScore = query.score[0] <= 0 && query.score[1] >= 1 && query.area[0] <= 0 && query.area[1] >= 1;
     if (query.boxes === "with") return boxes.length > 0;
     if (query.boxes === "one") return boxes.length === 1;
@@ -32,7 +36,9 @@ const Filters = (() => {
     small: (item, query) => extreme(item, query, area, Math.min, 2),
     large: (item, query) => -extreme(item, query, area, Math.max, -1),
     many: (item, query) => -item.boxes.filter((box) => fits(box, query)).length,
-    doubt: (item) => -Math.max(...item.doubts.map((one) => one.doubt), -1),
+    class: (item, query) => extreme(item, query, (box) => box.class_id, Math.min, Infinity),
+    disagreement: (item) => -(item.disagreement ?? -1),
+    doubt: (item) => Math.min(...item.doubts.map((one) => one.rank), Infinity),
     place: () => 0,
   };
 
@@ -41,7 +47,7 @@ const Filters = (() => {
     const shown = items.map((_, at) => at).filter((at) => concerns(items[at], query));
     const order = ORDERS[query.sort] || ORDERS.place;
     const keys = new Map(shown.map((at) => [at, order(items[at], query)]));
-    return shown.sort((a, b) => keys.get(a) - keys.get(b) || a - b);
+    return shown.sort((a, b) => (keys.get(a) === keys.get(b) ? a - b : keys.get(a) - keys.get(b)));
   };
-  return { area, fits, concerns, ordered };
+  return { area, fits, units, ordered };
 })();

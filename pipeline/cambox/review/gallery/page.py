@@ -6,6 +6,7 @@ import base64
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -20,12 +21,18 @@ from cambox.console import page_template, write_files
 from cambox.output.rows import SIDES, StoredMap
 from cambox.review.gallery.collect import Gallery, Item
 from cambox.review.gallery.distributions import MOST_BOXES, NUMBERS, SHARE_BINS, SIZES
+from cambox.review.palette import CLASSES, heat_ramp, style_sheet
 from cambox.review.sheet import draw_sheet, png
 
 MOST_CLASSES = 30
 MOST_REASONS = 20
-# Finer maps are shown at this size: the page draws them smoothly anyway.
+# Of the maps of a picture together, so that a thousand pictures stay below 15 MB. Finer maps are
+# shown coarser: the page draws them smoothly anyway.
+MOST_MAP_BYTES = 3_000
 MOST_CELLS = 32
+HEAT_STEPS = 16
+SCRIPTS = ("filters.js", "decisions.js", "picture.js", "cards.js", "detail.js", "page.js")
+STYLES = ("page.css", "pictures.css")
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,11 @@ class Bar:
     label: str
     count: int
     share: float
+
+    @property
+    def short(self) -> str:
+        """The count in at most four characters, such as 1.2M; none of nothing."""
+        return short_count(self.count) if self.count else ""
 
 
 def write_gallery(gallery: Gallery, folder: Path) -> list[Path]:
@@ -51,7 +63,8 @@ def write_gallery(gallery: Gallery, folder: Path) -> list[Path]:
 
 def render_page(gallery: Gallery) -> str:
     """The page, with everything in it."""
-    script, style = _asset("filters.js") + _asset("page.js"), _asset("page.css")
+    script = "".join(map(_asset, SCRIPTS))
+    style = style_sheet() + "".join(map(_asset, STYLES))
     counts = gallery.distributions
     settings = gallery.recipe.settings
     shares = _steps(1, "{:.2f} to {:.2f}")
@@ -102,6 +115,20 @@ def bars(counts: np.ndarray, labels: Sequence[str]) -> list[Bar]:
     ]
 
 
+def short_count(count: int) -> str:
+    """A count from 0 in four characters: 999, 1.2k, 35k, 999k, 1.2M.
+
+    It is cut, not rounded: 999,999 is no million.
+    """
+    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= 10 * unit:
+            return f"{count // unit}{letter}"
+        if count >= unit:
+            tenths = count * 10 // unit
+            return f"{tenths // 10}.{tenths % 10}{letter}"
+    return str(count)
+
+
 def class_bars(counts: np.ndarray, names: Sequence[str]) -> list[Bar]:
     """The classes with most boxes, and the others together."""
     order = np.argsort(-counts, kind="stable")
@@ -127,23 +154,22 @@ def _data(gallery: Gallery) -> dict[str, object]:
         _item(item) | {"doubts": gallery.suspects.of(gallery.shards[item.shard], item.row["key"])}
         for item in gallery.items
     ]
-    used: set[int] = set()
-    for item in items:
-        used.update(item["labels"], (class_id for class_id, _ in item["predicted"]))
-        used.update(entry["class_id"] for entry in (*item["boxes"], *item["maps"]))
-    names = gallery.recipe.footer.classes
     return {
-        # Only what the sample has: a model may know many thousands.
-        "classes": {class_id: names[class_id] for class_id in sorted(used)},
+        "recipe": gallery.recipe.footer.recipe_digest,
+        # All of them, because a reviewer may name any.
+        "classes": gallery.recipe.footer.classes,
+        "colours": len(CLASSES),
+        "heat": heat_ramp(HEAT_STEPS),
         "shards": gallery.shards,
         "items": items,
     }
 
 
 def _item(item: Item) -> dict[str, Any]:
-    """A row in the names that the script knows; corners are shares of the image, 0 to 1."""
+    """A row in the names that the script knows; sides are in pixels, exactly as in the row."""
     row = item.row
-    size = {"x": row["width"], "y": row["height"]}
+    maps = row.get("maps", ())
+    most_cells = min(MOST_CELLS, math.isqrt(MOST_MAP_BYTES // max(len(maps), 1)))
     return {
         "key": row["key"],
         "shard": item.shard,
@@ -154,21 +180,33 @@ def _item(item: Item) -> dict[str, Any]:
             {
                 **{name: one[name] for name in ("class_id", "rank", "component")},
                 "class_score": round(one["class_score"], 4),
-                "box_score": round(one["box_score"], 4),
+                "box_score": _shortest(one["box_score"]),
                 "at_edge": one["touches_edge"],
-                "corners": [round(one[side] / size[side[0]], 5) for side in SIDES],
+                "sides": [_shortest(one[side]) for side in SIDES],
             }
             for one in row["objects"]
         ],
-        "maps": [_map(StoredMap(**entry)) for entry in row.get("maps", ())],
+        "maps": [_map(StoredMap(**entry), most_cells) for entry in maps],
         "problem": item.problem,
+        "disagreement": None if item.beside is None else round(item.beside.disagreement, 4),
+        "beside": []
+        if item.beside is None
+        else [
+            {"class_name": one["class_name"], "sides": [_shortest(one[side]) for side in SIDES]}
+            for one in item.beside.objects
+        ],
     }
 
 
-def _map(stored: StoredMap) -> dict[str, Any]:
+def _shortest(value: float) -> float:
+    """The same float32 in as few digits as say which it is."""
+    return float(str(np.float32(value)))
+
+
+def _map(stored: StoredMap, most_cells: int) -> dict[str, Any]:
     """A map's bytes, row by row, in base64."""
     steps = stored.steps
-    scale = MOST_CELLS / max(steps.shape)
+    scale = most_cells / max(steps.shape)
     if scale < 1:
         size = max(1, round(stored.width * scale)), max(1, round(stored.height * scale))
         steps = np.asarray(cv2.resize(steps, size, interpolation=cv2.INTER_AREA))

@@ -1,11 +1,16 @@
-"""Labels that a probe does not believe (``suspects.parquet``), found among an output's rows."""
+"""Pictures to look at first, found among an output's rows.
+
+They are those with labels that a probe does not believe (``suspects.parquet``), or those that were
+picked for a review (``pick.parquet``).
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,33 +20,47 @@ from cambox.errors import RequestError
 from cambox.output.published_file import PublishedFile
 
 _COLUMNS = ("shard", "key", "reason", "class_name", "likelier", "doubt")
+_PICK_COLUMNS = ("shard", "key", "reason", "rank")
+_DOUBTED = (
+    "pictures with a label that the probe does not believe, though it never learned from it; the "
+    "most doubted first"
+)
+_PICKED = "pictures that were picked for a review, with the reasons; the first to look at first"
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """One label of a picture that the held-out classifiers of a probe do not believe.
+    """One label of a picture that the held-out classifiers of a probe do not believe, or a pick.
 
     Attributes:
-        reason: wrong label or missing label.
+        reason: wrong label or missing label; of a pick, why it was picked.
+        rank: 1 is looked at first.
         class_name: the doubted label; None where one is missing.
         likelier: the class that the picture seems to show; None where a label is only wrong.
-        doubt: how strongly, 0 to 1.
+        doubt: how strongly, 0 to 1; None of a pick.
     """
 
     reason: str
-    class_name: str | None
-    likelier: str | None
-    doubt: float
+    rank: int
+    class_name: str | None = None
+    likelier: str | None = None
+    doubt: float | None = None
 
 
 @dataclass(frozen=True)
 class Suspects:
     """The doubted labels of pictures, by the URI of their shard and their key.
 
-    Pictures and the doubts of each are in the order of the file, the worst first.
+    Pictures and the doubts of each are in the order of their rank.
+
+    Attributes:
+        called: what the pictures are, for the page.
+        option: that named the file.
     """
 
     of_picture: Mapping[tuple[str, str], Sequence[Doubt]]
+    called: str = _DOUBTED
+    option: str = "--suspects"
 
     def of(self, shard_uri: str, key: str) -> list[dict[str, object]]:
         """The doubts of a picture as its page has them."""
@@ -75,8 +94,8 @@ class Suspects:
         if self.of_picture and not any(places.values()):
             (shard_uri, key), *_ = self.of_picture
             raise RequestError(
-                f"--suspects: the output has none of its pictures, such as {key} of {shard_uri}; "
-                f"give the output of the shards that the probe learned from"
+                f"{self.option}: the output has none of its pictures, such as {key} of "
+                f"{shard_uri}; give the output of the shards that it was made of"
             )
         return places
 
@@ -85,23 +104,41 @@ NO_SUSPECTS = Suspects({})
 
 
 def read_suspects(path: Path) -> Suspects:
-    """The suspects of ``cambox probe``.
+    """The suspects of ``cambox probe``, which stand in the order of their doubt.
 
     Raises:
         RequestError: the file cannot be read, or is another kind of file.
     """
+    rows = _rows(path, _COLUMNS, "--suspects", "the suspects.parquet that cambox probe wrote")
+    return Suspects(_by_picture({**row, "rank": at} for at, row in enumerate(rows, 1)))
+
+
+def read_pick(path: Path) -> Suspects:
+    """The pictures of ``cambox pick``.
+
+    Raises:
+        RequestError: as ``read_suspects``.
+    """
+    rows = _rows(path, _PICK_COLUMNS, "--pick", "the pick.parquet that cambox pick wrote")
+    ranked = sorted(rows, key=lambda row: int(row["rank"]))
+    return Suspects(_by_picture(ranked), _PICKED, "--pick")
+
+
+def _rows(path: Path, columns: Sequence[str], option: str, what: str) -> list[dict[str, Any]]:
     try:
         table = pq.read_table(path, partitioning=None)
     except (OSError, pa.ArrowException) as error:
-        raise RequestError(f"--suspects: {path} cannot be read: {error}") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
+        raise RequestError(f"{option}: {path} cannot be read: {error}") from error
+    missing = [name for name in columns if name not in table.column_names]
     if missing:
-        raise RequestError(
-            f"--suspects: {path} has no column {missing[0]}; give the suspects.parquet that "
-            f"cambox probe wrote"
-        )
-    of_picture: dict[tuple[str, str], list[Doubt]] = defaultdict(list)
-    for row in table.select(_COLUMNS).to_pylist():
+        raise RequestError(f"{option}: {path} has no column {missing[0]}; give {what}")
+    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
+    return rows
+
+
+def _by_picture(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[Doubt]]:
+    of_picture: defaultdict[tuple[str, str], list[Doubt]] = defaultdict(list)
+    for row in rows:
         picture = row.pop("shard"), row.pop("key")
         of_picture[picture].append(Doubt(**row))
-    return Suspects(dict(of_picture))
+    return dict(of_picture)
