@@ -86,7 +86,7 @@ def mutations(
     for start in range(0, count, A_PROCESS):
         numbers = range(start, min(start + A_PROCESS, count))
         found.add(outcomes(numbers, seed, max_pixels))
-        write_figures(found, to)
+        write_figures(vars(found), to)
     console.print(
         f"{count} mutations: {dict(found.statuses)}; {len(found.exceptions)} other exceptions; "
         f"{len(found.crashes)} crashes; {found.growth / 2**20:.0f} MiB more at the peak "
