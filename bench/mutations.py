@@ -90,8 +90,8 @@ def mutations(
     console.print(
         f"{count} mutations: {dict(found.statuses)}; {len(found.exceptions)} other exceptions; "
         f"{len(found.crashes)} crashes; {found.growth / 2**20:.0f} MiB more at the peak "
-        f"({named(found.largest, seed)}); {found.seconds:.2f} s the slowest two "
-        f"({named(found.slowest, seed)}); {found.printed} lines printed by libraries"
+        f"({named(found.largest, seed, THREADS)}); {found.seconds:.2f} s the slowest two "
+        f"({named(found.slowest, seed, THREADS)}); {found.printed} lines printed by libraries"
     )
     for number, error in found.exceptions.items():
         console.print(f"raised by {named(number, seed)}: {error}", markup=False)
@@ -175,9 +175,11 @@ def mutation(number: int, seed: int, whole: dict[str, bytes]) -> tuple[str, byte
     return f"{name}, {way}" + (f" with {other}" if way == "splice" else ""), bytes(data)
 
 
-def named(number: int, seed: int) -> str:
-    """A mutation, for a person."""
-    return f"{number}: {mutation(number, seed, pictures())[0]}"
+def named(first: int, seed: int, count: int = 1) -> str:
+    """Mutations, for a person."""
+    whole = pictures()
+    numbers = range(first, first + count)
+    return " beside ".join(f"{number}: {mutation(number, seed, whole)[0]}" for number in numbers)
 
 
 def _flip(data: bytearray, chance: random.Random, _: bytes) -> None:
