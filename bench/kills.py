@@ -60,7 +60,9 @@ class Kills:
         rounds: in which the process was killed.
         lost, doubled, different: samples after the next run, beside a clean run's.
         torn: files that were visible just after the kill and are not a clean run's, byte for byte.
-        problems: that ``cambox verify`` then has, and files beside those of a clean run.
+        left: temporary files of publishers that were killed, which no reader sees; the next run a
+            day later removes them.
+        problems: that ``cambox verify`` has but for those, and files beside those of a clean run.
     """
 
     rounds: int = 0
@@ -68,6 +70,7 @@ class Kills:
     doubled: int = 0
     different: int = 0
     torn: int = 0
+    left: int = 0
     problems: int = 0
 
 
@@ -184,14 +187,16 @@ class _Runs:
         _wait_until(lambda: not head.workers())
         files = files_of(again.folder)
         lost, doubled, different = compared(self.clean, files)
-        problems = len(verify(str(out)).problems) + len(files.keys() ^ self.clean.keys())
+        problems = verify(str(out)).problems
+        left = sum(problem.kind == "leftover" for problem in problems)
         one = self.found.setdefault((victim, phase), Kills())
         one.rounds += 1
         one.lost += lost
         one.doubled += doubled
         one.different += different
         one.torn += torn
-        one.problems += problems
+        one.left += left
+        one.problems += len(problems) - left + len(files.keys() ^ self.clean.keys())
         return (
             f"{victim} killed, {phase}; {len(again.reports)} shards by the next run; "
             f"lost {lost}, doubled {doubled}, different {different}"
@@ -289,7 +294,7 @@ def compared(clean: Mapping[str, bytes], found: Mapping[str, bytes]) -> tuple[in
 
 def table(found: Mapping[tuple[str, str], Kills]) -> list[str]:
     """As Markdown."""
-    names = ("rounds", "lost", "doubled", "different", "torn", "problems")
+    names = ("rounds", "lost", "doubled", "different", "torn", "left", "problems")
     head = ["| killed | when | " + " | ".join(names) + " |", "|---|---" + "|---" * len(names) + "|"]
     lines = {key: [getattr(one, name) for name in names] for key, one in sorted(found.items())}
     lines["all", ""] = [sum(column) for column in zip(*lines.values(), strict=True)]
