@@ -6,7 +6,9 @@ import typer
 
 from bench.boxes import boxes
 from bench.flips import flip
+from bench.kills import kills
 from bench.memory import memory
+from bench.mutations import mutations
 from bench.rebox import rebox
 from bench.runs import flat, planning
 from bench.settings_fuzz import settings
@@ -26,6 +28,8 @@ app.command()(memory)
 app.command()(zoom)
 app.command("flips")(flip)
 app.command()(settings)
+app.command()(mutations)
+app.command()(kills)
 
 if __name__ == "__main__":
     app()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.common import To, in_a_process, peak_resident, write_figures
+from bench.common import To, in_a_process, peak_resident, reset_peak, write_figures
 from bench.peers import channels_first
 from cambox.config import ModelSettings
 from cambox.config_cam import CamSettings
@@ -126,8 +125,7 @@ def _reset_peak(device: torch.device) -> int:
         return torch.cuda.memory_allocated()
     # What the allocator keeps of the start would serve the batch unseen, some times and not others.
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    return peak_resident()
+    return reset_peak()
 
 
 def _peak(device: torch.device) -> int:

@@ -63,7 +63,9 @@ def install(hit: Hit) -> Callable[[], None]:
     def annotate_batch(honest: Callable[..., Any]) -> Callable[..., Any]:
         def changed(self: Any, shard_uri: str, *rest: Any) -> Any:
             annotated = honest(self, shard_uri, *rest)
-            hit(MID_SHARD, Path(shard_uri).name)
+            # The built-in pictures are of no shard.
+            if shard_uri:
+                hit(MID_SHARD, Path(shard_uri).name)
             return annotated
 
         return changed

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from bench.gpu_use import GpuUse, _busy_shares, gpu_use
+from bench.kills import compared
+from bench.mutations import MAX_PIXELS, Found, decode_all, outcomes
 from bench.peers import PEER_LAYERS, Peer, PeerNetwork, _largest, run_peer
 from bench.workers import simulate
 from cambox.config import ModelSettings
@@ -99,3 +107,49 @@ def test_a_cpu_has_no_gpu_to_watch() -> None:
     with gpu_use(torch.device("cpu")) as use:
         pass
     assert use == GpuUse(None, None)
+
+
+def test_mutated_images_are_decoded_or_have_a_status() -> None:
+    """A small share of ``python -m bench mutations``."""
+    found = outcomes(range(300), 0, MAX_PIXELS)
+    assert found.statuses.keys() == {"ok", "unreadable", "too_large"}
+    assert found.statuses.total() == 300
+    assert (found.exceptions, found.crashes) == ({}, [])
+    assert 0 < found.growth < 200 << 20
+    assert found.seconds < 10
+
+
+def test_what_images_did_to_their_process_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of two at which it dies are named, and what is raised is counted, not a status."""
+
+    def in_a_process(work: object, numbers: Sequence[int], *rest: object) -> Found:
+        if 77 in numbers:
+            raise BrokenProcessPool
+        return Found(statuses=Counter(ok=len(numbers)))
+
+    monkeypatch.setattr("bench.mutations.in_a_process", in_a_process)
+    found = outcomes(range(100), 0, MAX_PIXELS)
+    assert (found.crashes, found.statuses["ok"]) == ([76, 77], 98)
+    monkeypatch.setattr("bench.mutations.load_sample", lambda *_: bytearray(64 << 20).undefined)
+    # They are of the whole process, and this one goes on.
+    for name in ("os.dup2", "resource.setrlimit"):
+        monkeypatch.setattr(f"bench.mutations.{name}", lambda *_: None)
+    found = decode_all(range(10), 0, MAX_PIXELS)
+    assert found.exceptions.keys() == set(range(10))
+    assert found.growth > 50 << 20
+
+
+def test_rows_are_compared_by_all_their_columns() -> None:
+    rows = [{"shard": "a", "key": str(key), "score": float(key)} for key in range(4)]
+    clean = {"one": as_parquet(rows[:2]), "two": as_parquet(rows[2:])}
+    assert compared(clean, clean) == (0, 0, 0)
+    assert compared(clean, {"one": clean["one"]}) == (2, 0, 0)
+    assert compared(clean, {**clean, "three": clean["one"]}) == (0, 2, 0)
+    other = as_parquet([rows[0], {**rows[1], "score": np.nextafter(1.0, 2.0)}])
+    assert compared(clean, {**clean, "one": other}) == (0, 0, 1)
+
+
+def as_parquet(rows: list[dict[str, object]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()

@@ -5,7 +5,9 @@ The tests use up one cluster in their order: the last one loses its head.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,8 +155,40 @@ def test_a_node_is_lost(
         assert process.exitcode == 0, on_ray.log.read_text()
     log = on_ray.log.read_text()
     assert "attempt 1 failed" in log or tried_alone(log)
-    lost = sum(not Path(f"/proc/{worker}").exists() for worker in workers)
+    lost = sum(not is_alive(worker) for worker in workers)
     fault_table.check(3, "node of a Ray cluster lost", lost, on_ray.published, on_ray.clean)
+
+
+def test_a_night_is_told_to_end(on_ray: OnRay, fault_table: FaultTable, tmp_path: Path) -> None:
+    """SIGTERM: within ten seconds, its workers gone, a report that says so, the rest as it was."""
+    slow = Slow(0.3, tmp_path / "begun")
+    command = ["nightly", *on_ray.command[1:]]
+    with driver(command, slow, on_ray.log, on_ray.environment) as process:
+        wait_until(lambda: visible(on_ray.published), "the first published shard")
+        process.terminate()
+        process.join(10)
+        assert process.exitcode == 143, on_ray.log.read_text()
+    wait_until(lambda: not any(map(is_alive, slow.processes)), "its workers' end", 10)
+    found = visible(on_ray.published)
+    assert found.items() <= on_ray.clean.files.items()
+    assert len(found) < len(on_ray.clean.files)
+    log = on_ray.log.read_text()
+    said = re.search(r"interrupted: (\d+) of 12 shards published", log)
+    # A worker may have published one while it was being ended.
+    assert said is not None
+    assert 1 <= int(said[1]) <= len(found)
+    assert "cambox: interrupted; what is published is whole" in log
+    assert "Traceback" not in log
+    (path,) = (on_ray.published.parent / "_runs").glob("*.json")
+    report = json.loads(path.read_text())
+    assert (report["exit_code"], report["error"]) == (143, "Terminated: SIGTERM")
+
+    assert on_ray.local.run().complete
+    fault_table.check(2, "SIGTERM to a night on Ray", 1, on_ray.published, on_ray.clean)
+
+
+def is_alive(process: int) -> bool:
+    return Path(f"/proc/{process}").exists()
 
 
 def test_the_driver_and_then_the_head_are_lost(

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
 import time
 from contextlib import suppress
 from functools import cached_property
@@ -28,6 +26,7 @@ from cambox.config import Config
 from cambox.console import one_line
 from cambox.engines.actor import Actor, Worker, absolute, runtime_env
 from cambox.engines.local import SHARDS_IN_WORK, WorkerProgress
+from cambox.engines.sigterm import sigterm_as_elsewhere
 from cambox.engines.sizing import Pool, size_pool
 from cambox.engines.worker import load_model, resolve_precision, try_pictures
 from cambox.engines.worklist import Observer, Outcome, WorkList
@@ -88,11 +87,8 @@ class RayEngine:
         if not ray.is_initialized():
             # Nearly bare, so that it also works inside a submitted job, which has settings of its
             # own. The dashboard of a cluster that ends with this run would take a CPU's time.
-            on_term = signal.getsignal(signal.SIGTERM)
-            ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
-            if threading.current_thread() is threading.main_thread():
-                # Ray's own ends the process where it stands, without a report.
-                signal.signal(signal.SIGTERM, on_term)
+            with sigterm_as_elsewhere():
+                ray.init(log_to_driver=False, logging_level="warning", include_dashboard=False)
         self.pool: Pool = size_pool(config.engine, ray.nodes(), ray.available_resources())
         precision = resolve_precision(config, self._workers_compute_on_gpus(config))
         self.config = config.model_copy(
@@ -110,10 +106,12 @@ class RayEngine:
         """What the driver makes of the built-in pictures, with the CPU."""
         return try_pictures(self.config, self.model, self.pool.threads)
 
+    @sigterm_as_elsewhere()
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Hand out the shards in their order."""
         return _Run(self, shards, observer).to_the_end()
 
+    @sigterm_as_elsewhere()
     def _workers_compute_on_gpus(self, config: Config) -> bool:
         """Ask a worker: a cluster may count GPUs that torch cannot use.
 
