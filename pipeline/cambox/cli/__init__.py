@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 # Importing them is what makes them commands of app, in the order that --help has them in.
-from cambox.cli import annotate, probe, output, derive, detect, review, recipes  # isort: skip
+from cambox.cli import annotate, probe, output, derive, detect, review  # isort: skip
+from cambox.cli import corrections, recipes  # isort: skip
 from cambox.cli.options import app, carry_out
 
-__all__ = ["annotate", "app", "derive", "detect", "main", "output", "probe", "recipes", "review"]
+__all__ = [
+    "annotate",
+    "app",
+    "corrections",
+    "derive",
+    "detect",
+    "main",
+    "output",
+    "probe",
+    "recipes",
+    "review",
+]
 
 
 def main() -> None:

@@ -123,14 +123,18 @@ class FileNames:
 
     def name(self, key: str, shard: str) -> str:
         """The name of a sample's files, without a suffix."""
-        plain = _plain(key)
+        plain, with_digest = names_of(key, shard)
         digest = np.uint64(_digest(plain))
         is_repeated = digest in self.repeated[np.searchsorted(self.repeated, digest) :][:1]
         fits = len(plain.encode()) <= _MAX_NAME_BYTES
-        if fits and not _DEVICES.fullmatch(plain) and not is_repeated:
-            return plain
-        own = hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:16]
-        return f"{plain.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{own}"
+        return plain if fits and not _DEVICES.fullmatch(plain) and not is_repeated else with_digest
+
+
+def names_of(key: str, shard: str) -> tuple[str, str]:
+    """The two names, without a suffix, that exports may give a sample's files."""
+    plain = _plain(key)
+    own = hashlib.sha256(f"{shard}\0{key}".encode()).hexdigest()[:16]
+    return plain, f"{plain.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{own}"
 
 
 def _plain(key: str) -> str:

@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from cambox.boxes import Boxes
 from cambox.output.reading import PublishedRecipe, open_recipe
+from cambox.output.reviewed import REVIEWED
 from cambox.output.rows import SIDES, as_numpy, boxes_from_arrow
 from cambox.training.selection import ClassList, Selection
 
 NO_BOX = "no box"
 _CHOSEN_BY = ("class_id", "rank", "box_score", "component")
 IMAGE_COLUMNS = (
-    *("key", "status", "width", "height"),
+    *("key", "status", "width", "height", REVIEWED),
     *(f"objects.list.element.{field}" for field in _CHOSEN_BY),
 )
 """What says which images and boxes are taken; the boxes' corners are not read."""
@@ -157,7 +158,9 @@ def _taken(
     sized = as_numpy(batch["width"].is_valid()) & as_numpy(batch["height"].is_valid())
     wanted = sized & np.isin(statuses, selection.statuses)
     has_box = np.bincount(boxes.image[taken], minlength=batch.num_rows) > 0
-    kept = wanted if selection.keep_empty else wanted & has_box
+    # Of a picture that a person found empty it is known.
+    empty = as_numpy(batch[REVIEWED]) & (np.bincount(boxes.image, minlength=len(wanted)) == 0)
+    kept = wanted if selection.keep_empty else wanted & (has_box | empty)
     left_out = Counter(statuses[~wanted].tolist())
     if no_box := int(np.count_nonzero(wanted & ~kept)):
         left_out[NO_BOX] = no_box

@@ -25,7 +25,8 @@ class Selection:
         classes: only these of the recipe's classes, numbered in this order; None: all.
         max_component: of each class of an image the boxes 0 to this one; None: all.
         keep_empty: also images without a box that is left; a detector learns from them that
-            there is nothing, which is wrong where the box was only not found.
+            there is nothing, which is wrong where the box was only not found. What people have
+            reviewed and found empty is taken anyway.
         statuses: of the images that are taken; all others have no boxes anyway. Images of unknown
             size are never taken.
     """
