@@ -10,9 +10,53 @@ import typer
 from rich.console import Console
 from typer import Argument, Option
 
-from cambox.cli.options import Json, ShardsAt, app, one_recipe
-from cambox.console import Steps, require_folder, say
+from cambox.cli.options import Json, OneRecipe, ShardsAt, app, one_recipe
+from cambox.console import Steps, counted, require_folder, say
 from cambox.errors import RequestError
+
+SHOWN = 5
+
+
+@app.command("pick")
+def pick_images(
+    output: OneRecipe,
+    to: Annotated[Path, Option("--to", metavar="FILE", help="The Parquet file to write")] = Path(
+        "pick.parquet"
+    ),
+    count: Annotated[int, Option(min=1, help="Images to pick")] = 500,
+    beside: Annotated[
+        str | None,
+        Option(metavar="OUTPUT2", help="Another recipe: also where the two disagree"),
+    ] = None,
+    seed: Annotated[int, Option(min=0, help="Among images of equal worth")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Pick the images that are most worth a person's minute.
+
+    By doubt (a box_score near 0.5, which says most once tune has made it a probability), by
+    disagreement with another recipe, as many of each class, the rarest first, and unlike what was
+    reviewed already; with a reason for each. cambox export takes the file with --pick. Exit code: 0
+    it is written, 2 the request is wrong.
+    """
+    from cambox.console import write_files
+    from cambox.output.reading import open_recipe
+    from cambox.review.pick import pick, pick_file, summary
+
+    console = Console(stderr=as_json)
+    recipe, other = (
+        None if one is None else open_recipe(one_recipe(one, console)) for one in (output, beside)
+    )
+    assert recipe is not None
+    require_folder(to.absolute().parent)
+    with Steps(console) as steps:
+        picks = pick(recipe, count, seed, other, steps.step("files read"))
+    (written,) = write_files(to.parent, {to.name: pick_file(picks)})
+    counts = summary(picks, recipe.footer.classes)
+    classes = ", ".join(f"{name} {number}" for name, number in counts["by_class"].items())
+    say(console, *(f"{one.rank}. {one.key}: {one.reason}" for one in picks[:SHOWN]))
+    say(console, f"{counted(len(picks), 'image')}: {classes}", f"written: {written}")
+    if as_json:
+        typer.echo(json.dumps(counts))
 
 
 @app.command()
