@@ -42,7 +42,7 @@ PAGES = (
                 "ray",
                 "recipes",
             ),
-            *("settings", "storage", "troubles"),
+            *("review", "settings", "storage", "troubles"),
         )
     ),
 )
