@@ -17,6 +17,7 @@ import cambox
 from cambox.config import Config
 from cambox.output.reviewed import read_reviewed
 from cambox.review.corrections.take import take_corrections
+from cambox.review.evaluate.evaluate import evaluate
 from cambox.run import run
 
 ConfigMaker = Callable[..., Config]
@@ -72,7 +73,10 @@ def test_the_next_night_keeps_corrected_boxes_but_those_of_a_picture_that_change
     }
     monkeypatch.chdir(tmp_path)
     Path("reviewed.json").write_text(json.dumps(document))
+    judged = evaluate(config.output.uri, "reviewed.json", 100, sweep_thresholds=False)
     assert take_corrections("reviewed.json", config.output.uri).complete
+    # The recipe is no better for what people have mended.
+    assert evaluate(config.output.uri, "reviewed.json", 100, sweep_thresholds=False) == judged
 
     changed = (pictures / "picture-11.jpg").read_bytes()
     pack_anew(Path(first["shard"]), {f"{second['key']}.jpg": changed})
