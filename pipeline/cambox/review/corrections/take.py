@@ -14,6 +14,7 @@ import pyarrow as pa
 from cambox.boxes import Boxes, at_edge, iou
 from cambox.console import Advance
 from cambox.errors import RequestError, ShardError
+from cambox.output.folders import RECIPE_FOLDER
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, open_recipe
 from cambox.output.recheck import picture_digests
@@ -41,6 +42,7 @@ class Taken:
     """What a review file gave.
 
     Attributes:
+        output: URI of the folder that holds the recipes', beside which the rows are kept.
         rows: the reviewed rows, now of the output.
         unmatched: images of the file that are no row, by their name, and why.
         unknown_classes: names that are no class of the recipe, with the number of their boxes.
@@ -83,7 +85,13 @@ def take_corrections(
     review = read_review(review_uri)
     # Against what the recipe made, also where an earlier review stands over it.
     recipe = open_recipe(output, reviewed=False)
-    taken = Taken(output, recipe, review, left_out=Counter(review.left_out))
+    root, _, name = recipe.uri.rpartition("/")
+    if RECIPE_FOLDER.fullmatch(name) is None:
+        raise RequestError(
+            f"{recipe.uri} is no recipe's folder as annotate makes it, so nothing can be kept "
+            "beside it; name the output itself"
+        )
+    taken = Taken(root, recipe, review, left_out=Counter(review.left_out))
     matched, taken.unmatched = match_images(recipe, review.images, on_file)
     if not matched:
         first = next(iter(taken.unmatched.items()), ("the file", "it says of no image anything"))
@@ -112,7 +120,6 @@ def take_corrections(
     if not taken.rows and taken.unmatched:
         name, why = next(iter(taken.unmatched.items()))
         raise RequestError(f"{review_uri}: none of its reviewed images fits its row: {name}: {why}")
-    root = recipe.uri.rpartition("/")[0]
     keep_reviewed(root, lambda there: with_rows(there, taken.rows), recipe.folder.storage_options)
     return taken
 
