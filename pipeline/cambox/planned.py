@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cambox.config import Config, OutputSettings
-from cambox.console import counted, say
+from cambox.console import counted, one_line, say
 from cambox.errors import RequestError
 from cambox.output.commit import commit
 from cambox.output.footer import Recipe
@@ -19,7 +19,9 @@ from cambox.output.ledger import Plan, plan
 from cambox.output.manifest import GivenUpShard, newest_manifest
 from cambox.output.publish import file_name, recipe_uri, remove_leftovers, require_publishable
 from cambox.output.reading import names_in
+from cambox.output.recheck import recheck
 from cambox.sources.retry import as_request
+from cambox.sources.samples import ImageRule
 from cambox.summary import RunSummary, print_summary
 
 if TYPE_CHECKING:
@@ -106,7 +108,24 @@ def _ended(config: Config, summary: RunSummary, console: Console) -> RunSummary:
         # The files are published, and stay so. Nobody gets the summary to tell what became of them.
         print_summary(summary, console)
         raise
+    if summary.reports:
+        _recheck_reviews(config, summary, console)
     return replace(summary, manifest=manifest)
+
+
+def _recheck_reviews(config: Config, summary: RunSummary, console: Console) -> None:
+    """See which pictures that people have reviewed are in the shards that were done anew.
+
+    Nothing of the run depends on it, and what was not checked is said by readers as well.
+    """
+    options = config.output.storage_options
+    rule = ImageRule(config.input.image, config.input.several_images)
+    try:
+        found = recheck(summary.folder, rule, options, config.input.storage_options)
+    except (OSError, RequestError) as error:
+        say(console, f"reviewed rows were not checked: {one_line(error)}")
+    else:
+        say(console, *found.lines())
 
 
 def _interrupted(work: Plan, folder: str, config: Config) -> str:

@@ -43,7 +43,7 @@ PAGES = (
                 "ray",
                 "recipes",
             ),
-            *("settings", "storage", "troubles"),
+            *("review", "settings", "storage", "troubles"),
         )
     ),
 )

@@ -513,7 +513,8 @@ def test_single_rows_are_read_across_row_groups(hostile: Callable[..., Path]) ->
     table = pq.read_table(path)
     pq.write_table(table, path, row_group_size=2)
     rows = list(open_recipe(str(folder)).files[0].rows_at([5, 0, 3]))
-    assert rows == table.take([0, 3, 5]).to_pylist()
+    of_nobody = [row | {"reviewed": False} for row in table.take([0, 3, 5]).to_pylist()]
+    assert rows == of_nobody
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 # Importing them is what makes them commands of app, in the order that --help has them in.
-from cambox.cli import annotate, probe, output, look, derive, detect, review, recipes  # isort: skip
+from cambox.cli import annotate, probe, output, look, derive, detect, review  # isort: skip
+from cambox.cli import corrections, recipes  # isort: skip
 from cambox.cli.options import app, carry_out
 
 __all__ = [
     "annotate",
     "app",
+    "corrections",
     "derive",
     "detect",
     "look",

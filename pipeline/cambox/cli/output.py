@@ -156,6 +156,10 @@ def export(
         list[str] | None,
         Option(help="Images of this status, ok unless given; repeatable: --status no_label"),
     ] = None,
+    pick: Annotated[
+        str | None,
+        Option(metavar="FILE", help="Only the images of a cambox pick, also those without a box"),
+    ] = None,
     shards_at: ShardsAt = None,
     val: Annotated[
         float | None,
@@ -210,6 +214,7 @@ def export(
         classes=None if classes is None else class_ids(classes),
         max_component=max_component,
         keep_empty=keep_empty,
+        pick=pick,
         **({} if status is None else {"statuses": tuple(status)}),
     )
     console = Console()

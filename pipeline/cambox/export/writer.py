@@ -210,16 +210,26 @@ class FileNames:
 
     def name(self, key: str, shard: str) -> str:
         """The name of a sample's files, without a suffix."""
-        plain = _plain(key)
+        plain, with_digest = names_of(key, shard)
         fits = len(plain.encode()) <= _MAX_NAME_BYTES
         if fits and not _DEVICES.fullmatch(plain) and not _is_among(plain, self.repeated):
             return plain
-        begin, of_what = plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore"), f"{shard}\0{key}"
-        while True:
-            name = f"{begin}-{hashlib.sha256(of_what.encode()).hexdigest()[:16]}"
-            if not _is_among(name, self.like_digests):
-                return name
-            of_what = f"{of_what}\0"
+        more = ""
+        while _is_among(with_digest, self.like_digests):
+            more += "\0"
+            with_digest = names_of(key, shard, more)[1]
+        return with_digest
+
+
+def names_of(key: str, shard: str, more: str = "") -> tuple[str, str]:
+    """The two names, without a suffix, that exports may give a sample's files.
+
+    Args:
+        more: of what the second name's digest is, where another key has that name.
+    """
+    plain = _plain(key)
+    own = hashlib.sha256(f"{shard}\0{key}{more}".encode()).hexdigest()[:16]
+    return plain, f"{plain.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{own}"
 
 
 def _is_among(name: str, digests: np.ndarray) -> bool:

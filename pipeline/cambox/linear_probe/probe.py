@@ -94,7 +94,7 @@ def probe(request: ProbeRequest, console: Console) -> ProbeReport:
         + f"; {summary.done_before} were there: {summary.folder}",
     )
     wanted = {shard.uri for shard in (*work.done, *work.to_do)}
-    published = open_recipe(summary.folder, config.output.storage_options)
+    published = open_recipe(summary.folder, config.output.storage_options, reviewed=False)
     # In an order of their own: which shards were read in which run must not matter.
     files = sorted(
         (file for file in published.files if file.shard.uri in wanted),

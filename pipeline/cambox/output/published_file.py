@@ -27,6 +27,7 @@ from cambox.output.footer import (
     read_end,
 )
 from cambox.output.publish import replaced_uri
+from cambox.output.reviewed import REVIEWED, FileReviews
 from cambox.sources.retry import from_storage, read_whole
 from cambox.sources.shards import Shard
 from cambox.sources.storage import locate
@@ -60,6 +61,7 @@ class PublishedFile:
         footer_digest: see ``FileEnd.digest``.
         sha256: of the whole file, where a manifest names it: then these bytes are read, also once
             another file has its name.
+        reviews: rows that people have reviewed, whose boxes are read in place of the file's.
     """
 
     uri: str
@@ -74,6 +76,7 @@ class PublishedFile:
     footer_digest: str = ""
     sha256: str | None = None
     canary: str = ""
+    reviews: FileReviews | None = None
 
     @property
     def name(self) -> str:
@@ -87,12 +90,21 @@ class PublishedFile:
 
         Args:
             columns: Parquet paths, such as ``status`` or ``objects.list.element.box_score``; those
-                that the file does not have are left out (``maps``).
+                that the file does not have are left out (``maps``). ``reviewed`` says whose boxes
+                are a person's.
 
         Raises:
             RequestError: the file cannot be read, or is damaged.
         """
         yield from self._batches(list(columns), rows_at_once, None)
+
+    def whole_batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows with all their columns and ``reviewed``, some at a time; see ``batches``.
+
+        For whoever is called by Arrow: it waits for no thread of Arrow's, all of which may be
+        waiting for it.
+        """
+        yield from self._batches(None, ROWS_AT_ONCE, None, use_threads=False)
 
     def table(self, columns: Sequence[str]) -> pa.Table:
         """All rows in one piece; see ``batches``."""
@@ -103,6 +115,8 @@ class PublishedFile:
 
     def rows_at(self, places: Sequence[int]) -> Iterator[dict[str, Any]]:
         """The rows at some places, 0 to n - 1, in the order of the file, with all columns.
+
+        Among them is ``reviewed``.
 
         Raises:
             RequestError: as ``batches``.
@@ -187,7 +201,33 @@ class PublishedFile:
                 return False
 
     def _batches(
-        self, columns: list[str] | None, rows_at_once: int, groups: list[int] | None
+        self,
+        columns: list[str] | None,
+        rows_at_once: int,
+        groups: list[int] | None,
+        use_threads: bool = True,
+    ) -> Iterator[pa.RecordBatch]:
+        flagged = columns is None or REVIEWED in columns
+        if columns is None or (self.reviews is None and not flagged):
+            read = columns
+        else:
+            # Reviewed rows are told by their keys; and of no column at all there are no rows.
+            read = list(dict.fromkeys(("key", *(name for name in columns if name != REVIEWED))))
+        for batch in self._stored_batches(read, rows_at_once, groups, use_threads):
+            reviewed: pa.Array = pa.repeat(pa.scalar(False), batch.num_rows)
+            if self.reviews is not None:
+                reviewed = self.reviews.flags(batch)
+                batch = self.reviews.over(batch)
+            if columns is not None and "key" not in columns and read is not columns:
+                batch = batch.drop_columns("key")
+            yield batch.append_column(REVIEWED, reviewed) if flagged else batch
+
+    def _stored_batches(
+        self,
+        columns: list[str] | None,
+        rows_at_once: int,
+        groups: list[int] | None,
+        use_threads: bool = True,
     ) -> Iterator[pa.RecordBatch]:
 
         def read(uri: str) -> tuple[pq.FileMetaData, list[int], list[str] | None, np.ndarray]:
@@ -207,7 +247,7 @@ class PublishedFile:
             file = pq.ParquetFile(
                 pa.BufferReader(data), metadata=metadata, page_checksum_verification=True
             )
-            yield from file.iter_batches(rows_at_once, row_groups=chosen, columns=present)
+            yield from file.iter_batches(rows_at_once, chosen, present, use_threads)
 
     def _some_bytes(self, uri: str, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
         """(size,) uint8 the file where it was asked for, zeros elsewhere, which take no memory."""

@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from cambox.errors import RequestError
-from cambox.output.folders import Folder, recipe_folder
+from cambox.output.folders import RECIPE_FOLDER, Folder, recipe_folder
 from cambox.output.footer import Footer, NotOursError, read_end, require_a_file
 from cambox.output.manifest import Manifest, read_manifest
+from cambox.output.publish import file_name
 from cambox.output.published_file import PublishedFile, known_file, published_file
-from cambox.output.snapshot import FOOTERS_AT_ONCE, NamedFiles, named_files
+from cambox.output.reviewed import Reviews, read_reviewed
+from cambox.output.snapshot import FOOTERS_AT_ONCE, NamedFiles, named_files, with_reviewed_files
 from cambox.sources.listing import list_folder
 from cambox.sources.samples import ImageRule
 from cambox.sources.storage import locate
@@ -102,10 +104,16 @@ class PublishedRecipe:
                 on_file(len(self.files))
 
 
-def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> PublishedRecipe:
+def open_recipe(
+    uri: str, storage_options: Mapping[str, Any] | None = None, *, reviewed: bool = True
+) -> PublishedRecipe:
     """Open the one recipe's folder that a URI names, or that its output holds or calls latest.
 
     Only footers are read, many at a time.
+
+    Args:
+        reviewed: of rows that people have reviewed their boxes are read; False: what the recipe
+            made of all of them, for whoever judges the recipe.
 
     Raises:
         RequestError: there is none, or several and no latest; or a file cannot be read, is
@@ -128,7 +136,31 @@ def open_recipe(uri: str, storage_options: Mapping[str, Any] | None = None) -> P
                 f"{file.uri} is of another recipe than {files[0].uri}; run cambox verify, and move "
                 "one of them away"
             )
+    if reviewed and (reviews := reviews_of(folder)) is not None:
+        files = tuple(
+            replace(
+                file, reviews=reviews.of(file.shard.uri, file.shard.fingerprint, footer.classes)
+            )
+            for file in files
+        )
+        reviews.say_what_was_not_taken()
     return PublishedRecipe(folder, footer, files)
+
+
+def reviews_of(folder: Folder) -> Reviews | None:
+    """What people have reviewed of the output that holds a recipe's folder; None: nothing.
+
+    Raises:
+        RequestError: it cannot be read, or is damaged.
+    """
+    if RECIPE_FOLDER.fullmatch(folder.name) is None:
+        return None
+    root = folder.uri.rpartition("/")[0]
+    try:
+        rows = read_reviewed(root, folder.storage_options)
+    except OSError as error:
+        raise RequestError(f"{root} cannot be read: {error}; check access to it") from error
+    return Reviews(root, rows) if rows else None
 
 
 def _manifest(folder: Folder) -> Manifest | None:
@@ -204,7 +236,8 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
     4
 
     ``to_table()`` has them all in memory, ``to_batches()`` some at a time. The columns are in
-    docs/format.md.
+    docs/format.md. Where people have reviewed rows their boxes are there, and a column
+    ``reviewed`` says of which.
 
     Args:
         output: a recipe's folder, an output that holds one recipe, or one whose ``latest`` says
@@ -219,13 +252,43 @@ def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarr
 
     folder = recipe_folder(output, storage_options)
     manifest = _manifest(folder)
+    reviewed = _reviewed_files(folder, manifest)
     if manifest is None:
         filesystem, _ = locate(folder.uri, storage_options)
         paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
         for path in paths:
             require_a_file(path, filesystem, path)
-        return pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
-    uris = {folder.uri_of(entry.name): entry for entry in manifest.files}
-    named = {locate(uri, storage_options)[1]: (uri, entry) for uri, entry in uris.items()}
-    files = NamedFiles(named, storage_options)
-    return pyarrow.dataset.dataset(list(named), filesystem=files, format="parquet")
+    else:
+        uris = {folder.uri_of(entry.name): entry for entry in manifest.files}
+        named = {locate(uri, storage_options)[1]: (uri, entry) for uri, entry in uris.items()}
+        filesystem, paths = NamedFiles(named, storage_options), list(named)
+    stored = pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
+    return with_reviewed_files(stored, reviewed) if reviewed else stored
+
+
+def _reviewed_files(folder: Folder, manifest: Manifest | None) -> dict[str, PublishedFile]:
+    """The files of a folder that have reviewed rows, by their path; of the others nothing is read.
+
+    Raises:
+        RequestError: one cannot be read, or is damaged.
+    """
+    reviews = reviews_of(folder)
+    if reviews is None:
+        return {}
+    options = folder.storage_options
+    names = {file_name(shard) for shard in reviews.by_shard}
+    found: list[tuple[PublishedFile, Footer]]
+    if manifest is None:
+        known = [folder.uri_of(name) for name in folder.parquet if name in names]
+        found = [known_file(uri, options) for uri in known]
+    else:
+        entries = [entry for entry in manifest.files if entry.name in names]
+        footers = (named_files(folder.uri, [entry], options) for entry in entries)
+        found = [(files[0], footer) for files, footer in footers]
+    files = {}
+    for file, footer in found:
+        shard = file.shard
+        if (own := reviews.of(shard.uri, shard.fingerprint, footer.classes)) is not None:
+            files[locate(file.uri, options)[1]] = replace(file, reviews=own)
+    reviews.say_what_was_not_taken()
+    return files

@@ -5,19 +5,25 @@ What is named is what is read, however often the folder changes meanwhile.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from cambox.errors import RequestError
 from cambox.output.footer import FileEnd, Footer, NotOursError, end_of, read_end
 from cambox.output.manifest import ManifestFile, Options
-from cambox.output.publish import replaced_uri
+from cambox.output.publish import replaced_uri, to_parquet
 from cambox.output.published_file import PublishedFile, published_file
+from cambox.output.reviewed import REVIEWED
 from cambox.sources.storage import locate
+
+if TYPE_CHECKING:
+    import pyarrow.dataset
 
 FOOTERS_AT_ONCE = 16
 
@@ -126,3 +132,58 @@ def _is_named(uri: str, file: IO[bytes], entry: ManifestFile) -> bool:
         return end_of(uri, file).digest == entry.footer_sha256
     except NotOursError:
         return False
+
+
+class _ReviewedFiles(AbstractFileSystem):  # type: ignore[misc]
+    """Published files with their reviewed rows in place of those stored, made as they are opened.
+
+    Args:
+        files: by their path.
+    """
+
+    protocol = "cambox-reviewed"
+    cachable = False
+
+    def __init__(self, files: Mapping[str, PublishedFile]) -> None:
+        super().__init__()
+        self.files = files
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _ReviewedFiles, (self.files,)
+
+    def info(self, path: str, **_: object) -> dict[str, Any]:
+        """A file's kind; its size is known once it is made."""
+        if path not in self.files:
+            raise FileNotFoundError(path)
+        return {"name": path, "size": None, "type": "file"}
+
+    def open(self, path: str, mode: str = "rb", *_: object, **__: object) -> IO[bytes]:
+        """Open a file to be read."""
+        if mode != "rb" or path not in self.files:
+            raise FileNotFoundError(path)
+        return io.BytesIO(to_parquet(pa.Table.from_batches(self.files[path].whole_batches())))
+
+
+def with_reviewed_files(
+    stored: pyarrow.dataset.FileSystemDataset, files: Mapping[str, PublishedFile]
+) -> pyarrow.dataset.Dataset:
+    """A dataset with a column that says which rows are reviewed, and with their boxes.
+
+    Args:
+        files: those of the dataset that have reviewed rows, by their path.
+    """
+    from pyarrow import dataset, fs
+
+    reviewed = fs.PyFileSystem(fs.FSSpecHandler(_ReviewedFiles(files)))
+    flag = dataset.field(REVIEWED)
+    fragments = [
+        stored.format.make_fragment(fragment.path, reviewed)
+        if fragment.path in files
+        # Of the others the column is known without being in them.
+        else stored.format.make_fragment(
+            fragment.path, fragment.filesystem, partition_expression=flag == pa.scalar(False)
+        )
+        for fragment in stored.get_fragments()
+    ]
+    schema = stored.schema.append(pa.field(REVIEWED, pa.bool_()))
+    return dataset.FileSystemDataset(fragments, schema, stored.format, filesystem=stored.filesystem)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cambox.boxes import Boxes
+from cambox.errors import RequestError
 from cambox.output.reading import PublishedRecipe, open_recipe
+from cambox.output.reviewed import REVIEWED
 from cambox.output.rows import SIDES, as_numpy, boxes_from_arrow
-from cambox.training.selection import ClassList, Selection
+from cambox.training.selection import ClassList, Selection, read_pick
 
 NO_BOX = "no box"
+NOT_PICKED = "not picked"
 _CHOSEN_BY = ("class_id", "rank", "box_score", "component")
 IMAGE_COLUMNS = (
-    *("key", "status", "width", "height"),
+    *("key", "status", "width", "height", REVIEWED),
     *(f"objects.list.element.{field}" for field in _CHOSEN_BY),
 )
 """What says which images and boxes are taken; the boxes' corners are not read."""
@@ -94,6 +98,8 @@ class TrainingSet:
     Attributes:
         first_ids: the ``image_id`` of each file's first row.
         max_pixels: of the largest image that the recipe decodes.
+        picked: the keys of the images that are taken, by shard; None: of all. The files of other
+            shards are not among the recipe's here.
     """
 
     recipe: PublishedRecipe
@@ -101,6 +107,7 @@ class TrainingSet:
     classes: ClassList
     first_ids: tuple[int, ...]
     max_pixels: int
+    picked: Mapping[str, frozenset[str]] | None = None
 
     @classmethod
     def open(
@@ -117,12 +124,25 @@ class TrainingSet:
         """
         recipe = open_recipe(output, storage_options)
         rows = [file.rows for file in recipe.files]
+        first_ids = list(accumulate(rows[:-1], initial=0))
+        picked = None if selection.pick is None else read_pick(selection.pick)
+        if picked is not None:
+            both = zip(recipe.files, first_ids, strict=True)
+            kept = [(file, first) for file, first in both if file.shard.uri in picked]
+            if not kept:
+                raise RequestError(
+                    f"--pick: none of the images of {selection.pick} is of a shard of {output}; "
+                    "give a pick of this output"
+                )
+            recipe = replace(recipe, files=tuple(file for file, _ in kept))
+            first_ids = [first for _, first in kept]
         return cls(
             recipe,
             selection,
             ClassList.of(recipe.footer.classes, selection.classes),
-            tuple(accumulate(rows[:-1], initial=0)),
+            tuple(first_ids),
             int(recipe.settings["input"]["max_pixels"]),
+            picked,
         )
 
     def read(self, index: int, columns: Sequence[str] = COLUMNS) -> Iterator[LabelledImages]:
@@ -135,13 +155,19 @@ class TrainingSet:
             RequestError: the file cannot be read, or is damaged.
         """
         file, first_id = self.recipe.files[index], self.first_ids[index]
+        picked = None if self.picked is None else self.picked[file.shard.uri]
         for batch in file.batches(columns):
-            yield _taken(batch, file.shard.uri, first_id, self.selection, self.classes)
+            yield _taken(batch, file.shard.uri, first_id, self.selection, self.classes, picked)
             first_id += batch.num_rows
 
 
 def _taken(
-    batch: pa.RecordBatch, shard: str, first_id: int, selection: Selection, classes: ClassList
+    batch: pa.RecordBatch,
+    shard: str,
+    first_id: int,
+    selection: Selection,
+    classes: ClassList,
+    picked: frozenset[str] | None,
 ) -> LabelledImages:
     boxes = boxes_from_arrow(batch["objects"])
     boxes = boxes.with_columns(class_id=classes.places()[boxes.class_id])
@@ -157,7 +183,13 @@ def _taken(
     sized = as_numpy(batch["width"].is_valid()) & as_numpy(batch["height"].is_valid())
     wanted = sized & np.isin(statuses, selection.statuses)
     has_box = np.bincount(boxes.image[taken], minlength=batch.num_rows) > 0
-    kept = wanted if selection.keep_empty else wanted & has_box
+    # Of a picture that a person found empty it is known.
+    empty = as_numpy(batch[REVIEWED]) & (np.bincount(boxes.image, minlength=len(wanted)) == 0)
+    kept = wanted if selection.keep_empty else wanted & (has_box | empty)
+    if picked is not None:
+        asked_for = as_numpy(pc.is_in(batch["key"], pa.array(sorted(picked), pa.string())))
+        kept = wanted = wanted & asked_for
+        statuses[~asked_for] = NOT_PICKED
     left_out = Counter(statuses[~wanted].tolist())
     if no_box := int(np.count_nonzero(wanted & ~kept)):
         left_out[NO_BOX] = no_box

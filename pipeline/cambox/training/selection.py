@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import io
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cambox.errors import RequestError
 from cambox.sources.decode import SampleStatus
+from cambox.sources.retry import read_whole
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,11 @@ class Selection:
         classes: only these of the recipe's classes, numbered in this order; None: all.
         max_component: of each class of an image the boxes 0 to this one; None: all.
         keep_empty: also images without a box that is left; a detector learns from them that
-            there is nothing, which is wrong where the box was only not found.
+            there is nothing, which is wrong where the box was only not found. What people have
+            reviewed and found empty is taken anyway.
         statuses: of the images that are taken; all others have no boxes anyway. Images of unknown
             size are never taken.
+        pick: the URI of a file of ``cambox pick``: only its images, also those without a box.
     """
 
     min_score: float = 0.0
@@ -37,6 +43,7 @@ class Selection:
     max_component: int | None = None
     keep_empty: bool = False
     statuses: tuple[str, ...] = (SampleStatus.ok,)
+    pick: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
@@ -110,6 +117,25 @@ def class_ids(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise RequestError(f"classes: {text!r} is no list of class ids, such as 3,7") from error
+
+
+def read_pick(uri: str) -> dict[str, frozenset[str]]:
+    """The keys that a pick names, by shard.
+
+    Raises:
+        RequestError: it cannot be read, or is no pick.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(read_whole(uri)), columns=["shard", "key"])
+        pairs = zip(*(table[name].to_pylist() for name in ("shard", "key")), strict=True)
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise RequestError(
+            f"--pick: {uri} cannot be read: {error}; give a file that cambox pick has written"
+        ) from error
+    keys = defaultdict(list)
+    for shard, key in pairs:
+        keys[shard].append(key)
+    return {shard: frozenset(own) for shard, own in keys.items()}
 
 
 def share_of(key: str) -> float:

@@ -58,6 +58,8 @@ def lines(sample: FoundSample) -> Iterator[str]:
     size = f"{row['width']} x {row['height']} pixels" if row["width"] else "no size"
     yield f"{row['key']}: {row['status']}, {size}"
     yield f"sample {row['sample_index']} of {sample.shard}"
+    if row.get("reviewed"):
+        yield "reviewed: the boxes are a person's"
     if row["error"]:
         yield f"error: {row['error']}"
     if row["labels"] is not None:

@@ -55,6 +55,7 @@ def statistics(output: str, on_file: Advance | None = None) -> Statistics:
         statuses=dict(now.statuses.most_common()),
         images=now.statuses["ok"],
         without_boxes=now.without_boxes,
+        reviewed=now.reviewed,
         boxes=int(boxes.sum()),
         sizes=named(PIXEL_SIZES, now.by_pixels.sum(axis=0)),
         shares=named(SIZES, now.by_share.sum(axis=0)),

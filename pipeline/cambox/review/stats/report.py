@@ -82,6 +82,7 @@ class Statistics(_Part):
 
     Attributes:
         images: rows of status ``ok``, and ``without_boxes`` those of them that have no box.
+        reviewed: rows that people have settled, whose boxes are theirs.
         sizes, shares: boxes, as in ``ClassFigures``.
         classes: that have a box, the largest first.
         since: None where no run ended before the last one.
@@ -96,6 +97,7 @@ class Statistics(_Part):
     statuses: dict[str, int]
     images: int
     without_boxes: int
+    reviewed: int
     boxes: int
     sizes: dict[str, int]
     shares: dict[str, int]

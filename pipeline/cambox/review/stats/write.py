@@ -28,6 +28,8 @@ def lines(found: Statistics) -> Iterator[str]:
         f"{found.images} annotated images; {found.without_boxes} without a box"
         f"{_share(found.without_boxes, found.images)}"
     )
+    if found.reviewed:
+        yield f"reviewed by people: {counted(found.reviewed, 'row')}"
     yield f"share of the image: {_listed(found.shares, found.boxes)}"
     yield f"size in pixels, as COCO counts: {_listed(found.sizes, found.boxes)}"
     balance = found.balance

@@ -129,7 +129,7 @@ def _annotate(request: TuneRequest, choice: Choice, console: Console) -> str:
 
 def _read(folder: str, truth_uri: str, with_maps: bool, on_file: Advance) -> MappedImages:
     """What a pass stored of the images with true boxes."""
-    recipe = open_recipe(folder)
+    recipe = open_recipe(folder, reviewed=False)
     truth = read_truth(truth_uri, recipe.footer.classes)
     images = read_rows(recipe, truth, with_maps, on_file)
     if not images.rows:
