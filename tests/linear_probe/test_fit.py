@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import tracemalloc
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
 from cambox.linear_probe.examples import Activation, Examples, fold_of
-from cambox.linear_probe.fit import calibrate, fit_probe
+from cambox.linear_probe.feature_file import ROWS_AT_ONCE, FeatureFile
+from cambox.linear_probe.fit import away_from_borders, calibrate, fit_probe
 from cambox.linear_probe.layer import Problem, class_weights
 from cambox.linear_probe.report import probabilities, quality, report
 from cambox.linear_probe.suspects import suspects_of
@@ -28,7 +30,7 @@ def examples_of(targets: np.ndarray, features: np.ndarray, activation: Activatio
         keys=keys,
         shards=["a.tar"] * len(keys),
         places=np.arange(len(keys)),
-        features=features.astype(np.float16),
+        features=FeatureFile.of(features),
         borders=None,
         targets=targets.astype(np.float32),
         fold=np.array([fold_of(key) for key in keys]),
@@ -37,6 +39,10 @@ def examples_of(targets: np.ndarray, features: np.ndarray, activation: Activatio
         background=None,
         left_out={},
     )
+
+
+def array_of(file: FeatureFile) -> np.ndarray:
+    return np.concatenate([block.astype(np.float64) for _, block in file.blocks()])
 
 
 def clouds(count: int, spread: float = 1.0, seed: int = 0) -> Examples:
@@ -53,15 +59,16 @@ def clouds(count: int, spread: float = 1.0, seed: int = 0) -> Examples:
 def test_a_softmax_layer_is_that_of_scikit_learn(balanced: bool, strength: float) -> None:
     examples = clouds(300, spread=3)
     problem = Problem.of(examples, balanced, CPU)
+    features = array_of(examples.features)
     layer = problem.layer(problem.solve(np.ones(300, bool), strength))
     label = examples.targets.argmax(axis=1)
-    scaled = (examples.features.astype(np.float64) - problem.mean) / problem.scale
+    scaled = (features - problem.mean) / problem.scale
     weights = compute_sample_weight("balanced" if balanced else None, label)
     peer = LogisticRegression(C=1 / (strength * weights.sum()), tol=1e-8, max_iter=5000)
     peer.fit(scaled, label, weights)
     mine = layer.weight * problem.scale
     assert np.abs(mine - peer.coef_).max() < 5e-3
-    found = probabilities(layer.logits(examples.features.astype(np.float64)), "softmax")
+    found = probabilities(layer.logits(features), "softmax")
     assert np.abs(found - peer.predict_proba(scaled)).max() < 2e-3
 
 
@@ -72,7 +79,7 @@ def test_a_sigmoid_layer_is_one_of_scikit_learn_for_each_class() -> None:
     examples = examples_of(targets, features, "sigmoid")
     problem = Problem.of(examples, False, CPU)
     layer = problem.layer(problem.solve(np.ones(200, bool), 0.01))
-    scaled = (examples.features.astype(np.float64) - problem.mean) / problem.scale
+    scaled = (array_of(examples.features) - problem.mean) / problem.scale
     for place in range(3):
         # Its loss is the sum over pictures; here it is the mean over pictures and three classes.
         peer = LogisticRegression(C=1 / (0.01 * 3 * 200), tol=1e-8, max_iter=5000)
@@ -80,16 +87,59 @@ def test_a_sigmoid_layer_is_one_of_scikit_learn_for_each_class() -> None:
         assert np.abs(layer.weight[place] * problem.scale - peer.coef_[0]).max() < 5e-3
 
 
-def test_features_are_in_memory_once_more_and_not_three_times() -> None:
-    features = np.random.default_rng(0).normal(3, 2, (4000, 500))
-    examples = examples_of(np.eye(2)[np.arange(4000) % 2], features, "softmax")
-    tracemalloc.start()
+def test_features_are_centred_and_scaled_as_of_all_at_once() -> None:
+    features = np.random.default_rng(0).normal(3, 2, (2 * ROWS_AT_ONCE + 1, 50))
+    examples = examples_of(np.eye(2)[np.arange(len(features)) % 2], features, "softmax")
     problem = Problem.of(examples, True, CPU)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most < 1.2 * problem.inputs.nbytes
-    spread = np.sqrt(examples.features.astype(np.float64).var(axis=0).mean())
-    assert problem.scale == pytest.approx(spread, rel=1e-5)
+    stored = features.astype(np.float16).astype(np.float64)
+    assert np.array_equal(array_of(examples.features), stored)
+    assert np.allclose(problem.mean, stored.mean(axis=0))
+    assert problem.scale == pytest.approx(np.sqrt(stored.var(axis=0).mean()))
+    used = np.arange(len(features)) % 3 == 1
+    fewer = problem.of_pictures(used)
+    assert np.array_equal(array_of(fewer.features), stored[used])
+    layer = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 51)).astype(np.float32))
+    inputs = np.insert((stored - problem.mean) / problem.scale, 50, 1, axis=1)
+    expected = inputs[used] @ layer.numpy().T
+    assert np.allclose(problem.logits(layer, used), expected, atol=1e-4)
+    assert np.allclose(fewer.logits(layer, used[used]), expected, atol=1e-4)
+    assert np.allclose(problem.layer(layer).logits(stored[used]), expected, atol=1e-4)
+
+
+def memory_of_a_fit(count: int) -> float:
+    """Megabytes, at the height, over what was there before; features take 5 kB a picture."""
+    features, borders = FeatureFile(), FeatureFile()
+    generator = np.random.default_rng(0)
+    for file in (features, borders):
+        for _ in range(count // 500):
+            file.append(generator.normal(size=(500, 1280)))
+    examples = examples_of(np.eye(2)[np.arange(count) % 2], np.zeros((count, 1)), "softmax")
+    examples = replace(examples, features=features)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM counts from now on
+    before = status_of_this_process("VmRSS")
+    problem = Problem.of(examples, True, CPU).of_pictures(np.arange(count) % 10 > 0)
+    used = np.arange(len(problem.targets)) % 5 > 0
+    layer = problem.solve(used, 1.0)
+    assert problem.loss(layer, ~used) > 0
+    assert np.isfinite(problem.logits(layer, ~used)).all()
+    away_from_borders(examples, borders, 1.0, CPU)
+    return status_of_this_process("VmHWM") - before
+
+
+def status_of_this_process(entry: str) -> float:
+    found = re.search(rf"{entry}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1000
+
+
+def test_memory_does_not_grow_with_the_pictures() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("this system does not tell a process's height of memory")
+    memory_of_a_fit(500)
+    few, many = memory_of_a_fit(500), memory_of_a_fit(5000)
+    assert many - few < 10  # one copy of the features more would be 12 in float16
 
 
 def test_balanced_weights_are_those_of_scikit_learn() -> None:
@@ -108,7 +158,7 @@ def test_probabilities_are_held_out_and_hold() -> None:
     assert fit.strength == min(fit.tried, key=lambda one: one[1])[0]
     new = clouds(4000, spread=2.5, seed=9)
     held_out = quality(probabilities(fit.held_out, "softmax"), examples.targets, "softmax")
-    found = probabilities(fit.layer.logits(new.features.astype(np.float64)), "softmax")
+    found = probabilities(fit.layer.logits(array_of(new.features)), "softmax")
     on_new = quality(found, new.targets, "softmax")
     # What the held-out parts say is what pictures from elsewhere show.
     assert held_out.accuracy is not None
@@ -137,7 +187,7 @@ def test_a_class_without_pictures_is_never_predicted() -> None:
     wider = np.insert(some.targets, 1, 0, axis=1)
     examples = replace(some, targets=wider, class_names=tuple("abcde"))
     fit = fit_probe(examples, True, CPU)
-    found = probabilities(fit.layer.logits(some.features.astype(np.float64)), "softmax")
+    found = probabilities(fit.layer.logits(array_of(some.features)), "softmax")
     assert found[:, 1].max() < 1e-3
     assert np.isfinite(fit.layer.weight).all()
     (without,) = [
@@ -149,12 +199,11 @@ def test_a_class_without_pictures_is_never_predicted() -> None:
 def test_against_borders_no_probability_changes_and_maps_do() -> None:
     examples = clouds(200, spread=2)
     # Surroundings have more of one feature, whatever the class.
-    borders = examples.features.copy()
-    borders[:, 2] += 4
+    features = array_of(examples.features)
+    borders = FeatureFile.of(features + 4 * np.eye(WIDTH)[2])
     plain, against = (
         fit_probe(replace(examples, borders=some), True, CPU).layer for some in (None, borders)
     )
-    features = examples.features.astype(np.float64)
     expected, found = (
         probabilities(layer.logits(features), "softmax") for layer in (plain, against)
     )

@@ -5,24 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cambox.errors import RequestError, some_of
+from cambox.linear_probe.feature_file import ROWS_AT_ONCE, FeatureFile
 from cambox.output.published_file import PublishedFile
-from cambox.output.rows import Entries
+from cambox.output.rows import SCHEMA, Entries, as_numpy
 
 Activation = Literal["softmax", "sigmoid"]
 
 FOLDS = 5
 # A class with fewer pictures is in the training of some fold not at all.
 LEAST_OF_A_CLASS = 2
-_COLUMNS = (
-    *("key", "shard", "sample_index", "status", "labels"),
-    *("features", "border_features"),
-)
+_COLUMNS = ("key", "shard", "sample_index", "status", "labels")
+_VECTORS = ("features", "border_features")
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Examples:
 
     Attributes:
         keys, shards, places: of each picture: its key, its shard's URI and place in it.
-        features: (N, D) float16, what the network's last layer sees.
-        borders: (N, D) float16, what it sees of the outermost cells alone; None where it does not
+        features: (N, D), what the network's last layer sees.
+        borders: (N, D), what it sees of the outermost cells alone; None where it does not
             see an average of cells.
         targets: (N, K) float32, 1 for a class that the picture shows, else 0.
         fold: (N,) from 0, by a hash of the key, so that a picture stays where it is as others come.
@@ -45,8 +46,8 @@ class Examples:
     keys: list[str]
     shards: list[str]
     places: np.ndarray
-    features: np.ndarray
-    borders: np.ndarray | None
+    features: FeatureFile
+    borders: FeatureFile | None
     targets: np.ndarray
     fold: np.ndarray
     activation: Activation
@@ -66,6 +67,7 @@ def read_examples(
     class_names: Sequence[str],
     background: str | None,
     activation: Activation | None,
+    folder: Path,
     of_model: Sequence[str] = (),
     on_file: Callable[[int], None] | None = None,
 ) -> Examples:
@@ -76,6 +78,7 @@ def read_examples(
         background: the class of pictures without any object. Where it is none of the names it
             becomes the last class, of the pictures whose label says that they show none.
         activation: None: softmax where every picture shows one class, else sigmoid.
+        folder: with room for the features in temporary files.
         of_model: the names of the network's own classes, which are taken where the labels count as
             many and say no names; else they are called by their numbers.
         on_file: called with the number of files, after each.
@@ -84,30 +87,27 @@ def read_examples(
         RequestError: a file cannot be read, or the labels do not do.
     """
     parts = []
+    features, borders = FeatureFile(folder), FeatureFile(folder)
     for file in files:
-        parts.append(file.table(_COLUMNS))
+        for batch in file.batches((*_COLUMNS, *_VECTORS), ROWS_AT_ONCE):
+            parts.append(batch.select(_COLUMNS))
+            used = pa.array(_has_features(batch) & _is_labelled(batch, background, activation))
+            for column, vectors in zip(_VECTORS, (features, borders), strict=True):
+                vectors.append(_vectors(batch.column(column).filter(used), column))
         if on_file is not None:
             on_file(len(files))
-    rows = pa.concat_tables(parts)
-    has_features = rows["status"].to_numpy() == "ok"
-    is_labelled = ~rows["labels"].is_null().to_numpy()
+    rows = pa.Table.from_batches(parts, pa.schema([SCHEMA.field(name) for name in _COLUMNS]))
     names = _names(rows, class_names, of_model, background)
-    place_of_background = None if background is None else names.index(background)
-    labels: list[list[int] | None] = rows["labels"].to_pylist()
-    if place_of_background is not None:
-        labels = [[place_of_background] if one == [] else one for one in labels]
-    several = any(one is not None and len(one) != 1 for one in labels)
-    if activation == "softmax" and several:
-        # Which class such a picture is of the labels do not say.
-        is_labelled &= np.array([one is not None and len(one) == 1 for one in labels])
-    used = np.flatnonzero(has_features & is_labelled)
-    targets = np.zeros((len(used), len(names)), np.float32)
-    for row, place in enumerate(used.tolist()):
-        targets[row, labels[place] or []] = 1
-    kept = rows.take(pa.array(used))
+    has_features, is_labelled = _has_features(rows), _is_labelled(rows, background, activation)
+    kept = rows.filter(pa.array(has_features & is_labelled))
+    labels: list[list[int]] = kept["labels"].to_pylist()
+    if background is not None:
+        labels = [one or [names.index(background)] for one in labels]
+    targets = np.zeros((len(labels), len(names)), np.float32)
+    for row, some in enumerate(labels):
+        targets[row, some] = 1
     keys: list[str] = kept["key"].to_pylist()
-    features = _vectors(kept, "features")
-    borders = _vectors(kept, "border_features")
+    several = bool((is_labelled & ~_is_labelled(rows, background, "softmax")).any())
     left_out = {
         "unreadable or without an image": int((~has_features).sum()),
         "without one label": int((has_features & ~is_labelled).sum()),
@@ -129,11 +129,26 @@ def read_examples(
     return examples
 
 
-def _vectors(rows: pa.Table, column: str) -> np.ndarray:
-    """(N, D) float16; D is 0 where the column is empty."""
-    flat = Entries.of(rows[column], column)["item"].astype(np.float16)
-    vectors: np.ndarray = flat.reshape(rows.num_rows, -1 if len(flat) else 0)
-    return vectors
+def _has_features(rows: pa.RecordBatch | pa.Table) -> np.ndarray:
+    """(N,) bool."""
+    return as_numpy(pc.equal(rows["status"], "ok"))
+
+
+def _is_labelled(
+    rows: pa.RecordBatch | pa.Table, background: str | None, activation: Activation | None
+) -> np.ndarray:
+    """(N,) bool; of a picture with several labels those do not say which class it is of."""
+    counts = pc.list_value_length(rows["labels"])
+    if activation != "softmax":
+        return as_numpy(pc.is_valid(counts))
+    classes = pc.max_element_wise(counts, 0 if background is None else 1, skip_nulls=False)
+    return as_numpy(pc.fill_null(pc.equal(classes, 1), False))
+
+
+def _vectors(vectors: pa.ListArray, column: str) -> np.ndarray:
+    """(N, D) float16; D is 0 where they are empty."""
+    flat = Entries.of(vectors, column)["item"]
+    return flat.reshape(len(vectors), -1 if len(flat) else 0).astype(np.float16, copy=False)
 
 
 def fold_of(key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,7 +11,8 @@ import numpy as np
 import torch
 
 from cambox.linear_probe.examples import FOLDS, Activation, Examples
-from cambox.linear_probe.layer import STEPS, Layer, Problem, mean_loss
+from cambox.linear_probe.feature_file import FeatureFile
+from cambox.linear_probe.layer import STEPS, Layer, Problem, losses
 
 STRENGTHS = tuple(10.0**power for power in (0, -0.5, -1, -1.5, -2, -2.5, -3, -3.5, -4))
 # Enough to tell the strengths apart; all pictures are used with the one that is chosen.
@@ -75,7 +77,7 @@ def fit_probe(
     """
     problem = Problem.of(examples, balanced, device)
     with ExitStack() as afterwards:
-        if problem.inputs.numel() < _WORTH_THREADS:
+        if math.prod(problem.features.shape) < _WORTH_THREADS:
             afterwards.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(1)
         return _fit(examples, problem, on_fit)
@@ -83,10 +85,11 @@ def fit_probe(
 
 def _fit(examples: Examples, problem: Problem, on_fit: Callable[[int], None]) -> Fit:
     fits = len(STRENGTHS) + FOLDS + 1
-    some = np.unique(np.linspace(0, len(examples.fold) - 1, MOST_TO_CHOOSE_BY).astype(np.int64))
+    some = np.zeros(len(examples.fold), bool)
+    some[np.linspace(0, len(some) - 1, MOST_TO_CHOOSE_BY).astype(np.int64)] = True
     # The largest part: of few pictures one may be empty.
     largest = np.bincount(examples.fold[some]).argmax()
-    fewer = problem.of_pictures(some) if len(some) < len(examples.fold) else problem
+    fewer = problem if some.all() else problem.of_pictures(some)
     held = examples.fold[some] == largest
     tried = []
     layer: torch.Tensor | None = None
@@ -110,15 +113,14 @@ def _fit(examples: Examples, problem: Problem, on_fit: Callable[[int], None]) ->
     calibration = calibrate(logits, examples.targets, examples.activation)
     whole = problem.layer(problem.solve(np.ones(len(examples.fold), bool), strength))
     if examples.activation == "softmax" and examples.borders is not None:
-        device = problem.inputs.device
-        away = away_from_borders(examples, examples.borders, strength, device)
+        away = away_from_borders(examples, examples.borders, strength, problem.targets.device)
         whole = Layer(whole.weight + away, whole.bias)
     on_fit(fits)
     return Fit(calibration.of_layer(whole), strength, tuple(tried), calibration, held_out)
 
 
 def away_from_borders(
-    examples: Examples, borders: np.ndarray, strength: float, device: torch.device
+    examples: Examples, borders: FeatureFile, strength: float, device: torch.device
 ) -> np.ndarray:
     """(D,) what to add to the weights of all classes, so that maps tell objects from surroundings.
 
@@ -127,11 +129,11 @@ def away_from_borders(
     which is noise where none of them is. Pictures are aimed at their objects, so what their
     borders show is made a class of its own, in a fit beside, and the maps are against it.
     """
-    count = len(borders)
+    count, _ = borders.shape
     targets = np.zeros((2 * count, examples.targets.shape[1] + 1), np.float32)
     targets[:count, :-1] = examples.targets
     targets[count:, -1] = 1
-    both = replace(examples, features=np.concatenate([examples.features, borders]), targets=targets)
+    both = replace(examples, features=examples.features.and_after(borders), targets=targets)
     problem = Problem.of(both, True, device)
     layer = problem.layer(problem.solve(np.ones(2 * count, bool), strength))
     away: np.ndarray = -layer.weight[-1]
@@ -147,14 +149,13 @@ def calibrate(logits: np.ndarray, targets: np.ndarray, activation: Activation) -
     z, t = torch.from_numpy(logits), torch.from_numpy(targets).to(torch.float64)
     log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
     shift = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
-    ones = torch.ones(len(z), 1, dtype=torch.float64)
     optimizer = torch.optim.LBFGS(
         [log_scale, shift], max_iter=STEPS, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = mean_loss(z * log_scale.exp() + shift, t, ones, activation)
+        loss = losses(z * log_scale.exp() + shift, t, activation).mean()
         loss = loss + shift.square().sum() / (2 * len(z))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

@@ -107,6 +107,7 @@ def probe(request: ProbeRequest, console: Console) -> ProbeReport:
             listed_classes(engine.config),
             request.background,
             request.activation,
+            request.to,
             _names_of_model(config.model),
             steps.step("feature files read"),
         )
@@ -158,8 +159,12 @@ def _of_groups(given: ModelSettings, model: ModelSettings, examples: Examples) -
     if groups.names != examples.class_names:
         return None
     own = last_layer(classifier)
-    logits = own.logits(examples.features.astype(np.float64))
-    return probabilities(logits, model.activation, groups)
+    return np.concatenate(
+        [
+            probabilities(own.logits(block.astype(np.float64)), model.activation, groups)
+            for _, block in examples.features.blocks()
+        ]
+    )
 
 
 def last_layer(classifier: Classifier) -> Layer:
