@@ -51,7 +51,7 @@ def make(make_config: ConfigMaker, tmp_path: Path) -> ConfigMaker:
     return lambda *overrides: make_config(*files, *overrides)
 
 
-def no_model(config: Config) -> None:
+def no_model(config: Config, retried: frozenset[str]) -> None:
     raise AssertionError("a model was loaded")
 
 

@@ -65,7 +65,7 @@ def test_with_weights_of_one_the_losses_are_those_of_torchvision(kind: DetectorK
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kind", [DetectorKind.retinanet, DetectorKind.ssdlite])
+@pytest.mark.parametrize("kind", [DetectorKind.retinanet, DetectorKind.fcos])
 def test_weights_change_what_is_learned(kind: DetectorKind) -> None:
     one, other = detector_of(kind), detector_of(kind)
     for detector in (one, other):

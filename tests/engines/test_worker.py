@@ -175,8 +175,8 @@ def test_local_threads_are_the_cpus_that_may_be_used(
     assert LocalEngine(make_config("engine.cpus_per_worker=auto")).threads == 3
 
 
-def test_more_threads_than_a_machine_has_cpus_are_refused(make_config: ConfigMaker) -> None:
-    with pytest.raises(RequestError, match=r"cpus_per_worker: 4096 is more than the \d+ CPU"):
+def test_far_more_threads_than_a_machine_has_cpus_are_refused(make_config: ConfigMaker) -> None:
+    with pytest.raises(RequestError, match=r"cpus_per_worker: 4096 is far more than the \d+ CPU"):
         LocalEngine(make_config("engine.cpus_per_worker=4096"))
 
 

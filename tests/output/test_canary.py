@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,14 @@ def test_every_file_says_what_its_worker_made_of_the_pictures(begun: Config) -> 
     assert [len(one.boxes) > 0 for one in read.rows] == [True, True]
 
 
+def test_a_damaged_entry_makes_its_file_changed_and_stops_no_run(begun: Config) -> None:
+    path = sorted(Path(begun.output.uri).glob("*/*.parquet"))[0]
+    table = pq.read_table(path)
+    metadata = {**table.schema.metadata, b"cambox.canary": b"\xff"}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    assert len(run(begun, QUIET).plan.changed) == 1
+
+
 def test_a_run_that_would_mix_rows_ends_before_it_begins(
     begun: Config, resized_otherwise: Callable[[], None]
 ) -> None:
@@ -174,8 +183,10 @@ def test_rows_are_mixed_where_that_is_asked_for_and_said(
 
 
 def test_a_worker_that_makes_other_rows_than_the_driver_does_not_start(
-    begun: Config, resized_otherwise: Callable[[], None]
+    begun: Config, resized_otherwise: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A worker keeps what is logged in its process.
+    monkeypatch.setattr(logging.getLogger("cambox"), "handlers", [])
     engine, _ = prepare(begun, QUIET)
     drivers = engine.canary
     arguments = begun, engine.recipe.digest, engine.model.classifier.head.kind, 1

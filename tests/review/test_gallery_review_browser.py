@@ -16,6 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 from browser import chromium, uri_of
+from cambox.review.corrections.formats import read_review
 from cambox.review.gallery.page import render_page
 from galleries import BAD_CLASS, made_gallery
 
@@ -121,6 +122,15 @@ def test_boxes_are_decided_by_keys_and_saved_as_a_file(
         *(("wrong_class", BAD_CLASS), ("accept", None)),
     ]
     assert page.get_log("browser") == []
+    # The command that takes it reads what was decided; a rejected box is gone.
+    read = read_review(str(next(tmp_path.glob("review-*.json"))))
+    assert {image.key: [box.class_name for box in image.boxes] for image in read.images} == {
+        "key-0001": ["dotted"],
+        "key-0002": [],
+        "key-0003": [BAD_CLASS],
+        "key-0004": [BAD_CLASS],
+        "key-0007": [],
+    }
 
 
 def test_decisions_are_there_when_the_page_is_opened_again(page: webdriver.Chrome) -> None:

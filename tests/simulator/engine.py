@@ -51,6 +51,8 @@ class Engine:
     """Shards are read, and their rows published, one after another."""
 
     recipe = RECIPE
+    # It makes nothing of pictures.
+    canary = None
 
     def __init__(self, config: Config, clock: Clock, deadly: float) -> None:
         self.config, self.clock, self.deadly = config, clock, deadly

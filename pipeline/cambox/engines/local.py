@@ -36,6 +36,8 @@ from cambox.threads import usable_cpus
 
 # One is read, one computed to its end, and one written, which takes long on a remote storage.
 SHARDS_IN_WORK = 3
+# More than the CPUs cost some time; thousands of threads end the process where no stack is left.
+MOST_THREADS_A_CPU = 8
 # What was begun may be published yet, when the run is told to end; Kubernetes gives 30 s in all.
 SECONDS_TO_END = 4.0
 
@@ -151,10 +153,11 @@ class LocalEngine:
         self.retried = retried
         device = local_device()
         threads = config.engine.cpus_per_worker
-        if threads != "auto" and threads > (cpus := os.cpu_count() or 1):
+        cpus = os.cpu_count() or 1
+        if threads != "auto" and threads > MOST_THREADS_A_CPU * cpus:
             raise RequestError(
-                f"engine.cpus_per_worker: {threads} is more than the {counted(cpus, 'CPU')} here; "
-                f"lower it, or set it to auto"
+                f"engine.cpus_per_worker: {threads} is far more than the {counted(cpus, 'CPU')} "
+                "here; lower it, or set it to auto"
             )
         self.threads = usable_cpus() if threads == "auto" else threads
         precision = resolve_precision(config, device.type == "cuda")

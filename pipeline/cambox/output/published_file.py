@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,19 +25,17 @@ from cambox.output.footer import (
     parsed,
     read_end,
 )
+from cambox.output.parquet_bytes import may_have, ranges_of, readable, some_bytes
 from cambox.output.publish import replaced_uri
 from cambox.output.reviewed import REVIEWED, FileReviews
-from cambox.sources.retry import from_storage, read_whole
+from cambox.sources.retry import read_whole
 from cambox.sources.shards import Shard
-from cambox.sources.storage import locate
 
 Answer = TypeVar("Answer")
 
 ROWS_AT_ONCE = 4096
 # Maps are large, and of a sample few rows of a file are wanted.
 ROWS_WITH_MAPS_AT_ONCE = 256
-# Asking once more costs a storage about as much time as so many bytes that nobody wants.
-BYTES_NOT_WORTH_A_QUESTION = 1 << 15
 # Of a file without rows: empty dictionaries.
 MOST_BYTES_WITHOUT_ROWS = 1000
 
@@ -148,7 +145,7 @@ class PublishedFile:
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
             first, end = end, end + group.num_rows
-            if not _may_have(group, column, value):
+            if not may_have(group, column, value):
                 continue
             for batch in self._batches([column], ROWS_AT_ONCE, [number]):
                 equal = pc.equal(batch[column], value).fill_null(False)
@@ -165,7 +162,7 @@ class PublishedFile:
         """
 
         def read(uri: str) -> bytes:
-            with _readable(uri):
+            with readable(uri):
                 return read_whole(uri, self.storage_options)
 
         return self._of_these_bytes(read)
@@ -174,7 +171,7 @@ class PublishedFile:
         return self._of_these_bytes(self._metadata_at)
 
     def _metadata_at(self, uri: str) -> pq.FileMetaData:
-        with _readable(uri):
+        with readable(uri):
             return read_end(uri, self.storage_options).metadata
 
     def _of_these_bytes(self, read: Callable[[str], Answer]) -> Answer:
@@ -194,7 +191,7 @@ class PublishedFile:
         return read(replaced_uri(self.uri, self.sha256))
 
     def _is_in_its_place(self) -> bool:
-        with _readable(self.uri):
+        with readable(self.uri):
             try:
                 return read_end(self.uri, self.storage_options).digest == self.footer_digest
             except (NotOursError, FileNotFoundError):
@@ -238,8 +235,8 @@ class PublishedFile:
                 if columns is not None:
                     names = metadata.schema.to_arrow_schema().names
                     present = [name for name in columns if name.split(".")[0] in names]
-                ranges = _ranges(metadata, present, chosen)
-            return metadata, chosen, present, self._some_bytes(uri, ranges)
+                ranges = ranges_of(metadata, present, chosen)
+            return metadata, chosen, present, some_bytes(uri, ranges, self.storage_options)
 
         # All bytes that will be read come now, so that a storage's failure is met here alone.
         metadata, chosen, present, data = self._of_these_bytes(read)
@@ -249,55 +246,6 @@ class PublishedFile:
             )
             yield from file.iter_batches(rows_at_once, chosen, present, use_threads)
 
-    def _some_bytes(self, uri: str, ranges: Sequence[tuple[int, int]]) -> np.ndarray:
-        """(size,) uint8 the file where it was asked for, zeros elsewhere, which take no memory."""
-        filesystem, path = locate(uri, self.storage_options)
-        starts, ends = [start for start, _ in ranges], [end for _, end in ranges]
-        with _readable(uri):
-            parts = from_storage(
-                uri,
-                lambda: filesystem.cat_ranges([path] * len(ranges), starts, ends, on_error="raise"),
-            )
-        with parsed(self.uri):
-            for (start, end), part in zip(ranges, parts, strict=True):
-                if len(part) != end - start:
-                    raise pa.ArrowInvalid(f"it ends before byte {end}")
-        data = np.zeros(max(ends, default=0), np.uint8)
-        for (start, end), part in zip(ranges, parts, strict=True):
-            data[start:end] = np.frombuffer(part, np.uint8)
-        return data
-
-
-def _may_have(group: pq.RowGroupMetaData, column: str, value: str) -> bool:
-    """Whether statistics allow a value in a column; both sort texts by their UTF-8 bytes."""
-    for place in range(group.num_columns):
-        chunk = group.column(place)
-        if chunk.path_in_schema == column:
-            known = chunk.statistics
-            return known is None or not known.has_min_max or known.min <= value <= known.max
-    return False
-
-
-def _ranges(
-    metadata: pq.FileMetaData, columns: Sequence[str] | None, groups: Sequence[int]
-) -> list[tuple[int, int]]:
-    """Where the pages of some columns (None: of all) lie, first byte and end; neighbours as one."""
-    ranges: list[tuple[int, int]] = []
-    for group in groups:
-        for place in range(metadata.num_columns):
-            column = metadata.row_group(group).column(place)
-            path = f"{column.path_in_schema}."
-            if columns is not None and not any(path.startswith(f"{name}.") for name in columns):
-                continue
-            start = column.dictionary_page_offset or column.data_page_offset
-            end = start + column.total_compressed_size
-            if not 0 <= start < end:
-                raise pa.ArrowInvalid(f"{column.path_in_schema} is said to lie at byte {start}")
-            if ranges and 0 <= start - ranges[-1][1] <= BYTES_NOT_WORTH_A_QUESTION:
-                start = ranges.pop()[0]
-            ranges.append((start, end))
-    return ranges
-
 
 def known_file(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[PublishedFile, Footer]:
     """A file and its footer, from its end.
@@ -305,7 +253,7 @@ def known_file(uri: str, storage_options: Mapping[str, Any] | None) -> tuple[Pub
     Raises:
         RequestError: it cannot be read, is damaged, or is not of cambox.
     """
-    with _readable(uri):
+    with readable(uri):
         end = read_end(uri, storage_options)
     return published_file(uri, end, storage_options)
 
@@ -323,7 +271,9 @@ def published_file(
         footer = Footer.from_metadata(entries)
         _require_plausible(footer, end.metadata)
         digest = json.loads(entries.get(DIGEST_KEY, b"{}")).get("sha256")
-        source = entries.get(SOURCE_KEY)
+        source = entries.get(SOURCE_KEY, b"").decode() or None
+        # One text for all files of a worker, and an output of millions of rows has few.
+        canary = sys.intern(entries.get(CANARY_KEY, b"").decode())
     file = PublishedFile(
         uri,
         footer.shard,
@@ -331,12 +281,11 @@ def published_file(
         footer.recipe_digest,
         footer.versions,
         digest,
-        None if source is None else source.decode(),
+        source,
         storage_options,
         end.size,
         end.digest,
-        # One text for all files of a worker, and of an output millions of rows have few.
-        canary=sys.intern(entries.get(CANARY_KEY, b"").decode()),
+        canary=canary,
     )
     return file, footer
 
@@ -362,11 +311,3 @@ def _require_plausible(footer: Footer, metadata: pq.FileMetaData) -> None:
     size = int(data.get("bytes", metadata.num_rows or MOST_BYTES_WITHOUT_ROWS + 1))
     if metadata.num_rows == 0 and size > MOST_BYTES_WITHOUT_ROWS:
         raise pa.ArrowInvalid("its footer counts no rows, and there are some before it")
-
-
-@contextmanager
-def _readable(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RequestError(f"{uri} cannot be read: {error}; check access to it") from error
