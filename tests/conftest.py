@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,18 @@ SLOW_FILES = (
     *("test_rebox.py", "test_train.py", "test_tune.py", "test_worker.py"),
     "test_failed_rows.py",
 )
+
+
+@pytest.fixture(autouse=True)
+def signals_stay_as_they_were() -> Iterator[None]:
+    """A command that ran in this process hears them; a later test's would end the process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in before.items():
+            # None is a handler that is not Python's.
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ def command() -> Iterator[None]:
     """A command hears SIGTERM, as ``cambox.cli.options.carry_out`` lets it."""
     HEARD.clear()
     before = signal.signal(signal.SIGTERM, of_the_command)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.signal(signal.SIGTERM, before) is of_the_command
 
