@@ -36,8 +36,8 @@ def row(probability: float = 0.7, right: float = 60.0, pixels: bytes = PIXELS) -
     return PictureRow.of(pixels, classes, boxes)
 
 
-def canary(second: PictureRow, precision: str = "float32") -> Canary:
-    return Canary(precision=precision, rows=(row(), second))
+def canary(second: PictureRow, precision: str = "float32", device: str = "cpu") -> Canary:
+    return Canary(device=device, precision=precision, rows=(row(), second))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,12 @@ def test_half_precision_may_differ_by_more() -> None:
     before, now = (canary(row(probability=p), precision="bfloat16") for p in (0.7, 0.73))
     assert before.difference(now) is None
     assert before.difference(canary(row(probability=0.8), precision="bfloat16")) is not None
+
+
+def test_of_a_cpu_and_a_gpu_only_the_pixels_are_compared() -> None:
+    on_gpu = canary(row(probability=0.5), device="cuda")
+    assert canary(row()).difference(on_gpu) is None
+    assert on_gpu.difference(canary(row(pixels=PIXELS[::-1]))) is not None
 
 
 def test_pixels_that_a_gpu_decoded_are_not_compared() -> None:

@@ -59,10 +59,16 @@ class PictureRow(_Part):
             boxes=tuple((class_id, *corners) for class_id, corners in found),
         )
 
-    def difference(self, now: PictureRow, tolerance: _Tolerance) -> str | None:
-        """What ``now`` has otherwise, in words; None: nothing that rounding does not explain."""
+    def difference(self, now: PictureRow, tolerance: _Tolerance | None) -> str | None:
+        """What ``now`` has otherwise, in words; None: nothing that rounding does not explain.
+
+        Args:
+            tolerance: None: only the pixels are compared.
+        """
         if self.pixels is not None and now.pixels is not None and self.pixels != now.pixels:
             return "is decoded to other pixels"
+        if tolerance is None:
+            return None
         before, after = dict(self.classes), dict(now.classes)
         # The least likely of the best may be others by a hair.
         for class_id in before.keys() & after.keys():
@@ -90,10 +96,12 @@ class Canary(_Part):
     """What a worker made of the built-in pictures under a recipe.
 
     Attributes:
+        device: kind of what computed it, such as ``cpu`` and ``cuda``.
         precision: that the network computes in.
         rows: in the order of ``FILES``.
     """
 
+    device: str
     precision: str
     rows: tuple[PictureRow, PictureRow]
 
@@ -107,8 +115,10 @@ class Canary(_Part):
 
     def difference(self, now: Canary) -> str | None:
         """What other libraries make otherwise, in words; None: the same, but for rounding."""
+        # How far a CPU and a GPU may be apart is not known, so of these only pixels are compared.
+        alike = now.device == self.device
         tolerance = _TOLERANCES.get(now.precision, _TOLERANCES["bfloat16"])
         for name, before, after in zip(FILES, self.rows, now.rows, strict=True):
-            if found := before.difference(after, tolerance):
+            if found := before.difference(after, tolerance if alike else None):
                 return f"the built-in picture {name} {found}"
         return None

@@ -39,4 +39,7 @@ def tried(annotator: Annotator) -> Canary:
         return PictureRow.of(pixels, batch.rows[number].classes, boxes[boxes.image == number])
 
     first, second = (row(number, data) for number, data in enumerate(files.values()))
-    return Canary(precision=lane.classifier.precision, rows=(first, second))
+    classifier = lane.classifier
+    return Canary(
+        device=classifier.device.type, precision=classifier.precision, rows=(first, second)
+    )
