@@ -191,15 +191,20 @@ class Slow:
 
     Attributes:
         begun: a folder with a file for each process that has begun a shard, named by its number.
+        together: so many processes have to have begun a shard before any goes on, as one of them
+            may else do all the work while another still starts.
     """
 
     seconds: float
     begun: Path
+    together: int = 1
 
     def __call__(self, point: str, shard: str) -> None:
         if point != CONSTRUCTOR:
             self.begun.mkdir(parents=True, exist_ok=True)
             (self.begun / str(os.getpid())).touch()
+            while len(self.processes) < self.together:
+                time.sleep(0.05)
         time.sleep(self.seconds)
 
     @property

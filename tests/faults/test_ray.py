@@ -145,9 +145,9 @@ def tried_alone(log: str) -> list[str]:
 def test_a_node_is_lost(
     on_ray: OnRay, cluster: Any, fault_table: FaultTable, tmp_path: Path
 ) -> None:
-    slow = Slow(0.15, tmp_path / "begun")
+    slow = Slow(0.15, tmp_path / "begun", together=2)
     with driver(on_ray.command, slow, on_ray.log, on_ray.environment) as process:
-        wait_until(lambda: len(slow.processes) == 2, "both workers' start")
+        wait_until(lambda: len(slow.processes) == 2, "both workers' start", 120)
         workers = slow.processes
         # Without mercy: the machine is gone, its workers with it.
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
