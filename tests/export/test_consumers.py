@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ import numpy as np
 import pytest
 import supervision
 
+import cambox
 from cambox.export import Format
 from cambox.export.export import export
 from cambox.export.request import ExportRequest
+from cambox.output.rows import SIDES
+from cambox.review.corrections.take import take_corrections
 from cambox.training.selection import Selection
 from makers import KnownRow, Published, corners_of, publish_rows
 
@@ -212,3 +216,56 @@ def test_coco_by_supervision(published: Published, exported: Exporting) -> None:
     for row, name in zip(kept(published), names, strict=True):
         found = loaded.annotations[str(folder / "images" / name)]
         require_boxes(row, found.xyxy, [NAMES[number] for number in found.class_id])
+
+
+def by_label_studio(exporting: Exporting, to: Path) -> Path:
+    """Its JSON, of tasks whose predictions a person submitted as they were."""
+    objects = pytest.importorskip("label_studio_sdk.label_interface.objects", reason=REASON)
+    tasks = json.loads((exporting(Format.labelstudio) / "tasks.json").read_text())
+    submitted = []
+    for number, task in enumerate(tasks):
+        accepted = {"id": number, "result": task["predictions"][0]["result"], "completed_by": 1}
+        value = objects.TaskValue(**task | {"id": number, "annotations": [accepted]})
+        submitted.append(value.model_dump(mode="json"))
+    to.write_text(json.dumps(submitted))
+    return to
+
+
+def by_datumaro(form: str, exporting: Exporting, to: Path) -> Path:
+    """What CVAT's own library makes of our CVAT export, in one of the formats it exports."""
+    datumaro = pytest.importorskip("datumaro", reason=REASON)
+    folder = exporting(Format.cvat, with_images=True)
+    datumaro.Dataset.import_from(str(folder), "cvat").export(str(to), form, save_media=False)
+    (found,) = [path for path in to.rglob("*.*") if path.suffix in {".xml", ".json"}]
+    return found
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [by_label_studio, partial(by_datumaro, "cvat"), partial(by_datumaro, "coco_instances")],
+    ids=["label-studio", "cvat", "coco"],
+)
+def test_what_a_tool_hands_back_becomes_reviewed_rows(
+    tool: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Out to the tool, through its own reader and writer, and back: the same boxes, all kept."""
+    (tmp_path / "mine").mkdir()
+    published = publish_rows(tmp_path / "mine")
+
+    def exporting(kind: Format, **options: Any) -> Path:
+        selection, to = Selection(keep_empty=True), tmp_path / "export"
+        export(ExportRequest(str(published.output), kind, to, selection, **options))
+        return to
+
+    taken = take_corrections(str(tool(exporting, tmp_path / "back")), str(published.output))
+    assert taken.complete
+    assert len(taken.rows) == len(kept(published))
+    assert taken.tally.total == {"kept": sum(len(row.objects) for row in kept(published))}
+    expected = {(row.shard, row.key): row for row in kept(published)}
+    rows = cambox.read(str(published.output)).to_table().to_pylist()
+    reviewed = [row for row in rows if row["reviewed"]]
+    assert {(row["shard"], row["key"]) for row in reviewed} == expected.keys()
+    for row in reviewed:
+        known = expected[row["shard"], row["key"]]
+        corners = [[item[side] for side in SIDES] for item in row["objects"]]
+        require_boxes(known, corners, [NAMES[item["class_id"]] for item in row["objects"]])
