@@ -10,7 +10,7 @@ from cambox import __version__
 from cambox.config_cam import BoxSettings
 from cambox.console import Advance
 from cambox.errors import RequestError
-from cambox.output.reading import open_recipe
+from cambox.output.reading import open_recipe, reviews_of
 from cambox.review.evaluate.calibration import calibration
 from cambox.review.evaluate.detection import AT_50, ClassMatches, detection, match
 from cambox.review.evaluate.figures import Bootstrap
@@ -103,7 +103,9 @@ def evaluate(
     _require_pairs(images, pairs, truth, output, truth_uri)
     bootstrap = Bootstrap(len(images.rows), resamples, seed)
     labelled = pairs.only(pairs.labelled)
-    counts, remarks = counts_and_remarks(images, pairs, truth, labels)
+    reviews = reviews_of(recipe.folder)
+    reviewed = {row.key for rows in reviews.by_shard.values() for row in rows} if reviews else set()
+    counts, remarks = counts_and_remarks(images, pairs, truth, labels, reviewed)
 
     every = numbered(row.boxes for row in images.rows)
     judged = {boxes_of: every}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 
@@ -14,12 +15,13 @@ from cambox.review.truth import Truth
 
 
 def counts_and_remarks(
-    images: MappedImages, pairs: Pairs, truth: Truth, labels: bool
+    images: MappedImages, pairs: Pairs, truth: Truth, labels: bool, reviewed: AbstractSet[str]
 ) -> tuple[Counts, tuple[str, ...]]:
     """The numbers of the report's head; what was left out or counts as missed, a line each.
 
     Args:
         labels: given labels get boxes.
+        reviewed: keys of rows whose boxes people have reviewed.
     """
     statuses: dict[str, list[str]] = defaultdict(list)
     for row in images.rows:
@@ -61,6 +63,10 @@ def counts_and_remarks(
             several,
             "images have several labels and the truth says no classes: each true box counts for "
             "each label; a column class_index would tell them apart",
+        ),
+        (
+            sum(row.key in reviewed for row in images.rows),
+            "rows are reviewed: what the recipe made of them is judged, not what people did",
         ),
         (
             sum(map(_reaches_out, images.rows)),
