@@ -6,6 +6,7 @@ from __future__ import annotations
 from cambox.cli import annotate, probe, output, look, derive, detect, review  # isort: skip
 from cambox.cli import corrections, recipes  # isort: skip
 from cambox.cli.options import app, carry_out
+from cambox.codec_messages import codec_messages_counted
 
 __all__ = [
     "annotate",
@@ -24,4 +25,5 @@ __all__ = [
 
 def main() -> None:
     """Run ``cambox``; a wrong request ends in one line and exit code 2."""
-    carry_out(lambda: app(prog_name="cambox"))
+    with codec_messages_counted():
+        carry_out(lambda: app(prog_name="cambox"))
