@@ -65,6 +65,9 @@ def build_detector(
         strides = tuple((stride,) for stride in backbone.strides)
         anchors = AnchorGenerator(strides, ((1.0,),) * len(strides))
         detector = FCOS(backbone, count, anchor_generator=anchors, **limits)
+        # Behind its last layer is a ReLU, and it begins at 0: a side whose first steps lead below
+        # that everywhere has no gradient, stays 0 for ever, and all boxes end at their middle.
+        nn.init.ones_(detector.head.regression_head.bbox_reg.bias)
     elif kind is DetectorKind.retinanet:
         anchors = _anchors(kind, backbone.strides)
         (a_cell, *_) = anchors.num_anchors_per_location()
