@@ -21,7 +21,8 @@ def test_all_four_sides_of_fcos_begin_alive(seed: int) -> None:
     detector: Any = new_detector(DetectorKind.fcos, (0, 1), ("a", "b"), 128, NETWORK)[0]
     maps = list(detector.backbone(torch.rand(2, 3, 128, 96)).values())
     sides, _ = detector.head.regression_head(maps)
-    assert sides.shape[-1] == 4
-    assert (sides > 0).all()
-    sides.sum().backward()
-    assert (detector.head.regression_head.bbox_reg.bias.grad == sides[..., 0].numel()).all()
+    alive = (sides > 0).float().mean((0, 1))
+    assert alive.shape == (4,)
+    assert (alive > 0.95).all()
+    sides.mean((0, 1)).sum().backward()
+    assert torch.allclose(detector.head.regression_head.bbox_reg.bias.grad, alive)
