@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Importing them is what makes them commands of app, in the order that --help has them in.
 from cambox.cli import annotate, probe, output, look, derive, detect, review  # isort: skip
-from cambox.cli import corrections, recipes  # isort: skip
+from cambox.cli import corrections, measure, recipes  # isort: skip
 from cambox.cli.options import app, carry_out
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "detect",
     "look",
     "main",
+    "measure",
     "output",
     "probe",
     "recipes",
