@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 
 import cambox
-from cambox.engines import cluster, worker
+from cambox.engines import actor, cluster, worker
 from cambox.engines.actor import MOST_WARNINGS, Warnings, absolute, runtime_env
 from cambox.engines.local import LocalEngine
 from cambox.engines.sizing import Pool
@@ -244,6 +244,15 @@ def test_actors_find_cambox_where_the_driver_has_it(
     assert path_of(sent_along, env_vars={"PYTHONPATH": "/mine"}) == "pipeline:/mine"
     monkeypatch.chdir(tmp_path)
     assert path_of(elsewhere) == f"{tmp_path}/code/pipeline:${{PYTHONPATH}}"
+
+
+def test_gpus_are_of_one_kind_by_make_and_compute_capability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert actor.kind_of(torch.device("cuda")) == "NVIDIA H200, compute capability 9.0"
+    assert actor.kind_of(CPU) == "cpu"
 
 
 class BusyRay:

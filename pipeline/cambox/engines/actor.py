@@ -165,7 +165,7 @@ class Worker:
             self.prefetch = Prefetch(annotator)
         # Until the process ends; see the local engine.
         gc.freeze()
-        return Made(self.where(), _kind_of(device), canary, library_versions())
+        return Made(self.where(), kind_of(device), canary, library_versions())
 
     def begin(self, shard: Shard) -> WorkerProgress:
         """Annotate a shard; gives the progress when it was read to its end, or failed."""
@@ -189,7 +189,8 @@ class Worker:
         return self.prefetch.progress(self.warnings.take())
 
 
-def _kind_of(device: torch.device) -> str:
+def kind_of(device: torch.device) -> str:
+    """What devices that compute alike, but for rounding, have in common."""
     if device.type != "cuda":
         return device.type
     major, minor = torch.cuda.get_device_capability(device)

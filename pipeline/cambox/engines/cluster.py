@@ -225,8 +225,8 @@ class _Run:
         placing, actor.placing = actor.placing, None
         # Loading, which was asked for at once, tells an error, too, and is what counts.
         with suppress(RayError):
-            actor.placed = time.monotonic()
             ray.get(placing)
+            actor.placed = time.monotonic()
 
     def _take_answer(self, actor: Actor) -> None:
         asked, actor.asked = actor.asked, None
@@ -313,8 +313,8 @@ class _Run:
         """Say which workers are missing, and end a run that gets none."""
         now = time.monotonic()
         for actor in list(self.actors):
-            waits = actor.placed is None and now - actor.asked_for > ELSEWHERE_SECONDS
-            if waits and actor.place.node is not None:
+            waits = actor.starting and actor.placed is None and actor.place.node is not None
+            if waits and now - actor.asked_for > ELSEWHERE_SECONDS:
                 self._send_elsewhere(actor)
         starting = [actor for actor in self.actors if actor.starting]
         without = [actor.place.size for actor in starting if actor.placed is None]
