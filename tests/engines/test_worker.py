@@ -22,8 +22,8 @@ import cambox
 from cambox.engines import actor, cluster, worker
 from cambox.engines.actor import MOST_WARNINGS, Warnings, absolute, runtime_env
 from cambox.engines.local import LocalEngine
-from cambox.engines.sizing import Pool
-from cambox.engines.waiting import Waiting
+from cambox.engines.sizing import Pool, Size
+from cambox.engines.waiting import Waiting, who_is_missing
 from cambox.engines.worker import LARGEST, SMALLEST, fastest_batch_size, load_model, remembered
 from cambox.errors import RequestError, UnavailableError
 from cambox.models.heads import HeadKind
@@ -321,3 +321,12 @@ def test_all_there_are_waited_for_anew_when_some_are_lost() -> None:
     assert [waiting.look(1, 1, now) for now in (31.0, 62.0)] == ["tell", "go on"]
     assert waiting.look(2, 0, 63.0) == "go on"
     assert [waiting.look(1, 1, now) for now in (90.0, 94.0)] == ["go on", "tell"]
+
+
+def test_workers_that_load_are_told_from_those_without_a_place() -> None:
+    nodes = [{"NodeID": "a", "Alive": False, "Resources": {"CPU": 8.0}}]
+    missing = who_is_missing([Size(0.5, 2.0, 2)] * 2, 1, nodes, {})
+    assert missing == (
+        "2 workers of 2 CPUs and 0.5 GPUs, 1 worker to load the model; "
+        "the cluster has no node, of which 0 CPUs are free"
+    )
