@@ -81,8 +81,10 @@ def test_shards_that_hold_nothing_are_a_wrong_request(
 class Endless:
     """An annotator of shards that have no end, until it is closed; or of none that can be read."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, seconds: float = 0.01) -> None:
+        self.seconds = seconds
         self.error = error
+        self.lanes = ["one", "another"]
         self.closed = threading.Event()
         self.begun: list[str] = []
 
@@ -92,7 +94,9 @@ class Endless:
         self.begun.append(shard.uri)
         if self.error is not None:
             raise self.error
-        while not self.closed.wait(0.01):
+        # Two lanes that end at the same time.
+        while not self.closed.wait(self.seconds):
+            on_progress(Progress(samples=5))
             on_progress(Progress(samples=5))
         raise RuntimeError("closed")
 
@@ -110,10 +114,19 @@ def test_a_run_over_shards_without_end_is_ended_when_its_time_is_up() -> None:
     rate, stages = end_to_end(endless, SHARDS, 0.5, lambda part, rate: told.append(rate))
     assert 0.5 <= time.perf_counter() - start < 3
     assert endless.begun == ["a"], "the next is begun when one is read"
-    # Five each hundredth of a second, or a little later.
-    assert 100 < rate <= 550
+    # Ten each hundredth of a second, or a little later.
+    assert 200 < rate <= 1000
     assert told[-1] == rate
     assert stages == {}, "none came to its end"
+
+
+def test_a_slow_network_has_time_for_some_batches() -> None:
+    # Of two lanes three batches each, where there was time for less than one.
+    slow: Any = Endless(seconds=0.2)
+    start = time.perf_counter()
+    rate, _ = end_to_end(slow, SHARDS, 0.1, lambda part, rate: None)
+    assert time.perf_counter() - start > 0.6
+    assert 25 < rate <= 50
 
 
 def test_a_run_in_which_no_shard_can_be_read_says_why() -> None:

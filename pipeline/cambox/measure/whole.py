@@ -20,37 +20,43 @@ from cambox.sources.shards import Shard
 LOOKS_A_SECOND = 10
 # So many times as long as it should take, where it has come to nothing.
 PATIENCE = 10
+# Of fewer it tells too much which of them ended just in time.
+BATCHES_OF_A_LANE = 3
 
 
 @dataclass
 class _Count:
-    """Images since the first batch was done, which is when all parts are at work."""
+    """Images from the beginning to the last batch that was done.
+
+    The first batch is waited for longer than the others; but lanes end at about the same time, so
+    that without it two batches would seem to have taken none.
+    """
 
     tell: Tell
+    wanted: int
+    start: float = field(default_factory=time.perf_counter)
     images: int = 0
-    first: float | None = None
+    batches: int = 0
     last: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def advance(self, progress: Progress) -> None:
-        if not progress.samples:
-            return
-        with self.lock:
-            self.last = time.perf_counter()
-            if self.first is None:
-                self.first = self.last
-                return
-            self.images += progress.samples
-            self.tell("end to end", self.rate)
+        if progress.samples:
+            with self.lock:
+                self.last = time.perf_counter()
+                self.images += progress.samples
+                self.batches += 1
+                self.tell("end to end", self.rate)
 
     @property
     def rate(self) -> float:
-        """Images a second; 0 before the second batch."""
-        return 0.0 if self.first is None else self.images / max(self.last - self.first, 1e-9)
+        """Images a second."""
+        return self.images / max(self.last - self.start, 1e-9)
 
-
-def _goes_on(passed: float, seconds: float, most: float, count: _Count) -> bool:
-    return passed < (seconds if count.rate else most)
+    def enough(self, seconds: float) -> bool:
+        """Whether time is up; a batch of a slow network may take longer than was thought."""
+        passed = time.perf_counter() - self.start
+        return passed > (seconds if self.batches >= self.wanted else PATIENCE * seconds)
 
 
 def end_to_end(
@@ -64,9 +70,9 @@ def end_to_end(
         Also milliseconds an image by stage, of the shards that came to their end.
 
     Raises:
-        UnavailableError: no shard can be read, or not a second batch was done in time.
+        UnavailableError: no shard can be read, or no batch was done in time.
     """
-    count = _Count(tell)
+    count = _Count(tell, BATCHES_OF_A_LANE * len(annotator.lanes))
     prefetch = Prefetch(annotator, count.advance)
     reports: list[ShardReport] = []
     wrong: list[Exception] = []
@@ -91,21 +97,18 @@ def end_to_end(
 
     # As a daemon: of a storage that hangs it would never end.
     worker = threading.Thread(target=work, name="hand out", daemon=True)
-    start = time.perf_counter()
     # As the local engine does.
     gc.freeze()
     try:
         worker.start()
-        # A batch of a slow network may take longer than was thought; two are needed for a rate.
-        most = PATIENCE * seconds
-        while worker.is_alive() and _goes_on(time.perf_counter() - start, seconds, most, count):
+        while worker.is_alive() and not count.enough(seconds):
             worker.join(1 / LOOKS_A_SECOND)
     finally:
         ended.set()
         prefetch.close(SECONDS_TO_END)
         gc.unfreeze()
-    if count.rate == 0.0:
-        why = one_line(wrong[0]) if wrong else f"not two batches were done in {most:.0f} s"
+    if not count.batches:
+        why = one_line(wrong[0]) if wrong else f"no batch was done in {PATIENCE * seconds:.0f} s"
         raise UnavailableError(f"no shard was annotated: {why}")
     stages = Counter[str]()
     for one in reports:
