@@ -30,7 +30,7 @@ SLOW_FILES = (
     *("test_engines.py", "test_light.py", "test_surface.py", "test_wheel.py", "test_cli.py"),
     *("test_gallery_browser.py", "test_kernel.py", "test_peers.py", "test_plan.py"),
     *("test_rebox.py", "test_train.py", "test_tune.py", "test_worker.py"),
-    "test_failed_rows.py",
+    *("test_failed_rows.py", "test_measure.py"),
 )
 
 

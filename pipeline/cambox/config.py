@@ -225,6 +225,9 @@ class EngineSettings(Section):
     anew; mix: say so and go on"""
     start_seconds: Annotated[float, Field(gt=0)] = 900.0
     """ray: a worker that takes longer to load its model, once it has its place, is replaced"""
+    wait_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """ray: a run ends when for so long not one worker found a place in the cluster, which may be
+    taken by others, or grow; the same command goes on later"""
 
 
 class Config(Section):

@@ -48,7 +48,8 @@ _SHAPE_NO_ROW: dict[str, set[str]] = {
     "model": {"checkpoint", "class_names", "class_groups"},
     "output": {"uri", "storage_options"},
     "engine": {
-        *("batch_size", "max_attempts", "stall_seconds", "start_seconds", "if_rows_differ"),
+        *("batch_size", "max_attempts", "stall_seconds", "start_seconds", "wait_seconds"),
+        "if_rows_differ",
     },
 }
 

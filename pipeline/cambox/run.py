@@ -72,7 +72,7 @@ def prepare(
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    config, shards, key = _checked(config, console)
+    config, shards, key = checked(config, console)
     engine = _loaded(config, key, console)
     work = _planned(config, shards, engine.recipe, console, Redo(redo_older_than))
     return engine, of_one_kind(config, engine, work, console)
@@ -86,7 +86,7 @@ def retry(config: Config, statuses: Collection[str], console: Console) -> RunSum
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    config, shards, key = _checked(config, console)
+    config, shards, key = checked(config, console)
     redo = Redo(statuses=frozenset(statuses))
     engine = _loaded(config, key, console, redo.statuses)
     work = _planned(config, shards, engine.recipe, console, redo)
@@ -106,12 +106,12 @@ def plan_only(
     Raises:
         RequestError: the request cannot be carried out as it stands.
     """
-    config, shards, key = _checked(config, console)
+    config, shards, key = checked(config, console)
     recipe = remembered(key) or _loaded(config, key, console).recipe
     return recipe, _planned(config, shards, recipe, console, Redo(redo_older_than))
 
 
-def _checked(config: Config, console: Console) -> tuple[Config, list[Shard], str | None]:
+def checked(config: Config, console: Console) -> tuple[Config, list[Shard], str | None]:
     """All that can be wrong with a request before a model is loaded.
 
     Returns:

@@ -9,14 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cambox.config import EngineSettings
-from cambox.engines.sizing import Pool, size_pool
+from cambox.engines.sizing import Place, Pool, Size, size_pool
 
 Node = dict[str, float]
 
 
+def name_of(number: int) -> str:
+    """The id of a node."""
+    return f"node-{number}"
+
+
+alike = Pool.of_one_size
+
+
 def sized(settings: dict[str, Any], nodes: list[Node], free: float) -> Pool:
-    alive = [{"Alive": True, "Resources": node} for node in nodes]
-    gone = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+    alive = [
+        {"NodeID": name_of(number), "Alive": True, "Resources": node}
+        for number, node in enumerate(nodes)
+    ]
+    gone = {"NodeID": "gone", "Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
     return size_pool(EngineSettings.model_validate(settings), [*alive, gone], {"CPU": free})
 
 
@@ -24,29 +35,39 @@ def sized(settings: dict[str, Any], nodes: list[Node], free: float) -> Pool:
     ("settings", "nodes", "available", "expected"),
     [
         # Eight GPUs on two nodes: each worker has its share of the CPUs.
-        ({}, [{"CPU": 32.0, "GPU": 4.0}] * 2, 63.0, Pool(8, 1.0, 7.0, 7)),
+        ({}, [{"CPU": 32.0, "GPU": 4.0}] * 2, 63.0, alike(8, 1.0, 7.0, 7)),
         # A laptop: one worker for four CPUs.
-        ({}, [{"CPU": 2.0}], 2.0, Pool(1, 0.0, 2.0, 2)),
-        ({}, [{"CPU": 16.0}], 15.0, Pool(3, 0.0, 4.0, 4)),
+        ({}, [{"CPU": 2.0}], 2.0, alike(1, 0.0, 2.0, 2)),
+        ({}, [{"CPU": 16.0}], 15.0, alike(3, 0.0, 4.0, 4)),
         # More workers than CPUs are still all placed.
-        ({"workers": 2}, [{"CPU": 2.0, "GPU": 2.0}], 1.0, Pool(2, 1.0, 0.5, 1)),
-        ({"workers": 3}, [{"CPU": 2.0}], 2.0, Pool(3, 0.0, 0.66, 1)),
-        ({"gpus_per_worker": 0.5}, [{"CPU": 8.0, "GPU": 1.0}], 8.0, Pool(2, 0.5, 4.0, 4)),
-        ({"gpus_per_worker": 0}, [{"CPU": 8.0, "GPU": 1.0}], 8.0, Pool(2, 0.0, 4.0, 4)),
-        ({"cpus_per_worker": 3}, [{"CPU": 9.0}], 9.0, Pool(3, 0.0, 3.0, 3)),
+        ({"workers": 2}, [{"CPU": 2.0, "GPU": 2.0}], 1.0, alike(2, 1.0, 0.5, 1)),
+        ({"workers": 3}, [{"CPU": 2.0}], 2.0, alike(3, 0.0, 0.66, 1)),
+        (
+            {"gpus_per_worker": 0.5},
+            [{"CPU": 8.0, "GPU": 1.0}],
+            8.0,
+            alike(2, 0.5, 4.0, 4),
+        ),
+        ({"gpus_per_worker": 0}, [{"CPU": 8.0, "GPU": 1.0}], 8.0, alike(2, 0.0, 4.0, 4)),
+        ({"cpus_per_worker": 3}, [{"CPU": 9.0}], 9.0, alike(3, 0.0, 3.0, 3)),
         # CPUs of a node without a GPU are of no use to a worker on another node.
-        ({}, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}], 24.0, Pool(1, 1.0, 8.0, 8)),
-        ({}, [{"CPU": 96.0, "GPU": 8.0}, {"CPU": 32.0}], 127.0, Pool(8, 1.0, 12.0, 12)),
-        ({"cpus_per_worker": 3}, [{"CPU": 8.0, "GPU": 4.0}], 8.0, Pool(2, 1.0, 3.0, 3)),
+        ({}, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}], 24.0, alike(1, 1.0, 8.0, 8)),
+        ({}, [{"CPU": 96.0, "GPU": 8.0}, {"CPU": 32.0}], 127.0, alike(8, 1.0, 12.0, 12)),
+        ({"cpus_per_worker": 3}, [{"CPU": 8.0, "GPU": 4.0}], 8.0, alike(2, 1.0, 3.0, 3)),
         # Of a node of six CPUs a worker of four would leave two.
-        ({}, [{"CPU": 6.0}] * 2, 12.0, Pool(4, 0.0, 3.0, 3)),
+        ({}, [{"CPU": 6.0}] * 2, 12.0, alike(4, 0.0, 3.0, 3)),
         # Others use most of the only node.
-        ({}, [{"CPU": 8.0, "GPU": 2.0}], 2.0, Pool(2, 1.0, 1.0, 1)),
+        ({}, [{"CPU": 8.0, "GPU": 2.0}], 2.0, alike(2, 1.0, 1.0, 1)),
         # Nodes with GPUs are still to come.
-        ({"gpus_per_worker": 1}, [{"CPU": 8.0}], 8.0, Pool(1, 1.0, 8.0, 8)),
+        ({"gpus_per_worker": 1}, [{"CPU": 8.0}], 8.0, alike(1, 1.0, 8.0, 8)),
         # A share of a GPU is of one GPU: of two GPUs there are two with 0.6 of one, not three.
-        ({"gpus_per_worker": 0.6}, [{"CPU": 8.0, "GPU": 2.0}], 8.0, Pool(2, 0.6, 4.0, 4)),
-        ({}, [{"CPU": 0.0}], 0.0, Pool(1, 0.0, 0.0, 1)),
+        (
+            {"gpus_per_worker": 0.6},
+            [{"CPU": 8.0, "GPU": 2.0}],
+            8.0,
+            alike(2, 0.6, 4.0, 4),
+        ),
+        ({}, [{"CPU": 0.0}], 0.0, alike(1, 0.0, 0.0, 1)),
     ],
 )
 def test_the_pool_fits_the_cluster(
@@ -55,27 +76,84 @@ def test_the_pool_fits_the_cluster(
     assert sized(settings, nodes, available) == expected
 
 
+# Eight GPUs on one node and one on another, and a head without any.
+MIXED: list[Node] = [
+    {"CPU": 96.0, "GPU": 8.0},
+    {"CPU": 64.0, "GPU": 1.0},
+    {"CPU": 4.0},
+]
+SMALL, LARGE = Size(1.0, 12.0, 12), Size(1.0, 64.0, 64)
+
+
+def test_each_worker_has_its_share_of_its_own_node() -> None:
+    pool = sized({}, MIXED, 163.0)
+    assert pool.places == (Place(LARGE, "node-1"), *[Place(SMALL, "node-0")] * 8)
+    # One that loses its node, or waits for another, fits on all of them.
+    assert pool.spare == SMALL
+
+
+def test_workers_beyond_the_gpus_wait_for_any_node() -> None:
+    pool = sized({"workers": 11}, MIXED, 164.0)
+    assert pool.places[:9] == sized({}, MIXED, 164.0).places
+    assert pool.places[9:] == (Place(SMALL),) * 2
+
+
+def test_fewer_workers_than_gpus_are_alike_and_go_anywhere() -> None:
+    # Three on the node of 96 CPUs, and one on the other.
+    assert sized({"workers": 4}, MIXED, 164.0) == alike(4, 1.0, 32.0, 32)
+
+
+@pytest.mark.parametrize("given", [{"cpus_per_worker": 12}, {"gpus_per_worker": 0}])
+def test_workers_of_a_given_size_are_alike(given: dict[str, Any]) -> None:
+    assert {place.node for place in sized(given, MIXED, 164.0).places} == {None}
+
+
+def test_two_workers_share_a_gpu_and_its_part_of_the_node() -> None:
+    pool = sized({"gpus_per_worker": 0.5}, MIXED, 164.0)
+    assert pool.places[:2] == (Place(Size(0.5, 32.0, 32), "node-1"),) * 2
+    assert pool.places[2:] == (Place(Size(0.5, 6.0, 6), "node-0"),) * 16
+
+
+def test_a_worker_starts_again_in_its_place_while_the_node_is_there() -> None:
+    pool = sized({}, MIXED, 164.0)
+    nodes = [{"NodeID": "node-0", "Alive": True}, {"NodeID": "node-1", "Alive": False}]
+    here, gone = Place(SMALL, "node-0"), Place(LARGE, "node-1")
+    assert pool.again(here, nodes) == here
+    assert pool.again(gone, nodes) == Place(SMALL)
+    assert pool.again(Place(LARGE), nodes) == Place(LARGE)
+
+
 def placed(pool: Pool, nodes: list[Node]) -> int:
-    """How many of its workers find room, node by node and GPU by GPU, in Ray's own units."""
-    cpus_each, gpus_each = round(1e4 * pool.cpus_per_worker), round(1e4 * pool.gpus_per_worker)
+    """How many workers find room, each on its node or on the first, in Ray's own units."""
+    cpus = [round(1e4 * node["CPU"]) for node in nodes]
+    gpus = [[10_000] * int(node.get("GPU", 0)) for node in nodes]
     workers = 0
-    for node in nodes:
-        cpus = round(1e4 * node["CPU"])
-        gpus = [10_000] * int(node.get("GPU", 0))
-        while workers < pool.workers and cpus >= cpus_each:
-            if gpus_each > 10_000:
-                needed = gpus_each // 10_000
-                if len(gpus) < needed:
-                    break
-                del gpus[:needed]
-            elif gpus_each:
-                free = next((place for place, left in enumerate(gpus) if left >= gpus_each), None)
-                if free is None:
-                    break
-                gpus[free] -= gpus_each
-            cpus -= cpus_each
-            workers += 1
+    for place in pool.places:
+        for number in range(len(nodes)):
+            wanted = place.node in (None, name_of(number))
+            cpus_each = round(1e4 * place.size.cpus)
+            if wanted and cpus[number] >= cpus_each and took(gpus[number], place.size.gpus):
+                cpus[number] -= cpus_each
+                workers += 1
+                break
     return workers
+
+
+def took(gpus: list[int], each: float) -> bool:
+    """Take so much of a node's GPUs, if it is there."""
+    needed = round(1e4 * each)
+    if needed > 10_000:
+        whole = [place for place, left in enumerate(gpus) if left == 10_000]
+        chosen = whole[: needed // 10_000]
+        if len(chosen) < needed // 10_000:
+            return False
+    else:
+        chosen = [place for place, left in enumerate(gpus) if left >= needed][: needed > 0]
+        if needed and not chosen:
+            return False
+    for place in chosen:
+        gpus[place] -= min(needed, 10_000)
+    return True
 
 
 NODES = st.lists(
@@ -93,31 +171,32 @@ NODES = st.lists(
 def test_every_worker_finds_a_node(nodes: list[Node], gpus_each: float | str) -> None:
     free = sum(node["CPU"] for node in nodes)
     pool = sized({"gpus_per_worker": gpus_each}, nodes, free)
-    slots = sum(
-        int(node["GPU"]) * int(1 / pool.gpus_per_worker + 1e-9)
-        if pool.gpus_per_worker < 1
-        else int(node["GPU"] // pool.gpus_per_worker)
+    gpus = pool.spare.gpus
+    slots = [
+        int(node["GPU"]) * int(1 / gpus + 1e-9) if gpus < 1 else int(node["GPU"] // gpus)
         for node in nodes
-        if pool.gpus_per_worker
-    )
-    if pool.gpus_per_worker and not slots:
-        assert pool.workers == 1, "it waits for a node to come"
+        if gpus
+    ]
+    if gpus and not sum(slots):
+        assert len(pool.places) == 1, "it waits for a node to come"
         return
-    assert placed(pool, nodes) == pool.workers
-    assert pool.threads == max(1, int(pool.cpus_per_worker))
-    if slots:
-        assert pool.workers == slots, "every GPU has its workers"
-        # No more could be had: with one CPU more each, not all would find a node.
-        assert placed(Pool(slots, pool.gpus_per_worker, pool.threads + 1, 1), nodes) < slots
+    assert placed(pool, nodes) == len(pool.places)
+    assert all(place.size.threads == max(1, int(place.size.cpus)) for place in pool.places)
+    assert min(place.size.cpus for place in pool.places) == pool.spare.cpus
+    if gpus:
+        assert len(pool.places) == sum(slots), "every GPU has its workers"
+        for number, (node, count) in enumerate(zip(nodes, slots, strict=True)):
+            here = [place for place in pool.places if place.node in (None, name_of(number))]
+            assert not count or here[0].size.threads + 1 > node["CPU"] / count, "none has more"
     elif free >= 1:
-        assert pool.workers * pool.cpus_per_worker >= 0.75 * free, "few CPUs are left over"
+        assert len(pool.places) * pool.spare.cpus >= 0.75 * free, "few CPUs are left over"
 
 
 @given(nodes=NODES, workers=st.integers(1, 40))
 def test_as_many_as_asked_for_find_a_node(nodes: list[Node], workers: int) -> None:
     pool = sized({"workers": workers}, nodes, sum(node["CPU"] for node in nodes))
     gpus = sum(int(node["GPU"]) for node in nodes)
-    assert pool.workers == workers
+    assert len(pool.places) == workers
     assert placed(pool, nodes) == (min(workers, gpus) if gpus else workers)
 
 
@@ -136,5 +215,5 @@ def test_what_others_took_is_respected(nodes: list[Node], taken: int, where: int
     node = on_gpus[where % len(on_gpus)]
     node["CPU"] -= min(taken, node["CPU"] // 2)
     pool = sized({}, nodes, sum(node["CPU"] for node in left))
-    assert pool.workers == sum(int(node["GPU"]) for node in nodes)
-    assert placed(pool, left) == pool.workers
+    assert len(pool.places) == sum(int(node["GPU"]) for node in nodes)
+    assert placed(pool, left) == len(pool.places)

@@ -19,12 +19,13 @@ import torch
 from filelock import FileLock
 
 import cambox
-from cambox.engines import cluster, worker
+from cambox.engines import actor, cluster, worker
 from cambox.engines.actor import MOST_WARNINGS, Warnings, absolute, runtime_env
 from cambox.engines.local import LocalEngine
-from cambox.engines.sizing import Pool
+from cambox.engines.sizing import Pool, Size
+from cambox.engines.waiting import Waiting, who_is_missing
 from cambox.engines.worker import LARGEST, SMALLEST, fastest_batch_size, load_model, remembered
-from cambox.errors import RequestError
+from cambox.errors import RequestError, UnavailableError
 from cambox.models.heads import HeadKind
 from conftest import ConfigMaker
 
@@ -245,6 +246,15 @@ def test_actors_find_cambox_where_the_driver_has_it(
     assert path_of(elsewhere) == f"{tmp_path}/code/pipeline:${{PYTHONPATH}}"
 
 
+def test_gpus_are_of_one_kind_by_make_and_compute_capability(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert actor.kind_of(torch.device("cuda")) == "NVIDIA H200, compute capability 9.0"
+    assert actor.kind_of(CPU) == "cpu"
+
+
 class BusyRay:
     """A cluster whose GPUs others have; waiting takes no time here."""
 
@@ -263,6 +273,9 @@ class BusyRay:
     def available_resources(self) -> dict[str, float]:
         return {"CPU": 7.0}
 
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 8.0, "GPU": 1.0}}]
+
     def cancel(self, answer: str) -> None:
         self.cancelled.append(answer)
 
@@ -273,15 +286,47 @@ def test_a_free_gpu_is_waited_for_with_messages_and_not_for_ever(
     busy = BusyRay()
     monkeypatch.setattr(cluster, "ray", busy)
     monkeypatch.setattr(time, "monotonic", lambda: busy.now)
-    engine: Any = SimpleNamespace(pool=Pool(4, 1.0, 8.0, 8))
+    engine: Any = SimpleNamespace(pool=Pool.of_one_size(4, 1.0, 8.0, 8))
     ask = cluster.RayEngine._workers_compute_on_gpus
-    with pytest.raises(RequestError, match=r"^model.precision: .* set bfloat16 or float32"):
-        ask(engine, make_config())
-    assert cluster.GPU_SECONDS <= busy.now <= cluster.GPU_SECONDS + 2 * cluster.PATIENCE_SECONDS
+    with pytest.raises(UnavailableError, match=r"^model.precision: .* set bfloat16 or float32"):
+        ask(engine, make_config("engine.wait_seconds=300"))
+    assert busy.now == 300
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == cluster.GPU_SECONDS / cluster.PATIENCE_SECONDS
+    assert len(said) == 300 / cluster.PATIENCE_SECONDS - 1
     assert "waiting for a free GPU" in said[0]
-    assert "{'CPU': 7.0} free" in said[0]
+    assert "has 1 node of 8 CPUs and 1 GPU, of which 7 CPUs are free" in said[0]
     assert busy.cancelled == ["the answer"]
     # With a precision there is nothing to ask.
     assert not ask(engine, make_config("model.precision=bfloat16"))
+
+
+def test_missing_workers_are_told_of_less_and_less_often_and_not_waited_for_without_end() -> None:
+    waiting = Waiting(limit=200.0, now=0.0, patience=30.0)
+    told = [now for now in range(200) if waiting.look(0, 2, float(now)) == "tell"]
+    assert told == [31, 92]
+    assert waiting.ends(0, 92.0) == "; the run ends in 108 s if none finds a place"
+    assert waiting.look(0, 2, 200.0) == "end"
+
+
+def test_a_run_with_a_single_worker_waits_for_others_as_long_as_it_works() -> None:
+    waiting = Waiting(limit=10.0, now=0.0, patience=30.0)
+    assert {waiting.look(1, 1, float(now)) for now in range(1000)} == {"go on", "tell"}
+    assert waiting.ends(1, 999.0) == ""
+    # It has died; another place is waited for as long as the first.
+    assert [waiting.look(0, 2, now) for now in (1005.0, 1009.5)] == ["go on", "end"]
+
+
+def test_all_there_are_waited_for_anew_when_some_are_lost() -> None:
+    waiting = Waiting(limit=1e9, now=0.0, patience=30.0)
+    assert [waiting.look(1, 1, now) for now in (31.0, 62.0)] == ["tell", "go on"]
+    assert waiting.look(2, 0, 63.0) == "go on"
+    assert [waiting.look(1, 1, now) for now in (90.0, 94.0)] == ["go on", "tell"]
+
+
+def test_workers_that_load_are_told_from_those_without_a_place() -> None:
+    nodes = [{"NodeID": "a", "Alive": False, "Resources": {"CPU": 8.0}}]
+    missing = who_is_missing([Size(0.5, 2.0, 2)] * 2, 1, nodes, {})
+    assert missing == (
+        "2 workers of 2 CPUs and 0.5 GPUs, 1 worker to load the model; "
+        "the cluster has no node, of which 0 CPUs are free"
+    )

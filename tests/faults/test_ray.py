@@ -41,11 +41,12 @@ POISON = "shard-000004.tar"
 # Late, when those that die once are done; one of them would else end its worker.
 HANGS = "shard-000011.tar"
 ALWAYS = 99
+CPUS_OF_NODES = (1, 2)
 
 
 @pytest.fixture(scope="module")
 def cluster(private_ray: None) -> Iterator[Any]:
-    """Two nodes of one CPU and a head without any; ports and folders of their own."""
+    """Two nodes with a GPU, of one CPU and of two, and a head without any; with their own ports."""
     from ray.cluster_utils import Cluster
 
     # Workers import the faults by their name.
@@ -57,8 +58,8 @@ def cluster(private_ray: None) -> Iterator[Any]:
     small = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     try:
-        for _ in range(2):
-            made.add_node(num_cpus=1, **small)
+        for cpus in CPUS_OF_NODES:
+            made.add_node(num_cpus=cpus, num_gpus=1, **small)
         made.wait_for_nodes()
         yield made
     finally:
@@ -76,6 +77,8 @@ class OnRay:
         self.log = folder / "log"
         self.command = ["annotate", str(folder / "config.yaml"), "--engine", "ray"]
         self.command += ["--set", pattern, "--set", "engine.workers=2"]
+        # Each as large as its node; that these GPUs compute nothing is known.
+        self.command += ["--set", "engine.cpus_per_worker=auto", "--set", "model.precision=float32"]
         self.environment = {
             name: value for name, value in os.environ.items() if name.startswith(("RAY", "PYTHON"))
         } | {"RAY_ADDRESS": cluster.address}
@@ -116,7 +119,9 @@ def test_workers_die_everywhere_hang_and_meet_a_poison_shard(
     # Where it was beside others, one of those may have been the one that killed.
     assert poison.sent in (2, 2 + beside)
     assert (hung.sent, hung_start.sent) == (1, 1)
-    assert log.count("it has engine.start_seconds, 40 s, to do so") == 2
+    # Of the one that hung, and not of the one that was killed.
+    assert log.count("a worker did not start: ") == 2
+    assert log.count("it had engine.start_seconds, 40 s, to load its model") == 1
     # All the others are there, and right.
     found = visible(on_ray.published)
     assert found.items() <= on_ray.clean.files.items()
@@ -154,6 +159,9 @@ def test_a_node_is_lost(
         process.join(90)
         assert process.exitcode == 0, on_ray.log.read_text()
     log = on_ray.log.read_text()
+    ready = re.findall(r"worker ready: .* on .*\(node (\w+), .*, (\d+ threads?)", log)
+    assert len(set(ready)) == 2
+    assert {threads for _, threads in ready} == {"1 thread", "2 threads"}
     assert "attempt 1 failed" in log or tried_alone(log)
     lost = sum(not is_alive(worker) for worker in workers)
     fault_table.check(3, "node of a Ray cluster lost", lost, on_ray.published, on_ray.clean)

@@ -6,7 +6,7 @@ Ray itself is played here: most of its errors cannot be had on purpose.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,15 +16,16 @@ import pytest
 import ray.exceptions as errors
 from rich.console import Console
 
-from cambox.engines import cluster
+from cambox.canary.rows import Canary, PictureRow
+from cambox.canary.workers import Made
+from cambox.engines import actor, cluster
 from cambox.engines.actor import Warnings, Worker
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import Prefetch
-from cambox.engines.sizing import Pool
+from cambox.engines.sizing import Place, Pool, Size
 from cambox.engines.worker import make_annotator
 from cambox.engines.worklist import ShardFailure
 from cambox.sources.shards import find_shards
-from conftest import ConfigMaker
 from fault_runs import FaultTable, LocalRuns
 
 
@@ -47,6 +48,9 @@ LOST: dict[str, Callable[[], Exception]] = {
 }
 
 
+LARGE, LOST_NODE = "a" * 56, "b" * 56
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """A reference to what a call will give."""
@@ -60,12 +64,16 @@ class PlayedRay:
 
     Args:
         errors: in their order; each is raised by the next call of the method of that name.
-        silent: a method whose first call is never answered.
+        silent: methods whose first ``times`` calls are never answered.
     """
 
-    def __init__(self, errors: Sequence[tuple[str, Exception]], silent: str | None) -> None:
+    def __init__(
+        self, errors: Sequence[tuple[str, Exception]], silent: Collection[str], times: int
+    ) -> None:
         self.errors = list(errors)
         self.silent = silent
+        self.times = times
+        self.asked: list[dict[str, Any]] = []
         self.unanswered: list[Any] = []
         self.started: list[Any] = []
         self.killed: list[Any] = []
@@ -77,21 +85,28 @@ class PlayedRay:
             played = worker(*arguments)
             methods = {
                 name: SimpleNamespace(remote=self._method(getattr(played, name), name))
-                for name in ("describe", "begin", "report", "progress")
+                for name in ("where", "load", "begin", "report", "progress")
             }
             self.started.append(SimpleNamespace(**methods))
             return self.started[-1]
 
-        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=start))
+        def options(**asked: Any) -> Any:
+            self.asked.append(asked)
+            return SimpleNamespace(remote=start)
+
+        return SimpleNamespace(options=options)
 
     def _method(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def call(*arguments: Any) -> Call:
             made = Call(name, lambda: function(*arguments))
-            if name == self.silent and not self.unanswered:
+            if name in self.silent and self._unanswered(name) < self.times:
                 self.unanswered.append(made)
             return made
 
         return call
+
+    def _unanswered(self, name: str) -> int:
+        return sum(call.name == name for call in self.unanswered)
 
     def get(self, call: Any) -> Any:
         if self.errors and self.errors[0][0] == call.name:
@@ -103,17 +118,33 @@ class PlayedRay:
         return [call for call in calls if call not in self.unanswered], []
 
     def available_resources(self) -> dict[str, float]:
-        return {"CPU": 0.5}
+        return {"CPU": 0.5, "memory": 1e9}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        large = {"NodeID": LARGE, "Alive": True, "Resources": {"CPU": 64.0, "GPU": 1.0}}
+        small = [
+            {"NodeID": f"{number:056x}", "Alive": True, "Resources": {"CPU": 4.0}}
+            for number in range(2)
+        ]
+        return [large, *small]
 
     def kill(self, handle: Any) -> None:
         self.killed.append(handle)
 
 
 @pytest.fixture
+def of_workers() -> list[Made]:
+    """What the workers make of the built-in pictures, in the order they start; then none."""
+    return []
+
+
+@pytest.fixture
 def play(
-    local_runs: LocalRuns, make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+    local_runs: LocalRuns, monkeypatch: pytest.MonkeyPatch, of_workers: list[Made]
 ) -> Callable[..., tuple[PlayedRay, list[Any]]]:
     """Run the driver over the three shards with these errors."""
+
+    made = of_workers
 
     class Played(Worker):
         def __init__(self, *arguments: Any) -> None:
@@ -124,28 +155,31 @@ def play(
             )
             self.begun = {}
 
-        def describe(self) -> str:
-            return "a worker"
+        def load(self) -> Made:
+            return made.pop(0) if made else Made("a worker", "cpu", None, {})
 
     def run(
-        *errors: tuple[str, Exception], silent: str | None = None, workers: int = 1
+        *errors: tuple[str, Exception],
+        silent: Collection[str] = (),
+        times: int = 1,
+        pool: Pool | None = None,
+        **settings_of_the_engine: float,
     ) -> tuple[PlayedRay, list[Any]]:
-        played = PlayedRay(errors, silent)
-        for name in ("remote", "get", "wait", "kill", "available_resources"):
+        played = PlayedRay(errors, silent, times)
+        for name in ("remote", "get", "wait", "kill", "nodes", "available_resources"):
             monkeypatch.setattr(cluster.ray, name, getattr(played, name))
         monkeypatch.setattr(cluster, "ShardWorker", Played)
         # So that progress is asked for each time.
         monkeypatch.setattr(cluster, "POLL_SECONDS", -1)
         monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0)
-        settings = local_runs.config.engine
-        if silent is not None:
-            settings = settings.model_copy(update={"stall_seconds": 0.5})
+        stall = {"stall_seconds": 0.5} if silent else {}
+        settings = local_runs.config.engine.model_copy(update=stall | settings_of_the_engine)
         config = local_runs.config.model_copy(update={"engine": settings})
         engine: Any = SimpleNamespace(
             config=config,
             recipe=local_runs.engine.recipe,
             head=local_runs.engine.model.classifier.head.kind,
-            pool=Pool(workers, 0.0, 1.0, 1),
+            pool=pool or Pool.of_one_size(1, 0.0, 1.0, 1),
             runtime_env={},
             canary=None,
             retried=frozenset(),
@@ -158,7 +192,7 @@ def play(
     return run
 
 
-@pytest.mark.parametrize("method", ["describe", "begin", "report", "progress"])
+@pytest.mark.parametrize("method", ["load", "begin", "report", "progress"])
 @pytest.mark.parametrize("error", LOST)
 def test_an_error_of_ray_costs_a_worker_and_no_shard(
     play: Callable[..., tuple[PlayedRay, list[Any]]],
@@ -187,7 +221,7 @@ def test_a_shard_that_hangs_while_others_go_on_is_done_by_another_worker(
     tmp_path: Path,
 ) -> None:
     clean = local_runs.clean(tmp_path / "clean")
-    played, outcomes = play(silent="report")
+    played, outcomes = play(silent=["report"])
     assert len(outcomes) == 3
     assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
     assert len(played.started) == 2
@@ -211,21 +245,127 @@ def test_an_exception_of_the_actors_code_leaves_the_actor(
     assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
 
 
-def test_an_actor_that_cannot_describe_itself_is_a_failed_start(
+def test_an_actor_that_cannot_load_is_a_failed_start(
     play: Callable[..., tuple[PlayedRay, list[Any]]],
 ) -> None:
-    played, outcomes = play(*[("describe", task_error(RuntimeError("no context")))] * 3)
+    played, outcomes = play(*[("load", task_error(RuntimeError("no weights")))] * 3)
     assert (played.raised, len(played.started), len(played.killed)) == (3, 3, 3)
-    assert all("no context" in outcome.reason for outcome in outcomes)
+    assert all("no weights" in outcome.reason for outcome in outcomes)
+    # Not the time was the reason.
+    assert "engine.start_seconds" not in played.log.getvalue()
 
 
-def test_a_worker_that_finds_no_room_is_told_of(
+def test_of_a_worker_that_died_for_its_time_the_setting_is_named(
+    play: Callable[..., tuple[PlayedRay, list[Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(actor, "HEARD_LATE_SECONDS", 0)
+    died = "load", errors.ActorDiedError()
+    soon, _ = play(died, start_seconds=100.0)
+    late, outcomes = play(died, start_seconds=1e-9)
+    assert "a worker did not start: the worker died" in soon.log.getvalue()
+    assert "engine.start_seconds" not in soon.log.getvalue()
+    assert "it had engine.start_seconds, 1e-09 s, to load its model" in late.log.getvalue()
+    assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
+
+
+def test_a_worker_that_finds_no_room_is_told_of_while_others_work(
     play: Callable[..., tuple[PlayedRay, list[Any]]],
 ) -> None:
-    played, outcomes = play(silent="describe", workers=2)
+    two = Pool.of_one_size(2, 0.0, 1.0, 1)
+    played, outcomes = play(silent=["where", "load"], pool=two, wait_seconds=1e-9)
     assert len(outcomes) == 3
     assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
     assert len(played.started) == len(played.killed) == 2
     notes = [line for line in played.log.getvalue().splitlines() if "still waiting" in line]
-    assert "for 1 workers: each asks for 1 CPUs and 0 GPUs" in notes[-1]
-    assert "'CPU': 0.5" in notes[-1]
+    assert notes[-1].endswith(
+        "still waiting for 1 worker of 1 CPU; the cluster has 1 node of 64 CPUs and 1 GPU, 2 nodes "
+        "of 4 CPUs, of which 0.5 CPUs are free"
+    )
+
+
+def test_a_run_that_finds_no_room_at_all_ends_and_says_what_was_asked_for(
+    play: Callable[..., tuple[PlayedRay, list[Any]]],
+) -> None:
+    many = Pool.of_one_size(3, 2.0, 64.0, 64)
+    played, outcomes = play(silent=["where", "load"], times=99, pool=many, wait_seconds=0.3)
+    assert len(played.started) == len(played.killed) == 3
+    first, *_ = [line for line in played.log.getvalue().splitlines() if "still waiting" in line]
+    assert first.endswith("the run ends in 0 s if none finds a place")
+    assert len(outcomes) == 3
+    for outcome in outcomes:
+        assert isinstance(outcome, ShardFailure)
+        assert outcome.reason.startswith(
+            "no worker could be started: none found a place for engine.wait_seconds, 0.3 s: "
+            "3 workers of 64 CPUs and 2 GPUs; the cluster has 1 node of 64 CPUs and 1 GPU, "
+        )
+        assert "ask for less (engine.gpus_per_worker, engine.cpus_per_worker)" in outcome.reason
+
+
+SMALL_SIZE, LARGE_SIZE = Size(0.0, 1.0, 1), Size(1.0, 64.0, 64)
+
+
+def test_workers_go_to_the_nodes_that_they_were_sized_for(
+    play: Callable[..., tuple[PlayedRay, list[Any]]],
+) -> None:
+    pool = Pool((Place(LARGE_SIZE, LARGE), Place(SMALL_SIZE)), SMALL_SIZE)
+    played, _ = play(("load", errors.ActorDiedError()), pool=pool)
+    large, small, again = played.asked
+    for asked in (large, again):
+        strategy = asked["scheduling_strategy"]
+        assert (strategy.node_id, strategy.soft) == (LARGE, True)
+        assert (asked["num_gpus"], asked["num_cpus"]) == (1.0, 64.0)
+    assert "scheduling_strategy" not in small
+    assert (small["num_gpus"], small["num_cpus"]) == (0.0, 1.0)
+
+
+def test_a_worker_whose_node_is_lost_starts_again_wherever_there_is_room(
+    play: Callable[..., tuple[PlayedRay, list[Any]]],
+) -> None:
+    pool = Pool((Place(LARGE_SIZE, LOST_NODE),), SMALL_SIZE)
+    played, outcomes = play(("begin", errors.NodeDiedError("the node died")), pool=pool)
+    first, again = played.asked
+    assert first["scheduling_strategy"].node_id == LOST_NODE
+    assert (again["num_cpus"], "scheduling_strategy" in again) == (1.0, False)
+    assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
+
+
+def test_a_worker_that_its_own_node_has_no_room_for_goes_elsewhere(
+    play: Callable[..., tuple[PlayedRay, list[Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its node is there, and as large: Ray would wait until the others on it have ended.
+    monkeypatch.setattr(cluster, "ELSEWHERE_SECONDS", 0.05)
+    pool = Pool((Place(LARGE_SIZE, LARGE),), SMALL_SIZE)
+    played, outcomes = play(silent=["where", "load"], pool=pool)
+    assert [asked["num_cpus"] for asked in played.asked] == [64.0, 1.0]
+    assert played.started[0] is played.killed[0]
+    assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
+    log = played.log.getvalue()
+    assert "no place for a worker of 64 CPUs and 1 GPU on node aaaaaaaa for 0.05 s" in log
+
+
+def of_gpu(host: str, probability: float, torch: str, kind: str = "a GPU") -> Made:
+    row = PictureRow(pixels="same", classes=((1, probability),), boxes=())
+    canary = Canary(device="cuda", precision="bfloat16", rows=(row, row))
+    return Made(f"process 1 on {host}", kind, canary, {"torch": torch, "numpy": "2"})
+
+
+def test_a_worker_unlike_the_first_of_its_kind_does_not_start(
+    play: Callable[..., tuple[PlayedRay, list[Any]]], of_workers: list[Made]
+) -> None:
+    # The second has another kind of GPU, so that its rounding tells nothing; the third has not.
+    of_workers += [
+        of_gpu("one", 0.5, "2.10"),
+        of_gpu("two", 0.3, "2.10", "another GPU"),
+        of_gpu("three", 0.3, "2.11"),
+        of_gpu("four", 0.51, "2.11"),
+    ]
+    played, outcomes = play(pool=Pool.of_one_size(3, 0.0, 1.0, 1))
+    assert len(played.started) == 4
+    assert played.killed[0] is played.started[2]
+    assert not any(isinstance(outcome, ShardFailure) for outcome in outcomes)
+    (refused,) = [
+        line for line in played.log.getvalue().splitlines() if "a worker did not start" in line
+    ]
+    assert "the worker of process 1 on three makes other rows than process 1 on one: " in refused
+    assert "a probability of 0.3 in place of 0.5" in refused
+    assert "(torch 2.10 there and 2.11 here)" in refused

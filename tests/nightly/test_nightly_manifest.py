@@ -69,19 +69,22 @@ def test_the_pods_fit_the_pool_that_the_job_asks_for(manifest: dict[str, Any]) -
         "GPU": float(resources["limits"]["nvidia.com/gpu"]),
     }
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
-    nodes = [{"Alive": True, "Resources": node} for node in [head, *[pod] * group["replicas"]]]
+    nodes = [
+        {"NodeID": str(number), "Alive": True, "Resources": node}
+        for number, node in enumerate([head, *[pod] * group["replicas"]])
+    ]
     # The driver has taken its own CPU from the head before the pool is sized.
     free = sum(node["Resources"]["CPU"] for node in nodes) - job["entrypointNumCpus"]
 
     settings = load_config(REPOSITORY / "configs/nightly.yaml", overrides(job["entrypoint"])).engine
     assert settings.name == "ray"
-    expected = Pool(group["replicas"], pod["GPU"], pod["CPU"], int(pod["CPU"]))
+    expected = Pool.of_one_size(group["replicas"], pod["GPU"], pod["CPU"], int(pod["CPU"]))
     assert size_pool(settings, nodes, {"CPU": free}) == expected
     # What is said in the entrypoint is what the pool would be anyway once all pods are there ...
     assert size_pool(EngineSettings(name="ray"), nodes, {"CPU": free}) == expected
     # ... and stays so when they are not.
     assert size_pool(settings, nodes[:1], {"CPU": 0.0}) == expected
-    assert head["CPU"] - job["entrypointNumCpus"] < expected.cpus_per_worker
+    assert head["CPU"] - job["entrypointNumCpus"] < expected.spare.cpus
 
 
 def overrides(entrypoint: str) -> list[str]:

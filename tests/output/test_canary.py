@@ -17,6 +17,7 @@ from rich.console import Console
 from cambox.boxes import Boxes
 from cambox.canary.rows import FILES, Canary, PictureRow
 from cambox.canary.trial import pictures
+from cambox.canary.workers import Alike, Made
 from cambox.config import Config
 from cambox.engines.actor import Worker
 from cambox.errors import RequestError
@@ -188,18 +189,45 @@ def test_rows_are_mixed_where_that_is_asked_for_and_said(
     assert len(set(canaries(begun))) == 2
 
 
-def test_a_worker_that_makes_other_rows_than_the_driver_does_not_start(
+def test_a_worker_that_makes_other_rows_than_the_driver_is_told_from_it(
     begun: Config, resized_otherwise: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A worker keeps what is logged in its process.
     monkeypatch.setattr(logging.getLogger("cambox"), "handlers", [])
     engine, _ = prepare(begun, QUIET)
-    drivers = engine.canary
-    arguments = begun, engine.recipe.digest, engine.model.classifier.head.kind, 1
-    try:
-        Worker(*arguments, drivers).prefetch.close()
-    finally:
-        gc.unfreeze()
+    alike = Alike(Made("the driver's machine", "driver", engine.canary, {"torch": "1"}))
+    head = engine.model.classifier.head.kind
+
+    def loaded() -> Made:
+        worker = Worker(begun, engine.recipe.digest, head, 1)
+        try:
+            return worker.load()
+        finally:
+            gc.unfreeze()
+            worker.prefetch.close()
+
+    assert alike.difference(loaded()) is None
     resized_otherwise()
-    with pytest.raises(RuntimeError, match="makes other rows than the driver's machine"):
-        Worker(*arguments, drivers)
+    found = alike.difference(loaded())
+    assert found is not None
+    assert "makes other rows than the driver's machine: the built-in picture turned.jpg" in found
+    assert "torch 1 there and " in found
+
+
+def test_workers_of_one_kind_of_gpu_are_compared_with_the_first_of_them() -> None:
+    driver = Made("the driver's machine", "driver", canary(row()), {})
+    alike = Alike(driver)
+
+    def on_gpu(probability: float, kind: str, pixels: bytes = PIXELS) -> str | None:
+        made = canary(row(probability=probability, pixels=pixels), device="cuda")
+        return alike.difference(Made("here", kind, made, {}))
+
+    # Neither of the driver's rows nor of those of another kind is anything known.
+    assert on_gpu(0.2, "H100") is None
+    assert on_gpu(0.9, "H200") is None
+    assert on_gpu(0.2005, "H100") is None
+    assert "with a probability of 0.9 in place of 0.2" in str(on_gpu(0.9, "H100"))
+    assert "so it is the machine" in str(on_gpu(0.2, "H200"))
+    assert "than the driver's machine" in str(on_gpu(0.2, "H100", pixels=PIXELS[::-1]))
+    # One that had no memory for the pictures is no measure for others.
+    assert Alike(driver).difference(Made("here", "cpu", None, {})) is None

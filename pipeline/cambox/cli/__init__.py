@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # Importing them is what makes them commands of app, in the order that --help has them in.
 from cambox.cli import annotate, probe, output, look, derive, detect, review  # isort: skip
-from cambox.cli import corrections, recipes  # isort: skip
+from cambox.cli import corrections, measure, recipes  # isort: skip
 from cambox.cli.options import app, carry_out
 from cambox.codec_messages import codec_messages_counted
 
@@ -16,6 +16,7 @@ __all__ = [
     "detect",
     "look",
     "main",
+    "measure",
     "output",
     "probe",
     "recipes",

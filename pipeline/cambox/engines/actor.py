@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+
 import cambox
 from cambox.annotator import ShardReport
-from cambox.canary.rows import Canary
+from cambox.canary.workers import Made
 from cambox.config import LOCAL_DIR, Config
 from cambox.engines.local import Prefetch, WorkerProgress
+from cambox.engines.sizing import Place
 from cambox.engines.worker import (
     load_model,
     local_device,
@@ -30,10 +33,13 @@ from cambox.engines.worker import (
 )
 from cambox.errors import RequestError
 from cambox.models.heads import HeadKind
+from cambox.output.footer import library_versions
 from cambox.sources.shards import Shard
 from cambox.sources.storage import canonical_uri
 
 MOST_WARNINGS = 20
+# Of an actor's start and end the driver hears a little later.
+HEARD_LATE_SECONDS = 2.0
 
 
 @dataclass(eq=False)
@@ -41,30 +47,44 @@ class Actor:
     """The driver's view of an actor; calls are references to what they will give.
 
     Attributes:
-        calls: what it has not answered yet, and the shard of each; None: to describe itself. The
+        place: that it was asked for, at ``asked_for``.
+        calls: what it has not answered yet, and the shard of each; None: to load its model. The
             report of a shard comes before what is read, as it may be there although it died.
-        reading: the call to describe itself, or to begin a shard; None while it does neither.
+        reading: the call to load, or to begin a shard; None while it does neither.
+        placing: the call that is answered as soon as it runs; None: it was, at ``placed``.
         asked: an unanswered question for its progress.
         heard: when it last said how far it is.
         moved: when its oldest shard last did.
     """
 
     handle: Any
+    place: Place
     calls: dict[Any, Shard | None]
     reading: Any
+    placing: Any
+    asked_for: float
+    placed: float | None = None
     asked: Any = None
     heard: float = 0.0
     moved: float = 0.0
 
     @property
     def starting(self) -> bool:
-        """Whether it has not described itself yet."""
+        """Whether it has not loaded its model yet."""
         return None in self.calls.values()
 
     @property
     def shards(self) -> list[Shard]:
         """All that it has in work."""
         return [shard for shard in self.calls.values() if shard is not None]
+
+    def of_its_time(self, limit: float) -> str:
+        """What to say of one that died, where it did so because it may load for so many seconds."""
+        if not self.starting or self.placed is None:
+            return ""
+        if time.monotonic() - self.placed < limit - HEARD_LATE_SECONDS:
+            return ""
+        return f"; it had engine.start_seconds, {limit:g} s, to load its model"
 
     def ask(self, poll_seconds: float) -> None:
         """Ask it how far it is, if it was not heard for so long; its other answers tell it, too."""
@@ -96,13 +116,11 @@ class Actor:
 class Worker:
     """What runs in an actor: a classifier on its own device, and the shards in work.
 
+    It is made at once, which tells the driver that it has its place, and loads its model after.
+
     Args:
         recipe_digest, head: what the driver found; ``head`` is the kind of the classifier's.
-        drivers: what it makes of the built-in pictures.
         retried: see ``Annotator``.
-
-    Raises:
-        RuntimeError: this process finds another recipe, or makes something else of the pictures.
     """
 
     def __init__(
@@ -111,31 +129,43 @@ class Worker:
         recipe_digest: str,
         head: HeadKind,
         threads: int,
-        drivers: Canary | None,
         retried: frozenset[str] = frozenset(),
     ) -> None:
         self.warnings = Warnings()
+        self.config = config
+        self.recipe_digest = recipe_digest
+        self.head = head
         self.threads = threads
-        with _deadline(config.engine.start_seconds):
-            self.device = local_device()
-            precision = resolve_precision(config, self.device.type == "cuda")
-            model = load_model(config, self.device, precision, threads, head)
-            if model.recipe.digest != recipe_digest:
-                raise RuntimeError(
-                    f"this worker's recipe {model.recipe.folder} differs from the driver's "
-                    f"{recipe_digest[:16]}: its files or library versions are not the driver's"
-                )
-            canary = try_pictures(config, model, threads)
-            found = drivers.difference(canary) if drivers and canary else None
-            if found is not None:
-                raise RuntimeError(
-                    f"this worker makes other rows than the driver's machine: {found}; see that "
-                    "all nodes have the same versions of the libraries"
-                )
-            self.prefetch = Prefetch(make_annotator(config, model, threads, canary, retried))
+        self.retried = retried
         self.begun: dict[Shard, Future[ShardReport]] = {}
+
+    def where(self) -> str:
+        """Where it runs, in words."""
+        return f"process {os.getpid()}"
+
+    def load(self) -> Made:
+        """Load the model, and annotate the built-in pictures.
+
+        Raises:
+            RuntimeError: this process finds another recipe.
+        """
+        config = self.config
+        with _deadline(config.engine.start_seconds):
+            device = local_device()
+            precision = resolve_precision(config, device.type == "cuda")
+            model = load_model(config, device, precision, self.threads, self.head)
+            if model.recipe.digest != self.recipe_digest:
+                raise RuntimeError(
+                    f"the recipe {model.recipe.folder} of the worker of {self.where()} differs "
+                    f"from the driver's {self.recipe_digest[:16]}: its files or library versions "
+                    "are not the driver's"
+                )
+            canary = try_pictures(config, model, self.threads)
+            annotator = make_annotator(config, model, self.threads, canary, self.retried)
+            self.prefetch = Prefetch(annotator)
         # Until the process ends; see the local engine.
         gc.freeze()
+        return Made(self.where(), kind_of(device), canary, library_versions())
 
     def begin(self, shard: Shard) -> WorkerProgress:
         """Annotate a shard; gives the progress when it was read to its end, or failed."""
@@ -159,12 +189,19 @@ class Worker:
         return self.prefetch.progress(self.warnings.take())
 
 
+def kind_of(device: torch.device) -> str:
+    """What devices that compute alike, but for rounding, have in common."""
+    if device.type != "cuda":
+        return device.type
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)}, compute capability {major}.{minor}"
+
+
 @contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
     """End this process if it takes longer; its log says where it was.
 
-    The driver cannot tell a worker that hangs from one that waits for its place in the cluster; and
-    what hangs may hold the interpreter, so the clock is the library's own thread.
+    What hangs may hold the interpreter, so the clock is the library's own thread.
     """
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
     try:

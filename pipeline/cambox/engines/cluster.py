@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import time
 from contextlib import suppress
 from functools import cached_property
@@ -19,26 +20,34 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cambox.annotator import ShardReport
 from cambox.canary.rows import Canary
+from cambox.canary.workers import Alike, Made
 from cambox.config import Config
-from cambox.console import one_line
+from cambox.console import counted, one_line
 from cambox.engines.actor import Actor, Worker, absolute, runtime_env
 from cambox.engines.local import SHARDS_IN_WORK, WorkerProgress
 from cambox.engines.sigterm import sigterm_as_elsewhere
-from cambox.engines.sizing import Pool, size_pool
+from cambox.engines.sizing import Place, Pool, size_pool
+from cambox.engines.waiting import (
+    ELSEWHERE_SECONDS,
+    PATIENCE_SECONDS,
+    REMEDY,
+    Waiting,
+    cluster_in_words,
+    who_is_missing,
+)
 from cambox.engines.worker import load_model, resolve_precision, try_pictures
 from cambox.engines.worklist import Observer, Outcome, WorkList
-from cambox.errors import RequestError
+from cambox.errors import UnavailableError
+from cambox.output.footer import library_versions
 from cambox.sources.shards import Shard
 
 LOG = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 30.0
-# Nodes that are started for a run take minutes.
-GPU_SECONDS = 600.0
 
 
 class ShardWorker(Worker):
@@ -51,14 +60,13 @@ class ShardWorker(Worker):
         self.no_box = Counter("cambox_maps_without_box", "Maps that gave no box.", ("reason",))
         self.seconds = Counter("cambox_stage_seconds", "Time by stage.", ("stage",))
 
-    def describe(self) -> str:
+    def where(self) -> str:
         """Where this actor runs."""
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU")
         return (
-            f"process {os.getpid()} on node {context.get_node_id()[:8]}: "
-            f"{'GPU ' + ', '.join(gpus) if gpus else 'no GPU'}, computing on {self.device}, "
-            f"{self.threads} threads"
+            f"process {os.getpid()} on {platform.node()} (node {context.get_node_id()[:8]}, "
+            f"{'GPU ' + ', '.join(gpus) if gpus else 'no GPU'})"
         )
 
     def count(self, report: ShardReport) -> None:
@@ -96,7 +104,8 @@ class RayEngine:
         )
         # Loaded here too: a wrong request is refused before any actor starts, and what the head is
         # is decided once, as two devices may differ at the border.
-        self.model = load_model(self.config, torch.device("cpu"), precision, self.pool.threads)
+        self.threads = self.pool.spare.threads
+        self.model = load_model(self.config, torch.device("cpu"), precision, self.threads)
         self.recipe = self.model.recipe
         self.head = self.model.classifier.head.kind
         self.runtime_env = runtime_env(ray.get_runtime_context().runtime_env)
@@ -104,7 +113,7 @@ class RayEngine:
     @cached_property
     def canary(self) -> Canary | None:
         """What the driver makes of the built-in pictures, with the CPU."""
-        return try_pictures(self.config, self.model, self.pool.threads)
+        return try_pictures(self.config, self.model, self.threads)
 
     @sigterm_as_elsewhere()
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
@@ -116,25 +125,25 @@ class RayEngine:
         """Ask a worker: a cluster may count GPUs that torch cannot use.
 
         Raises:
-            RequestError: no GPU came free for ten minutes.
+            UnavailableError: no GPU came free.
         """
-        if config.model.precision != "auto" or not self.pool.gpus_per_worker:
+        gpus, limit = self.pool.spare.gpus, config.engine.wait_seconds
+        if config.model.precision != "auto" or not gpus:
             return False
-        ask = ray.remote(num_gpus=self.pool.gpus_per_worker, num_cpus=0)(torch.cuda.is_available)
-        answer = ask.remote()
-        deadline = time.monotonic() + GPU_SECONDS
-        while not ray.wait([answer], timeout=PATIENCE_SECONDS)[0]:
-            if time.monotonic() > deadline:
+        answer = ray.remote(num_gpus=gpus, num_cpus=0)(torch.cuda.is_available).remote()
+        deadline = time.monotonic() + limit
+        while not ray.wait([answer], timeout=min(PATIENCE_SECONDS, limit))[0]:
+            has = cluster_in_words(ray.nodes(), ray.available_resources())
+            if time.monotonic() >= deadline:
                 ray.cancel(answer)
-                raise RequestError(
+                raise UnavailableError(
                     f"model.precision: auto asks a worker what its GPU computes, and no GPU was "
-                    f"free for {GPU_SECONDS:g} s; set bfloat16 or float32, which needs no asking, "
-                    f"or wait until the cluster has a free GPU"
+                    f"free for {limit:g} s (engine.wait_seconds); {has}; set bfloat16 or float32, "
+                    f"which needs no asking, or run it again when the cluster has a free GPU"
                 )
             LOG.warning(
-                "model.precision is auto: waiting for a free GPU, to ask it what it computes; "
-                "the cluster has %s free",
-                ray.available_resources(),
+                "model.precision is auto: waiting for a free GPU, to ask it what it computes; %s",
+                has,
             )
         return bool(ray.get(answer))
 
@@ -149,59 +158,75 @@ class _Run:
         self.work = WorkList(shards, self.settings.max_attempts, observer)
         self.failed_starts = 0
         self.last_start_error = ""
-        self.actors = [self._start() for _ in range(min(engine.pool.workers, len(shards)))]
-        self.all_there = time.monotonic()
-        self.patience = PATIENCE_SECONDS
+        # Of the driver's own kind there is no worker: all are compared with it.
+        self.alike = Alike(
+            Made("the driver's machine", "driver", engine.canary, library_versions())
+        )
+        now = time.monotonic()
+        self.waiting = Waiting(self.settings.wait_seconds, now, PATIENCE_SECONDS)
+        places = engine.pool.places[: len(shards)]
+        self.actors = [self._start(place) for place in places]
 
     def to_the_end(self) -> list[Outcome]:
         try:
             while self.work.unfinished and self.actors:
                 self._wait_for_answers()
                 self._replace_stalled()
-                self._say_who_is_missing()
+                self._look_for_places()
             self.work.give_up_the_rest(f"no worker could be started: {self.last_start_error}")
         finally:
             for actor in self.actors:
                 ray.kill(actor.handle)
         return self.work.outcomes
 
-    def _start(self) -> Actor:
-        engine, pool = self.engine, self.engine.pool
+    def _start(self, place: Place) -> Actor:
+        engine = self.engine
+        options: dict[str, Any] = {}
+        if place.node is not None:
+            # Soft: of a node that is gone the actor finds another, if that is as large.
+            strategy = NodeAffinitySchedulingStrategy(place.node, soft=True)
+            options["scheduling_strategy"] = strategy
         worker = ray.remote(ShardWorker).options(
-            num_gpus=pool.gpus_per_worker,
-            num_cpus=pool.cpus_per_worker,
+            num_gpus=place.size.gpus,
+            num_cpus=place.size.cpus,
             max_restarts=0,
             max_task_retries=0,
             # One thread waits for each shard; one more, so that progress can be asked for.
             max_concurrency=SHARDS_IN_WORK + 1,
             runtime_env=engine.runtime_env,
+            **options,
         )
         handle = worker.remote(
-            engine.config,
-            engine.recipe.digest,
-            engine.head,
-            pool.threads,
-            engine.canary,
-            engine.retried,
+            engine.config, engine.recipe.digest, engine.head, place.size.threads, engine.retried
         )
-        ready = handle.describe.remote()
-        return Actor(handle, {ready: None}, ready)
+        placing, ready = handle.where.remote(), handle.load.remote()
+        return Actor(handle, place, {ready: None}, ready, placing, time.monotonic())
 
     def _wait_for_answers(self) -> None:
         for actor in self.actors:
             actor.ask(POLL_SECONDS)
         calls = [call for actor in self.actors for call in actor.calls]
+        calls += [actor.placing for actor in self.actors if actor.placing is not None]
         questions = [actor.asked for actor in self.actors if actor.asked is not None]
         ray.wait(calls, timeout=POLL_SECONDS)
         everything = [*calls, *questions]
         answered, _ = ray.wait(everything, num_returns=len(everything), timeout=0)
         for actor in list(self.actors):
+            if actor.placing in answered:
+                self._take_place(actor)
             if actor.asked in answered:
                 self._take_answer(actor)
             for call in list(actor.calls):
                 # One that was lost with its actor was dealt with at the actor's first.
                 if call in answered and actor in self.actors:
                     self._finish_call(actor, call)
+
+    def _take_place(self, actor: Actor) -> None:
+        placing, actor.placing = actor.placing, None
+        # Loading, which was asked for at once, tells an error, too, and is what counts.
+        with suppress(RayError):
+            ray.get(placing)
+            actor.placed = time.monotonic()
 
     def _take_answer(self, actor: Actor) -> None:
         asked, actor.asked = actor.asked, None
@@ -229,13 +254,20 @@ class _Run:
             self.work.failed(shard, cause)
         except RayError as error:
             # Death has many names: the actor's, its node's, out of memory, a failed environment.
-            self._replace(actor, f"the worker died: {one_line(error)}")
+            late = actor.of_its_time(self.settings.start_seconds)
+            self._replace(actor, f"the worker died: {one_line(error)}{late}")
             return
         else:
+            if shard is None and (found := self.alike.difference(result)) is not None:
+                self._replace(actor, found)
+                return
             actor.end(call)
             if shard is None:
                 self.failed_starts = 0
-                self.observer.note(f"worker ready: {result}")
+                threads = counted(actor.place.size.threads, "thread")
+                self.observer.note(
+                    f"worker ready: {result.where}, computing on {result.kind}, {threads}"
+                )
             elif was_read:
                 self._note_progress(actor, result)
                 actor.calls[actor.handle.report.remote(shard)] = shard
@@ -269,27 +301,43 @@ class _Run:
         ray.kill(actor.handle)
         if actor.starting:
             self.failed_starts, self.last_start_error = self.failed_starts + 1, reason
-            limit = f"it has engine.start_seconds, {self.settings.start_seconds:g} s, to do so"
-            self.observer.note(f"a worker did not start: {reason}; {limit}")
+            self.observer.note(f"a worker did not start: {reason}")
         else:
             self.work.lost(actor.shards, reason)
         if self.failed_starts < self.settings.max_attempts and (
             len(self.actors) < self.work.unfinished
         ):
-            self.actors.append(self._start())
+            self.actors.append(self._start(self.engine.pool.again(actor.place, ray.nodes())))
 
-    def _say_who_is_missing(self) -> None:
-        """At the start, and when nodes are gone: Ray waits for new ones without a word."""
+    def _look_for_places(self) -> None:
+        """Say which workers are missing, and end a run that gets none."""
         now = time.monotonic()
-        missing = sum(actor.starting for actor in self.actors)
-        if not missing:
-            self.all_there, self.patience = now, PATIENCE_SECONDS
-        elif now - self.all_there > self.patience:
-            self.observer.note(
-                f"still waiting for {missing} workers: each asks for "
-                f"{self.engine.pool.cpus_per_worker:g} CPUs and "
-                f"{self.engine.pool.gpus_per_worker:g} GPUs; the cluster has "
-                f"{ray.available_resources()} free"
-            )
-            # Less and less often: the others go on.
-            self.all_there, self.patience = now, 2 * self.patience
+        for actor in list(self.actors):
+            waits = actor.starting and actor.placed is None and actor.place.node is not None
+            if waits and now - actor.asked_for > ELSEWHERE_SECONDS:
+                self._send_elsewhere(actor)
+        starting = [actor for actor in self.actors if actor.starting]
+        without = [actor.place.size for actor in starting if actor.placed is None]
+        placed = len(self.actors) - len(without)
+        what = self.waiting.look(placed, len(starting), now)
+        if what == "go on":
+            return
+        loading = len(starting) - len(without)
+        missing = who_is_missing(without, loading, ray.nodes(), ray.available_resources())
+        if what == "tell":
+            self.observer.note(f"still waiting for {missing}{self.waiting.ends(placed, now)}")
+            return
+        self.last_start_error = f"{self.waiting.ended}: {missing}; {REMEDY}"
+        for actor in self.actors:
+            ray.kill(actor.handle)
+        self.actors = []
+
+    def _send_elsewhere(self, actor: Actor) -> None:
+        """Its node is busy with others, or gone: Ray would wait for that one."""
+        spare = Place(self.engine.pool.spare)
+        self.observer.note(
+            f"no place for a worker of {actor.place.size} on node {str(actor.place.node)[:8]} for "
+            f"{ELSEWHERE_SECONDS:g} s; now one of {spare.size} is asked for wherever there is room"
+        )
+        ray.kill(actor.handle)
+        self.actors[self.actors.index(actor)] = self._start(spare)

@@ -1,13 +1,17 @@
-"""How many workers of which size a cluster holds."""
+"""How many workers of which size a cluster holds, and on which of its nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cambox.config import EngineSettings
 
+# On each GPU, where that is left to auto. On an H200 with 16 CPUs one process was bound by the
+# interpreter's lock and left the GPU idle (docs/speed.md), which a network that runs as one
+# operation should end; once that is measured, this is the place to change.
+WORKERS_ON_A_GPU = 1
 CPUS_OF_A_CPU_WORKER = 4
 # Workers of one size leave CPUs over; smaller ones are taken where more than a quarter would be.
 WORTH_USING = 0.75
@@ -17,18 +21,55 @@ NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
+class Size:
+    """What a worker asks the cluster for, and the threads that it computes and decodes with."""
+
+    gpus: float
+    cpus: float
+    threads: int
+
+    def __str__(self) -> str:
+        return resources_in_words({"CPU": self.cpus, "GPU": self.gpus})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker goes; ``node`` is the id of the one that it was sized for, None is any."""
+
+    size: Size
+    node: str | None = None
+
+
+@dataclass(frozen=True)
 class Pool:
     """The workers of a run.
 
     Attributes:
-        gpus_per_worker, cpus_per_worker: what each asks the cluster for.
-        threads: what each computes and decodes with.
+        places: of each, the largest first.
+        spare: the size of one that has lost its node, or waits for a new one: the smallest.
     """
 
+    places: tuple[Place, ...]
+    spare: Size
+
+    @classmethod
+    def of_one_size(cls, workers: int, gpus: float, cpus: float, threads: int) -> Pool:
+        """Workers that are alike: any node does that has room."""
+        size = Size(gpus, cpus, threads)
+        return cls((Place(size),) * workers, size)
+
+    def again(self, place: Place, nodes: Sequence[Mapping[str, Any]]) -> Place:
+        """Where to start a worker anew: in its place, or anywhere where its node is gone."""
+        there = {node["NodeID"] for node in nodes if node["Alive"]}
+        return place if place.node is None or place.node in there else Place(self.spare)
+
+
+class _Node(NamedTuple):
+    """``workers`` are those that its GPUs are enough for."""
+
+    name: str
     workers: int
-    gpus_per_worker: float
-    cpus_per_worker: float
-    threads: int
+    cpus: float
 
 
 def size_pool(
@@ -38,31 +79,37 @@ def size_pool(
 ) -> Pool:
     """Fit the pool to the cluster, so that there is a node for every worker.
 
-    On a cluster with GPUs each worker gets one, and as many CPUs as the node with the fewest for
-    each GPU has, because an actor that asks for a GPU alone gets a single CPU thread to decode
-    with. Without GPUs a worker gets up to four CPUs.
+    On a cluster with GPUs each worker gets one, and its share of the CPUs of its node, because an
+    actor that asks for a GPU alone gets a single CPU thread to decode with. Where nodes differ, so
+    do the workers, and each goes to the node that it was sized for. Without GPUs a worker gets up
+    to four CPUs.
 
-    Where more workers are asked for than there are GPUs, the others wait for new nodes.
+    Where more workers are asked for than there are GPUs, the others wait for new nodes, and ask for
+    no more than the smallest of those that are there. Where fewer are, or a size is given, all are
+    alike.
 
     Args:
         nodes: as ``ray.nodes()`` gives them.
         available: as ``ray.available_resources()`` gives them.
     """
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    alive = [node["Resources"] | {"id": node["NodeID"]} for node in nodes if node["Alive"]]
     free = available.get("CPU", 0.0)
     gpus_each = settings.gpus_per_worker
     if gpus_each == "auto":
-        gpus_each = 1.0 if any(node.get("GPU", 0.0) >= 1 for node in alive) else 0.0
-    # Of each node, the workers that its GPUs are enough for, and its CPUs.
-    places = [(_by_gpus(node.get("GPU", 0.0), gpus_each), node.get("CPU", 0.0)) for node in alive]
-    most = max((int(cpus) for _, cpus in places), default=0)
+        with_gpus = any(node.get("GPU", 0.0) >= 1 for node in alive)
+        gpus_each = 1 / WORKERS_ON_A_GPU if with_gpus else 0.0
+    places = [
+        _Node(node["id"], _by_gpus(node.get("GPU", 0.0), gpus_each), node.get("CPU", 0.0))
+        for node in alive
+    ]
+    most = max((int(node.cpus) for node in places), default=0)
     if gpus_each:
         places = _less_what_is_taken(places, free)
-    on_gpus = sum(workers for workers, _ in places)
+    on_gpus = sum(node.workers for node in places)
 
     def held(cpus_each: float) -> int:
         """Workers of that size that find a node."""
-        each = [min(workers, int(cpus / cpus_each + ROUNDING)) for workers, cpus in places]
+        each = [min(node.workers, int(node.cpus / cpus_each + ROUNDING)) for node in places]
         return min(sum(each), int(free / cpus_each + ROUNDING))
 
     cpus_asked = None if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
@@ -77,14 +124,48 @@ def size_pool(
         enough = (held(size) for size in sizes if held(size) * size >= WORTH_USING * free)
         workers = max(1, next(enough, 1))
     if cpus_asked is not None:
-        return Pool(workers, gpus_each, float(cpus_asked), cpus_asked)
+        return Pool.of_one_size(workers, gpus_each, float(cpus_asked), cpus_asked)
+    if gpus_each and 0 < on_gpus <= workers:
+        return _sized_by_node(places, workers, gpus_each, free)
     if not gpus_each:
         most = min(most, CPUS_OF_A_CPU_WORKER)
     wanted = min(workers, on_gpus)
-    # The most first; less than one as hundredths.
-    shares = [*range(most, 0, -1), *(hundredths / 100 for hundredths in range(99, 0, -1))]
-    cpus_each = float(next((cpus for cpus in shares if held(cpus) >= wanted), 0.0))
-    return Pool(workers, gpus_each, cpus_each, max(1, int(cpus_each)))
+    cpus_each = next((cpus for cpus in _shares(most) if held(cpus) >= wanted), 0.0)
+    return Pool.of_one_size(workers, gpus_each, cpus_each, max(1, int(cpus_each)))
+
+
+def _sized_by_node(nodes: Sequence[_Node], workers: int, gpus_each: float, free: float) -> Pool:
+    """A worker for each place on a GPU, and the others as small as the smallest of them."""
+    most = {node: _share(node.cpus / node.workers) for node in nodes}
+
+    def needed(limit: float) -> float:
+        return sum(node.workers * min(cpus, limit) for node, cpus in most.items())
+
+    # Where others use so much that it lies on several nodes, none gets more than there is for all.
+    limits = _shares(int(max(most.values())))
+    limit = next((cpus for cpus in limits if needed(cpus) <= free + ROUNDING), 0.0)
+    sized = []
+    for node, cpus in most.items():
+        cpus_each = min(cpus, limit)
+        size = Size(gpus_each, cpus_each, max(1, int(cpus_each)))
+        sized += [Place(size, node.name)] * node.workers
+    sized.sort(key=lambda place: -place.size.cpus)
+    spare = sized[-1].size
+    if sized[0].size == spare:
+        # Alike, so that any node does, and Ray finds it.
+        return Pool((Place(spare),) * workers, spare)
+    return Pool((*sized, *[Place(spare)] * (workers - len(sized))), spare)
+
+
+def _shares(most: int) -> Iterator[float]:
+    """The CPUs that a worker may ask for, the most first; less than one as hundredths."""
+    yield from map(float, range(most, 0, -1))
+    yield from (hundredths / 100 for hundredths in range(99, 0, -1))
+
+
+def _share(cpus: float) -> float:
+    """The most of these that a worker may ask for."""
+    return float(int(cpus + ROUNDING)) if cpus >= 1 else int(100 * cpus + ROUNDING) / 100
 
 
 def _by_gpus(gpus: float, each: float) -> int:
@@ -94,15 +175,28 @@ def _by_gpus(gpus: float, each: float) -> int:
     return int(gpus) * int(1 / each + ROUNDING) if each < 1 else int(gpus / each)
 
 
-def _less_what_is_taken(
-    places: Sequence[tuple[int, float]], free: float
-) -> list[tuple[int, float]]:
+def _less_what_is_taken(nodes: Sequence[_Node], free: float) -> list[_Node]:
     """The nodes with GPUs, and what is left of their CPUs.
 
     Ray tells what is taken of all nodes together. What asks for no GPU it puts on nodes without one
     while those have room. Of the rest it is unknown where it lies, so it is thought away from each
     node; but no more than half of one, as where others use much it does not lie on a single node.
     """
-    taken = sum(cpus for _, cpus in places) - free
-    taken -= sum(cpus for workers, cpus in places if not workers)
-    return [(workers, cpus - min(max(taken, 0.0), cpus / 2)) for workers, cpus in places if workers]
+    taken = sum(node.cpus for node in nodes) - free
+    taken -= sum(node.cpus for node in nodes if not node.workers)
+    return [
+        node._replace(cpus=node.cpus - min(max(taken, 0.0), node.cpus / 2))
+        for node in nodes
+        if node.workers
+    ]
+
+
+def resources_in_words(resources: Mapping[str, float]) -> str:
+    """CPUs and GPUs, of a node or of all.
+
+    >>> resources_in_words({"CPU": 8.0, "GPU": 0.5, "memory": 1e9})
+    '8 CPUs and 0.5 GPUs'
+    """
+    cpus, gpus = (round(resources.get(name, 0.0), 2) for name in ("CPU", "GPU"))
+    words = [f"{cpus:g} CPU{'' if cpus == 1 else 's'}", f"{gpus:g} GPU{'' if gpus == 1 else 's'}"]
+    return " and ".join(words if gpus else words[:1])
