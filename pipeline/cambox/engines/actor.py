@@ -100,6 +100,7 @@ class Worker:
         recipe_digest, head: what the driver found; ``head`` is the kind of the classifier's.
         drivers: what it makes of the built-in pictures.
         retried: see ``Annotator``.
+        images: that this worker will annotate, about; None: not known.
 
     Raises:
         RuntimeError: this process finds another recipe, or makes something else of the pictures.
@@ -113,6 +114,7 @@ class Worker:
         threads: int,
         drivers: Canary | None,
         retried: frozenset[str] = frozenset(),
+        images: int | None = None,
     ) -> None:
         self.warnings = Warnings()
         self.threads = threads
@@ -132,7 +134,8 @@ class Worker:
                     f"this worker makes other rows than the driver's machine: {found}; see that "
                     "all nodes have the same versions of the libraries"
                 )
-            self.prefetch = Prefetch(make_annotator(config, model, threads, canary, retried))
+            annotator = make_annotator(config, model, threads, canary, retried, images)
+            self.prefetch = Prefetch(annotator)
         self.begun: dict[Shard, Future[ShardReport]] = {}
         # Until the process ends; see the local engine.
         gc.freeze()

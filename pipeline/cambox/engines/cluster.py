@@ -31,7 +31,7 @@ from cambox.engines.sizing import Pool, size_pool
 from cambox.engines.worker import load_model, resolve_precision, try_pictures
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import RequestError
-from cambox.sources.shards import Shard
+from cambox.sources.shards import Shard, about_images
 
 LOG = logging.getLogger(__name__)
 
@@ -146,6 +146,8 @@ class _Run:
         self.engine = engine
         self.settings = engine.config.engine
         self.observer = observer
+        images = about_images(shards)
+        self.images_each = None if images is None else images // max(1, engine.pool.workers)
         self.work = WorkList(shards, self.settings.max_attempts, observer)
         self.failed_starts = 0
         self.last_start_error = ""
@@ -183,6 +185,7 @@ class _Run:
             pool.threads,
             engine.canary,
             engine.retried,
+            self.images_each,
         )
         ready = handle.describe.remote()
         return Actor(handle, {ready: None}, ready)
