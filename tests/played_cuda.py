@@ -70,12 +70,16 @@ class PlayedCuda:
     Attributes:
         graphs: in the order in which they were recorded.
         streams, pools: of each.
+        waits: what is to happen where the GPU would be waited for; 0: nothing.
+        fits: how many graphs there is memory for.
     """
 
     def __init__(self) -> None:
         self.graphs: list[PlayedGraph] = []
         self.streams: list[Any] = []
         self.pools: list[Any] = []
+        self.waits: int | str = 0
+        self.fits = 1000
 
     @contextmanager
     def graph(
@@ -83,6 +87,9 @@ class PlayedCuda:
     ) -> Iterator[None]:
         """``torch.cuda.graph``."""
         assert capture_error_mode == "thread_local"
+        assert self.waits == 0
+        if len(self.graphs) == self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
         self.graphs.append(graph)
         self.pools.append(pool)
         self.streams.append(stream)
@@ -105,6 +112,8 @@ def play(monkeypatch: pytest.MonkeyPatch) -> PlayedCuda:
         "synchronize": lambda device: None,
         "graph": played.graph,
         "stream": played.stream,
+        "get_sync_debug_mode": lambda: played.waits,
+        "set_sync_debug_mode": lambda mode: setattr(played, "waits", mode),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr("cambox.models.ways.on_gpu", lambda classifier: True)

@@ -185,6 +185,36 @@ def test_a_pass_that_waits_for_the_gpu_stays_as_it_was(
     assert "not permitted when stream is capturing" in caplog.text
 
 
+@pytest.mark.parametrize("fits", [0, 3, 7])
+def test_without_memory_for_all_graphs_all_copies_run_as_before(
+    fits: int, played: PlayedCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    played.fits = fits
+    lanes = prepared(load_classifier(SMALL).copies(2), "auto", 8, 10**12)
+    assert [lane.quick for lane in lanes] == [None] * 2
+    assert "as graph did not work: CUDA out of memory" in caplog.text
+
+
+def test_what_would_wait_is_told_before_it_is_recorded(
+    played: PlayedCuda, caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = load_classifier(SMALL)
+    plain = classifier.module.forward_features
+
+    def waiting(images: torch.Tensor) -> torch.Tensor:
+        if played.waits == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
+        features: torch.Tensor = plain(images)
+        return features
+
+    assert classifier.split is not None
+    object.__setattr__(classifier.split, "backbone", waiting)
+    assert [lane.quick for lane in prepared([classifier], "graph", 2)] == [None]
+    assert "called a synchronizing CUDA operation" in caplog.text
+    assert played.graphs == []
+    assert played.waits == 0
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("way", ["graph", "inductor"])

@@ -7,8 +7,8 @@ batch is padded with whatever images were there before, which no other image see
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -129,8 +129,11 @@ def as_graphs(runs: Sequence[tuple[int, Run]], classifier: Classifier, way: str)
         with torch.cuda.stream(stream), torch.inference_mode():
             for _ in range(WARM_UP):
                 run(given)
+            # What waits for the GPU is told now: a recording that fails may cost memory for good.
+            with _no_waiting():
+                run(given)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on meanwhile, as where a GPU has the workers of several processes.
+        # Other threads may use the GPU meanwhile, such as those of an annotator beside this one.
         with (
             torch.inference_mode(),
             torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"),
@@ -139,6 +142,16 @@ def as_graphs(runs: Sequence[tuple[int, Run]], classifier: Classifier, way: str)
         passes.append(FixedBatch(_replaying(graph, made), given))
     torch.cuda.synchronize(classifier.device)
     return FixedPasses(passes[::-1], way, stream)
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _replaying(graph: torch.cuda.CUDAGraph, made: Scores) -> Run:

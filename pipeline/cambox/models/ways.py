@@ -142,7 +142,8 @@ def _taken(
             _require_alike(lane, other)
     except Exception as error:  # noqa: BLE001 (compilers and drivers raise anything; all is well)
         LOG.warning(
-            "model.compile: the forward pass stays as it was, as %s did not work: %s",
+            "model.compile: the forward pass stays as it was, as %s did not work: %s; set "
+            "eager, and it is not tried",
             way,
             one_line(error, 300),
         )
