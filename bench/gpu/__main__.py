@@ -19,6 +19,7 @@ STEPS = {
     "forward": "limits",
     "jpeg": "limits",
     "under_load": "under_load",
+    "ways": "ways",
     "put_photographs": "files",
     "summary": "summary",
 }

@@ -28,19 +28,20 @@ export RAY_memory_monitor_refresh_ms=0 RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMP
 # Name, most seconds, seconds that are kept free for it by the steps before.
 STEPS=(
   "install 60 15"
-  "environment 75 35"
-  "sanity 70 40"
-  "resnet50 100 60"
-  "swin 75 42"
-  "mobilenetv2 75 42"
-  "precise 75 38"
-  "labels 70 45"
-  "ray 150 70"
-  "profile 60 30"
-  "memory 50 22"
-  "under_load 60 30"
-  "forward 90 42"
-  "jpeg 40 12"
+  "environment 75 30"
+  "sanity 70 35"
+  "ways 150 60"
+  "resnet50 100 45"
+  "swin 75 30"
+  "mobilenetv2 75 30"
+  "precise 75 30"
+  "labels 70 30"
+  "ray 150 40"
+  "profile 60 20"
+  "memory 50 18"
+  "under_load 60 20"
+  "forward 90 25"
+  "jpeg 40 10"
 )
 
 install() {
@@ -76,8 +77,8 @@ environment() {
 }
 
 # Copies of 4 x the photographs (2 x in a dry run), rounds, images of a peer.
-if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=16 PROFILE=5 MEMORY=2 FINE=2
-else COPIES=1 ROUNDS=1 PEERS=10 RAY=4 PROFILE=2 MEMORY=1 FINE=1; fi
+if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=16 PROFILE=5 MEMORY=2 FINE=2 WAYS=16
+else COPIES=1 ROUNDS=1 PEERS=10 RAY=4 PROFILE=2 MEMORY=1 FINE=1 WAYS=3; fi
 
 throughput() { # model, images of a peer
   "$PYTHON" -m bench throughput "$KIT_WORK/photos-repeated" --model "{\"name\": \"$1\"}" \
@@ -93,6 +94,7 @@ command_of() {
     mobilenetv2) throughput mobilenetv2_100 0 ;;
     precise) "$PYTHON" -m bench.gpu precise $FINE $ROUNDS ;;
     ray) "$PYTHON" -m bench.gpu actors $RAY ;;
+    ways) "$PYTHON" -m bench.gpu ways $WAYS ;;
     profile) "$PYTHON" -m bench.gpu profile $PROFILE ;;
     memory) "$PYTHON" -m bench.gpu memory $MEMORY ;;
     sanity | labels | under_load | forward | jpeg) "$PYTHON" -m bench.gpu "$1" ;;

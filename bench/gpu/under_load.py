@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 
 from bench.gpu.files import DRY, PHOTOS
-from bench.gpu.limits import BATCH, MAX_PIXELS, replayed
+from bench.gpu.limits import BATCH, MAX_PIXELS
 from bench.gpu.step import MOBILENET, RESNET, SMALL, Step, median_seconds, on_gpu
 from cambox.config import ModelSettings
 from cambox.engines.worker import local_device
 from cambox.models.load import load_classifier
+from cambox.models.ways import Wanted, prepared
 from cambox.sources.decode import decode_image
 from cambox.sources.load import squash
 from cambox.threads import usable_cpus
@@ -40,18 +42,15 @@ def _under_load(name: str) -> dict[str, float]:
     pixels = np.random.default_rng(0).integers(
         0, 256, (BATCH, size.height, size.width, 3), dtype=np.uint8
     )
-    images = classifier.normalised(pixels)
-    half = images.bfloat16()
-    ways: dict[str, Callable[[], object]] = {"eager": lambda: classifier.scores(pixels)}
-    if on_gpu():
-        folded = load_classifier(ModelSettings(name=name), device, "bfloat16").module.bfloat16()
-        ways["CUDA graph"] = replayed(folded, half)
+    wanted: tuple[Wanted, ...] = ("eager", "graph", "inductor") if on_gpu() else ("eager",)
+    # One that was taken back is eager again, and the log says why.
+    lanes = {way: prepared([classifier], way, BATCH)[0] for way in wanted}
     files = [path.read_bytes() for path in sorted(PHOTOS.iterdir())]
     found: dict[str, float] = {}
     for threads in (0, usable_cpus() // 4, usable_cpus() - 1):
-        for way, work in ways.items():
+        for way, lane in lanes.items():
             with _decoding(files, threads) as decoded:
-                rate = BATCH / median_seconds(work)
+                rate = BATCH / median_seconds(partial(lane.scores, pixels))
             found[f"{way}, {threads} threads decode"] = round(rate, 1)
             found[f"decoded beside {way} by {threads} threads"] = round(decoded(), 1)
     return found

@@ -19,7 +19,7 @@ from cambox.canary.rows import Canary
 from cambox.config import Config
 from cambox.models.classifier import Classifier
 from cambox.output.failed_rows import FailedRows
-from cambox.output.footer import CANARY_KEY, Recipe
+from cambox.output.footer import CANARY_KEY, FORWARD_KEY, Recipe
 from cambox.output.publish import file_name, publish, recipe_uri
 from cambox.output.rows import table
 from cambox.signs import Signs
@@ -92,6 +92,7 @@ class Annotator:
         threads: on a CPU as many batches are in work at once, each from its files to its rows in
             one thread; on a GPU, for decoding ahead of the network and for the boxes behind it.
         canary: what the published files say that this worker made of the built-in pictures.
+        prepare: makes the forward passes of the lanes quick, see ``models.ways``.
         retried: statuses; of a shard, which is published, only rows of these are made again. None:
             all rows of a shard are made.
     """
@@ -105,6 +106,7 @@ class Annotator:
         threads: int,
         canary: Canary | None = None,
         retried: frozenset[str] = frozenset(),
+        prepare: Callable[[list[Classifier]], list[Classifier]] = list,
     ) -> None:
         self.config = config
         self.recipe = recipe
@@ -127,6 +129,11 @@ class Annotator:
         box_pool = None if self.alone else self.box_pool
         zoom, store_maps = config.cam.zoom, config.output.store_maps
         background = recipe.class_id(config.cam.background)
+        self.lane_pool = ThreadPoolExecutor(
+            count, "lane", torch.set_num_threads, (max(1, threads // count),)
+        )
+        # There, for what is compiled counts on as many threads.
+        copies = self.lane_pool.submit(prepare, classifier.copies(count)).result()
         self.lanes = [
             BatchAnnotator(
                 WholeImages(config, lane, background)
@@ -137,14 +144,11 @@ class Annotator:
                 box_pool,
                 batch_size if self.alone else together,
             )
-            for lane in classifier.copies(count)
+            for lane in copies
         ]
         self._free_lanes = SimpleQueue[BatchAnnotator]()
         for lane in self.lanes:
             self._free_lanes.put(lane)
-        self.lane_pool = ThreadPoolExecutor(
-            count, "lane", torch.set_num_threads, (max(1, threads // count),)
-        )
         self.load_rule = LoadRule(
             settings=config.input,
             input_height=classifier.preprocessing.height,
@@ -208,9 +212,7 @@ class Annotator:
                 return state_of(shard, options) == "same"
 
             if again is None:
-                canary = self.canary
-                more = {} if canary is None else {CANARY_KEY: canary.model_dump_json().encode()}
-                publish(rows, shard, self.recipe, output, still, more)
+                publish(rows, shard, self.recipe, output, still, self._more())
             else:
                 changes = again.publish(shard, rows, self.recipe, output, still)
                 written = [at for at, (before, now) in enumerate(changes) if before != now]
@@ -233,6 +235,17 @@ class Annotator:
             example=f"{several[0].key!r} has {several[0].error}" if several else "",
             retried=Counter(changes),
         )
+
+    def _more(self) -> dict[bytes, bytes]:
+        """What a file's footer says of this worker."""
+        more = {}
+        if self.canary is not None:
+            more[CANARY_KEY] = self.canary.model_dump_json().encode()
+        quick = self.lanes[0].classifier.quick
+        # A graph is the kernels that there would be without.
+        if quick is not None and quick.way != "graph":
+            more[FORWARD_KEY] = quick.way.encode()
+        return more
 
     def _annotated(
         self,

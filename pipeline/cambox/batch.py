@@ -131,7 +131,7 @@ class BatchAnnotator:
 
         places = [place for place, sample in enumerate(batch) if sample.pixels is not None]
         before = self.forward_size
-        with watch.measure("forward"):
+        with watch.measure("forward"), self.classifier.on_its_stream():
             scored = self._score_what_fits([batch[place] for place in places])
         annotated = AnnotatedBatch(
             halved_to=self.forward_size if self.forward_size < before else None

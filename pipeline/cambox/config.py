@@ -124,6 +124,12 @@ class ModelSettings(Section):
     """per channel, for values in 0..1"""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """of the backbone; auto: float32 on a CPU, bfloat16 on a GPU"""
+    compile: Literal["auto", "eager", "graph", "inductor"] = "auto"
+    """the forward pass as one operation, which does not wait for Python. eager: as many as it has.
+    graph: on a GPU, the same kernels as a CUDA graph. inductor: compiled by PyTorch, which takes a
+    minute and a compiler, and moves boxes as little as the precision does; files say so
+    (cambox.forward). auto: eager on a CPU; on a GPU graph, or inductor where the run is long enough
+    and it is quicker. What gives other scores is taken back"""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """sigmoid for a multi-label classifier"""
     class_names: str | None = None

@@ -45,7 +45,7 @@ _SHAPE_NO_ROW: dict[str, set[str]] = {
         *("shards", "images", "class_names", "fingerprint", "max_sample_bytes"),
         "storage_options",
     },
-    "model": {"checkpoint", "class_names", "class_groups"},
+    "model": {"checkpoint", "class_names", "class_groups", "compile"},
     "output": {"uri", "storage_options"},
     "engine": {
         *("batch_size", "max_attempts", "stall_seconds", "start_seconds", "wait_seconds"),

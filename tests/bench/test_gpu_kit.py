@@ -96,6 +96,12 @@ def test_each_step_of_the_script_is_there() -> None:
     script = (ROOT / "bench" / "gpu" / "on_device.sh").read_text()
     called = set(re.findall(r"-m bench\.gpu (\w+)", script))
     called |= {"sanity", "labels", "under_load", "forward", "jpeg"}
+    # What the steps keep free for each other leaves some seconds for the first.
+    kept = [int(least) for least in re.findall(r'^  "\w+ \d+ (\d+)"$', script, re.M)]
+    budget = re.search(r"BUDGET:-(\d+)", script)
+    assert budget is not None
+    assert len(kept) == 15
+    assert sum(kept) <= int(budget[1])
     assert called == set(STEPS)
     for name, module in STEPS.items():
         assert callable(getattr(import_module(f"bench.gpu.{module}"), name))

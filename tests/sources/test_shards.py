@@ -23,7 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from cambox.errors import RequestError
 from cambox.sources.chunks import find_chunks
 from cambox.sources.samples import read_samples
-from cambox.sources.shards import Shard, find_shards
+from cambox.sources.shards import ImageFile, Shard, about_images, find_shards
 from cambox.sources.signed import unsigned
 from cambox.sources.states import state_of, states_of
 from cambox.sources.storage import canonical_uri, fingerprint, locate, open_stream
@@ -438,3 +438,12 @@ def test_a_slow_reader_is_no_silent_server() -> None:
     assert timeout(timeout=9).total == 9
     with pytest.raises(RequestError, match=r"client_kwargs\.timeout: .*sock_read, in seconds"):
         timeout(timeout={"patience": 1})
+
+
+def test_how_many_images_there_are_about_is_told_by_sizes_and_lists() -> None:
+    # Of 1,000 photographs of 500 x 375 pixels as `cambox pack` writes them: 110 MB.
+    tar = Shard("a.tar", 110_000_000, "x")
+    chunk = Shard("b", 5, "x", (ImageFile("1.jpg", None), ImageFile("2.jpg", None)))
+    assert about_images([tar, tar, chunk]) == 2002
+    assert about_images([tar, Shard("c.tar", 0, "x")]) is None
+    assert about_images([]) == 0

@@ -121,6 +121,7 @@ class Worker:
     Args:
         recipe_digest, head: what the driver found; ``head`` is the kind of the classifier's.
         retried: see ``Annotator``.
+        images: that this worker will annotate, about; None: not known.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Worker:
         head: HeadKind,
         threads: int,
         retried: frozenset[str] = frozenset(),
+        images: int | None = None,
     ) -> None:
         self.warnings = Warnings()
         self.config = config
@@ -137,6 +139,7 @@ class Worker:
         self.head = head
         self.threads = threads
         self.retried = retried
+        self.images = images
         self.begun: dict[Shard, Future[ShardReport]] = {}
 
     def where(self) -> str:
@@ -161,7 +164,9 @@ class Worker:
                     "are not the driver's"
                 )
             canary = try_pictures(config, model, self.threads)
-            annotator = make_annotator(config, model, self.threads, canary, self.retried)
+            annotator = make_annotator(
+                config, model, self.threads, canary, self.retried, self.images
+            )
             self.prefetch = Prefetch(annotator)
         # Until the process ends; see the local engine.
         gc.freeze()

@@ -43,7 +43,7 @@ from cambox.engines.worker import load_model, resolve_precision, try_pictures
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import UnavailableError
 from cambox.output.footer import library_versions
-from cambox.sources.shards import Shard
+from cambox.sources.shards import Shard, about_images
 
 LOG = logging.getLogger(__name__)
 
@@ -155,6 +155,8 @@ class _Run:
         self.engine = engine
         self.settings = engine.config.engine
         self.observer = observer
+        images = about_images(shards)
+        self.images_each = None if images is None else images // max(1, len(engine.pool.places))
         self.work = WorkList(shards, self.settings.max_attempts, observer)
         self.failed_starts = 0
         self.last_start_error = ""
@@ -197,7 +199,12 @@ class _Run:
             **options,
         )
         handle = worker.remote(
-            engine.config, engine.recipe.digest, engine.head, place.size.threads, engine.retried
+            engine.config,
+            engine.recipe.digest,
+            engine.head,
+            place.size.threads,
+            engine.retried,
+            self.images_each,
         )
         placing, ready = handle.where.remote(), handle.load.remote()
         return Actor(handle, place, {ready: None}, ready, placing, time.monotonic())

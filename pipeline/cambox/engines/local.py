@@ -31,7 +31,7 @@ from cambox.engines.worker import (
 )
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import RequestError
-from cambox.sources.shards import Shard
+from cambox.sources.shards import Shard, about_images
 from cambox.threads import usable_cpus
 
 # One is read, one computed to its end, and one written, which takes long on a remote storage.
@@ -172,7 +172,10 @@ class LocalEngine:
     def annotate(self, shards: tuple[Shard, ...], observer: Observer) -> list[Outcome]:
         """Annotate the shards; one that the storage failed for goes back to the end of the line."""
         work = WorkList(shards, self.config.engine.max_attempts, observer)
-        annotator = make_annotator(self.config, self.model, self.threads, self.canary, self.retried)
+        annotator = make_annotator(
+            *(self.config, self.model, self.threads, self.canary, self.retried),
+            images=about_images(shards),
+        )
         prefetch = Prefetch(annotator, observer.advance)
         with _closed(prefetch), ExitStack() as afterwards:
             # What libraries and the model hold is not searched for garbage meanwhile: the collector

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -33,6 +34,7 @@ from cambox.models.heads import HeadKind
 from cambox.models.last_layer import with_last_layer
 from cambox.models.load import load_classifier, with_class_size
 from cambox.models.middle import with_middle_layers
+from cambox.models.ways import prepared
 from cambox.output.footer import Recipe
 from cambox.output.whole import publish_bytes
 from cambox.resolve import class_names, resolve_recipe
@@ -139,8 +141,13 @@ def make_annotator(
     threads: int,
     canary: Canary | None = None,
     retried: frozenset[str] = frozenset(),
+    images: int | None = None,
 ) -> Annotator:
-    """An annotator of this process, computing with so many threads; see its own arguments."""
+    """An annotator of this process, computing with so many threads; see its own arguments.
+
+    Args:
+        images: that it will annotate, about; None: not known.
+    """
     if config.input.decoder == "gpu" and model.classifier.device.type != "cuda":
         raise RequestError(
             "input.decoder: gpu asks for an NVIDIA GPU, and this worker computes on a CPU; set it "
@@ -152,7 +159,14 @@ def make_annotator(
     batch_size = config.engine.batch_size
     if batch_size == "auto":
         batch_size = _batch_size(config.cam.zoom, model.classifier)
-    return Annotator(config, model.classifier, model.recipe, batch_size, threads, canary, retried)
+    wanted = config.model.compile
+    if config.cam.zoom is not None:
+        if wanted in ("graph", "inductor"):
+            LOG.warning("model.compile: %s is left out, as cam.zoom has inputs of any size", wanted)
+        wanted = "eager"
+    prepare = partial(prepared, wanted=wanted, count=batch_size, images=images)
+    classifier, recipe = model.classifier, model.recipe
+    return Annotator(config, classifier, recipe, batch_size, threads, canary, retried, prepare)
 
 
 def _batch_size(zoom: ZoomSettings | None, classifier: Classifier) -> int:

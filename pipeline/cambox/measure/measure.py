@@ -20,7 +20,7 @@ from cambox.measure.figures import Rates, Worker
 from cambox.measure.samples import read_some, some_shards
 from cambox.measure.whole import end_to_end
 from cambox.models.classifier import Classifier
-from cambox.sources.shards import Shard
+from cambox.sources.shards import Shard, about_images
 from cambox.threads import usable_cpus
 
 
@@ -52,7 +52,9 @@ def measure(
         say(console, f"loading model {config.model.name}")
         with saying_notes(console):
             engine = LocalEngine(_as_one_worker(config, folder, gpus))
-        annotator = make_annotator(engine.config, engine.model, engine.threads)
+        # What would pay in a run over all of the shards is done here, too.
+        images = about_images(shards)
+        annotator = make_annotator(engine.config, engine.model, engine.threads, images=images)
         with closing(annotator):
             decode, ready = parts.decode(
                 annotator, reading.samples, seconds * SHARES["decode"], tell

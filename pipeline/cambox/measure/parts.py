@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from cambox.annotator import Annotator
-from cambox.batch import BatchAnnotator
+from cambox.batch import BatchAnnotator, ScoredImage
 from cambox.errors import RequestError
 from cambox.measure.clock import Tell, until
 from cambox.sources.load import LoadedSample, load_ahead
@@ -59,7 +59,7 @@ def network(
     def passes(lane: BatchAnnotator) -> int:
         batch, count = _batch(ready, size), 0
         for _ in until(seconds):
-            lane.looks.score(batch)
+            _scored(lane, batch)
             count += len(batch)
             tell("network", len(annotator.lanes) * count / (time.perf_counter() - start))
         return count
@@ -71,7 +71,7 @@ def network(
 def boxes(annotator: Annotator, ready: Sequence[LoadedSample], seconds: float, tell: Tell) -> float:
     """Images a second that all threads find the boxes of, from ready maps."""
     lane = annotator.lanes[0]
-    scored = annotator.lane_pool.submit(lane.looks.score, _batch(ready, READY)).result()
+    scored = annotator.lane_pool.submit(_scored, lane, _batch(ready, READY)).result()
     # As many images for a thread at a time as in a run.
     groups = list(grouped(scored, min(lane.together, max(1, len(scored) // annotator.threads))))
     count = 0
@@ -82,6 +82,11 @@ def boxes(annotator: Annotator, ready: Sequence[LoadedSample], seconds: float, t
         count += len(scored)
         tell("boxes", count / (time.perf_counter() - start))
     return count / (time.perf_counter() - start)
+
+
+def _scored(lane: BatchAnnotator, batch: list[LoadedSample]) -> Sequence[ScoredImage]:
+    with lane.classifier.on_its_stream():
+        return lane.looks.score(batch)
 
 
 def _batch(ready: Sequence[LoadedSample], size: int) -> list[LoadedSample]:

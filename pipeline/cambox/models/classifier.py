@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,6 +23,9 @@ from cambox.models.preprocessing import Preprocessing
 from cambox.models.split import Split
 from cambox.models.tail import TailPass, run_with_tail
 from cambox.sources.load import fitted
+
+if TYPE_CHECKING:
+    from cambox.models.fixed import FixedPasses
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Aspect = Literal["squashed", "kept", "padded"]
@@ -48,6 +54,17 @@ class Scores:
     middle: tuple[torch.Tensor, ...] = ()
     last_input: torch.Tensor | None = None
 
+    def tensors(self) -> list[torch.Tensor]:
+        """All but the tail, the image being the first dimension of each."""
+        last = [] if self.last_input is None else [self.last_input]
+        return [self.feature_map, self.logits, *self.middle, *last]
+
+    def with_tensors(self, tensors: Sequence[torch.Tensor]) -> Scores:
+        """Others, in the order of ``tensors``."""
+        feature_map, logits, *rest = tensors
+        last = None if self.last_input is None else rest.pop()
+        return Scores(feature_map, logits, self.tail, tuple(rest), last)
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -66,6 +83,7 @@ class Classifier:
         aspect: how images of another shape than the preprocessing's go in; ``kept``: as they are,
             their longer side as long; ``padded``: the same, in the middle of the preprocessing's.
         last_layer: the name of the module whose input comes with the scores; None: no such.
+        quick: what ``scores`` runs, where it was prepared for batches of one size (``ways``).
     """
 
     module: nn.Module
@@ -81,6 +99,7 @@ class Classifier:
     groups: ClassGroups | None = None
     aspect: Aspect = "squashed"
     last_layer: str | None = None
+    quick: FixedPasses | None = None
 
     def scores(self, images: np.ndarray) -> Scores:
         """Run the network once, without gradients.
@@ -97,14 +116,29 @@ class Classifier:
                 f"expected uint8 images of shape (B, {', '.join(map(str, expected))}), "
                 f"got {images.dtype} {images.shape}"
             )
+        pixels = torch.from_numpy(images)
+        if self.device.type == "cuda":
+            # Nobody waits for the copy; of a buffer's images nothing is to pin.
+            pixels = pixels.pin_memory()
+        if self.quick is not None and len(pixels) <= self.quick.most:
+            return self.quick(pixels)
+        with torch.inference_mode():
+            return self.scores_of(pixels.to(self.device, non_blocking=True))
+
+    def scores_of(self, pixels: torch.Tensor) -> Scores:
+        """The same of images (B, height, width, 3) uint8 on the device, one operation at a time.
+
+        Without a tail nothing in it waits for the device or copies to it, so that a CUDA graph can
+        record it; and it can be traced.
+        """
         with inputs_of(self.module, self.last_layer) as last_inputs:
             with recorded(self.module, self.middle) as middle:
                 if isinstance(self.head, TailHead):
-                    scores = self._scores_with_tail(images, self.head)
+                    scores = self._scores_with_tail(pixels, self.head)
                 else:
-                    scores = self._scores_of_split(images, self.head)
+                    scores = self._scores_of_split(pixels, self.head)
             if self.class_size is not None:
-                scores = replace(scores, logits=self._logits_at(images, self.class_size))
+                scores = replace(scores, logits=self._logits_at(pixels, self.class_size))
         # Of several passes the last is that of the logits.
         last_input = last_inputs[-1] if last_inputs else None
         return replace(scores, middle=tuple(middle), last_input=last_input)
@@ -130,7 +164,7 @@ class Classifier:
         if class_size is not None:
             class_size = fitted((height, width), max(class_size), self.cell)
         size = replace(self.preprocessing, height=height, width=width)
-        return replace(self, preprocessing=size, class_size=class_size)
+        return replace(self, preprocessing=size, class_size=class_size, quick=None)
 
     def cell_logits(self, feature_map: torch.Tensor) -> torch.Tensor:
         """What the head says of an image that looks like one cell all over.
@@ -151,18 +185,20 @@ class Classifier:
         size = self.preprocessing
         return self.scores(np.zeros((1, size.height, size.width, 3), dtype=np.uint8))
 
-    @torch.inference_mode()
-    def _logits_at(self, images: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    def _logits_at(self, pixels: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         batch = F.interpolate(
-            self.normalised(images), size=size, mode="bilinear", align_corners=False, antialias=True
+            self._normalised(pixels),
+            size=size,
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
         )
         with self._autocast():
             logits: torch.Tensor = self.module(batch)
         return logits.float()
 
-    @torch.inference_mode()
-    def _scores_of_split(self, images: np.ndarray, head: AffineHead | PooledHead) -> Scores:
-        batch = self.normalised(images)
+    def _scores_of_split(self, pixels: torch.Tensor, head: AffineHead | PooledHead) -> Scores:
+        batch = self._normalised(pixels)
         assert self.split is not None
         with self._autocast():
             features = self.split.backbone(batch)
@@ -171,10 +207,10 @@ class Classifier:
         logits = self.split.head(features).float()
         return Scores(head.grid.feature_map(features), logits)
 
-    def _scores_with_tail(self, images: np.ndarray, head: TailHead) -> Scores:
+    def _scores_with_tail(self, pixels: torch.Tensor, head: TailHead) -> Scores:
         # Tensors made in inference mode could not enter the graph of the tail.
         with torch.inference_mode(False), torch.no_grad():
-            batch = self.normalised(images)
+            batch = self._normalised(pixels)
             with self._autocast():
                 run = run_with_tail(self.module, head, batch)
             feature_map = head.grid.feature_map(run.features.detach())
@@ -193,21 +229,33 @@ class Classifier:
         Returns:
             (B, channels of the preprocessing, height, width) float32.
         """
-        pixels = torch.from_numpy(images)
-        if self.device.type == "cuda":
-            # Nobody waits for the copy; of a buffer's images nothing is to pin.
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        return self._normalised(torch.from_numpy(images).to(self.device))
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        grey, mean, std = self._constants
         if self.preprocessing.channels == 1:
             # As Pillow turns RGB to grey (ITU-R 601), to the same integer.
-            shares = pixels.new_tensor(GREY_SHARES, dtype=torch.int32)
-            pixels = (pixels.int().mul_(shares).sum(dim=3, keepdim=True) + (1 << 15)) >> 16
-        # Of a whole line at once: along three channels alone each pixel would be a loop of its own.
-        mean, std = (
-            (pixels.new_tensor(values, dtype=torch.float32) * 255).repeat(pixels.shape[2])
-            for values in (self.preprocessing.mean, self.preprocessing.std)
-        )
+            pixels = (pixels.int().mul_(grey).sum(dim=3, keepdim=True) + (1 << 15)) >> 16
         lines = pixels.flatten(2).float().sub_(mean).div_(std)
         return lines.view(pixels.shape).permute(0, 3, 1, 2)
+
+    @cached_property
+    def _constants(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The shares of the colours in grey, and mean and deviation, on the device."""
+        width = self.preprocessing.width
+        with torch.inference_mode(False):
+            grey = torch.tensor(GREY_SHARES, dtype=torch.int32, device=self.device)
+            # Of a whole line at once: along three channels alone each pixel would be a loop of its
+            # own.
+            mean, std = (
+                (torch.tensor(values, dtype=torch.float32, device=self.device) * 255).repeat(width)
+                for values in (self.preprocessing.mean, self.preprocessing.std)
+            )
+        return grey, mean, std
+
+    def on_its_stream(self) -> AbstractContextManager[None]:
+        """Where a GPU computes what this copy runs, and what is made of its scores, in order."""
+        return nullcontext() if self.quick is None else self.quick.on_its_stream()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(

@@ -17,6 +17,7 @@ from cambox.config import OutputSettings
 from cambox.errors import RequestError, ShardError
 from cambox.output.footer import (
     CANARY_KEY,
+    FORWARD_KEY,
     RETRIED_KEY,
     VERSIONS_KEY,
     NotOursError,
@@ -129,7 +130,11 @@ class FailedRows:
 
     def _entries(self, written: Counter[str]) -> dict[bytes, bytes]:
         """Of the footer, beside those of every file; rows written by their earlier status."""
-        kept = {key: self.entries[key] for key in (VERSIONS_KEY, CANARY_KEY) if key in self.entries}
+        kept = {
+            key: self.entries[key]
+            for key in (VERSIONS_KEY, CANARY_KEY, FORWARD_KEY)
+            if key in self.entries
+        }
         retried = {"rows": written, "versions": dict(library_versions())}
         return {**kept, RETRIED_KEY: json.dumps(retried).encode()}
 

@@ -36,6 +36,8 @@ SOURCE_KEY = f"{PREFIX}source".encode()
 """The entry of a file made from published ones that says from which bytes; see ``derived``."""
 CANARY_KEY = f"{PREFIX}canary".encode()
 """The entry that says what the worker that made the file made of the built-in pictures."""
+FORWARD_KEY = f"{PREFIX}forward".encode()
+"""The entry of a file whose network was compiled, which moves its rounding: ``inductor``."""
 VERSIONS_KEY = f"{PREFIX}versions".encode()
 RETRIED_KEY = f"{PREFIX}retried".encode()
 """The entry of a file some of whose rows were made again: how many, and by which versions."""

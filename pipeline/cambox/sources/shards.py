@@ -99,6 +99,17 @@ class Shard:
         return cls(**given, files=files)
 
 
+# Of a photograph of 500 x 375 pixels, with its label; smaller ones make a run seem shorter.
+_BYTES_OF_AN_IMAGE = 110_000
+
+
+def about_images(shards: Sequence[Shard]) -> int | None:
+    """How many images some shards hold, by their sizes; None where a server does not tell those."""
+    if any(shard.size == 0 and not shard.files for shard in shards):
+        return None
+    return sum(len(shard.files) or shard.size // _BYTES_OF_AN_IMAGE for shard in shards)
+
+
 OF_CONTENT = "sha256="
 """How a fingerprint of a shard's bytes begins, which no store tells."""
 _OF_A_TAR = ("uri", "size", "fingerprint")
