@@ -5,9 +5,7 @@ Ray itself is played here: most of its errors cannot be had on purpose.
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +25,7 @@ from cambox.engines.worker import make_annotator
 from cambox.engines.worklist import ShardFailure
 from cambox.sources.shards import find_shards
 from fault_runs import FaultTable, LocalRuns
+from played_ray import LARGE, PlayedRay
 
 
 def task_error(cause: Exception) -> errors.RayTaskError:
@@ -48,88 +47,7 @@ LOST: dict[str, Callable[[], Exception]] = {
 }
 
 
-LARGE, LOST_NODE = "a" * 56, "b" * 56
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """A reference to what a call will give."""
-
-    name: str
-    run: Callable[[], Any]
-
-
-class PlayedRay:
-    """As much of Ray as the driver uses, in this process; calls run when they are asked for.
-
-    Args:
-        errors: in their order; each is raised by the next call of the method of that name.
-        silent: methods whose first ``times`` calls are never answered.
-    """
-
-    def __init__(
-        self, errors: Sequence[tuple[str, Exception]], silent: Collection[str], times: int
-    ) -> None:
-        self.errors = list(errors)
-        self.silent = silent
-        self.times = times
-        self.asked: list[dict[str, Any]] = []
-        self.unanswered: list[Any] = []
-        self.started: list[Any] = []
-        self.killed: list[Any] = []
-        self.raised = 0
-        self.log = io.StringIO()
-
-    def remote(self, worker: type) -> Any:
-        def start(*arguments: Any) -> Any:
-            played = worker(*arguments)
-            methods = {
-                name: SimpleNamespace(remote=self._method(getattr(played, name), name))
-                for name in ("where", "load", "begin", "report", "progress")
-            }
-            self.started.append(SimpleNamespace(**methods))
-            return self.started[-1]
-
-        def options(**asked: Any) -> Any:
-            self.asked.append(asked)
-            return SimpleNamespace(remote=start)
-
-        return SimpleNamespace(options=options)
-
-    def _method(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Call:
-            made = Call(name, lambda: function(*arguments))
-            if name in self.silent and self._unanswered(name) < self.times:
-                self.unanswered.append(made)
-            return made
-
-        return call
-
-    def _unanswered(self, name: str) -> int:
-        return sum(call.name == name for call in self.unanswered)
-
-    def get(self, call: Any) -> Any:
-        if self.errors and self.errors[0][0] == call.name:
-            self.raised += 1
-            raise self.errors.pop(0)[1]
-        return call.run()
-
-    def wait(self, calls: list[Any], **options: Any) -> tuple[list[Any], list[Any]]:
-        return [call for call in calls if call not in self.unanswered], []
-
-    def available_resources(self) -> dict[str, float]:
-        return {"CPU": 0.5, "memory": 1e9}
-
-    def nodes(self) -> list[dict[str, Any]]:
-        large = {"NodeID": LARGE, "Alive": True, "Resources": {"CPU": 64.0, "GPU": 1.0}}
-        small = [
-            {"NodeID": f"{number:056x}", "Alive": True, "Resources": {"CPU": 4.0}}
-            for number in range(2)
-        ]
-        return [large, *small]
-
-    def kill(self, handle: Any) -> None:
-        self.killed.append(handle)
+LOST_NODE = "b" * 56
 
 
 @pytest.fixture
@@ -166,9 +84,7 @@ def play(
         **settings_of_the_engine: float,
     ) -> tuple[PlayedRay, list[Any]]:
         played = PlayedRay(errors, silent, times)
-        for name in ("remote", "get", "wait", "kill", "nodes", "available_resources"):
-            monkeypatch.setattr(cluster.ray, name, getattr(played, name))
-        monkeypatch.setattr(cluster, "ShardWorker", Played)
+        played.stand_in(monkeypatch, Played)
         # So that progress is asked for each time.
         monkeypatch.setattr(cluster, "POLL_SECONDS", -1)
         monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0)

@@ -28,6 +28,7 @@ from cambox.sources.samples import Sample
 from cambox.verify.verify import verify
 from conftest import ConfigMaker
 from makers import write_tar
+from played_ray import PlayedRay
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
 QUIET = Console(file=io.StringIO())
@@ -113,6 +114,25 @@ def test_rows_that_failed_are_what_annotating_anew_gives_and_the_others_stay(giv
     assert [new[at] for at in (0, 2, 3, 4)] == [old[at] for at in (0, 2, 3, 4)]
     assert all(new[1][column] for column in ("maps", "features", "objects"))
     assert before == {name: given.file_of(name).read_bytes() for name in before}
+    found = verify(str(given.folder / "out"), against_input=True)
+    assert found.ok, found.problems
+
+
+def test_workers_on_ray_make_the_same_rows_again(
+    given: Input, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = PlayedRay()
+    played.stand_in(monkeypatch)
+    on_ray = {"name": "ray", "workers": 2, "gpus_per_worker": 0.0, "cpus_per_worker": 1}
+    engine = given.config.engine.model_copy(update=on_ray)
+    config = given.config.model_copy(update={"engine": engine})
+    plain = given.file_of("plain.tar").read_bytes()
+    summary = retry(config, ["unreadable"], QUIET)
+    assert summary.complete
+    assert len(played.started) == 2
+    assert summary.retried == {("unreadable", "ok"): 2, ("unreadable", "unreadable"): 2}
+    assert [row["status"] for row in given.rows("mixed.tar")].count("ok") == 4
+    assert given.file_of("plain.tar").read_bytes() == plain
     found = verify(str(given.folder / "out"), against_input=True)
     assert found.ok, found.problems
 
