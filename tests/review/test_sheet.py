@@ -157,3 +157,15 @@ def test_boxes_of_afterwards_take_the_place_of_the_map() -> None:
     # Each panel has its own frame; between them the frames of one label have one colour.
     assert np.ptp(columns[left]) / np.ptp(columns[~left]) == pytest.approx(60 / 50, rel=0.1)
     assert draw_sheet([replace(TILE, after=NONE)], NAMES, 1, 600).shape == sheet.shape
+
+
+def test_the_legend_explains_true_boxes_where_there_are_any() -> None:
+    def length(*tiles: SheetTile) -> int:
+        sheet = draw_sheet(tiles, NAMES, 1, 900)
+        below = sheet[-70:-20].astype(int)
+        lit = (np.abs(below - below[-1, -1]) > 40).any(axis=(0, 2))
+        return int(np.flatnonzero(lit).max())
+
+    without = replace(TILE, true_boxes=NONE)
+    assert length(without) < length(TILE) - 50
+    assert length(without, TILE) == length(TILE)

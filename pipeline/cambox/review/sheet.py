@@ -18,7 +18,8 @@ from cambox.review.palette import DARK, class_colour, heat_colours
 # What a tile keeps of a picture: those of a sheet are all in memory.
 PICTURE_SIDE = 640
 
-_LEGEND = "solid: pseudo box with class and score    dashed: true box    heat: low"
+_SOLID, _DASHED = "solid: pseudo box with class and score", "dashed: true box"
+_HEAT = "heat: low"
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,15 @@ class _Sheet:
             middle = (left + size[0] // 2, top + size[1] // 2)
             self.draw.text(middle, "no map", fill=DARK["text"], font=self.font, anchor="mm")
 
-    def draw_legend(self, legend: str | None) -> None:
+    def draw_legend(self, legend: str | None, with_truth: bool) -> None:
         """The line below the tiles; None explains those with maps, with a bar of their colours."""
+        own = "    ".join((_SOLID, *([_DASHED] if with_truth else []), _HEAT))
         x, y = self.margin, self.image.height - round(1.2 * self.margin)
         bar_width = 6 * self.padding
         room = self.image.width - 2.0 * self.margin
         if legend is None:
             room -= bar_width + 2 * self.padding + self.font.getlength("high")
-        text = fit_text(_LEGEND if legend is None else legend, self.font, room)
+        text = fit_text(own if legend is None else legend, self.font, room)
         self.draw.text((x, y), text, fill=DARK["soft"], font=self.font, anchor="lm")
         if legend is None:
             ramp = np.linspace(0, 255, bar_width).astype(np.uint8)[None]
@@ -161,7 +163,7 @@ def draw_sheet(
     sheet = _Sheet(tiles, class_names, columns, tile_width)
     for position, tile in enumerate(tiles):
         sheet.draw_tile(tile, *divmod(position, columns))
-    sheet.draw_legend(legend)
+    sheet.draw_legend(legend, any(len(tile.true_boxes) for tile in tiles))
     return np.asarray(sheet.image)
 
 
