@@ -14,7 +14,7 @@ import torch
 
 from bench.common import Observed, config_of, packed
 from bench.peers import JPEG_SUFFIXES, PEER_LAYERS, Peer, PeerNetwork, run_peer
-from cambox.annotator import Annotator, ShardReport
+from cambox.annotator import Annotator
 from cambox.batch import AnnotatedBatch
 from cambox.boxes import Boxes
 from cambox.cams.boxes import find_boxes, upsampled_size
@@ -27,6 +27,7 @@ from cambox.models.build import build_network
 from cambox.models.classifier import Classifier
 from cambox.output.publish import to_parquet
 from cambox.output.rows import table
+from cambox.shard_report import ShardReport
 from cambox.sources.load import LoadedSample, load_ahead
 from cambox.sources.samples import read_samples
 from cambox.sources.shards import Shard, find_shards

@@ -14,9 +14,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from cambox.annotator import Progress, ShardReport
 from cambox.config import Config
 from cambox.engines.worklist import Outcome
+from cambox.shard_report import Progress, ShardReport
 from cambox.sources.pack import pack
 
 Images = Annotated[Path, typer.Argument(help="Folder of JPEG files")]

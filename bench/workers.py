@@ -19,12 +19,12 @@ from rich.console import Console
 
 from bench.common import Images, Observed, To, config_of, packed, write_figures
 from bench.gpu_use import gpu_use
-from cambox.annotator import ShardReport
 from cambox.config import Config
 from cambox.engines.worker import local_device
 from cambox.engines.worklist import WorkList
 from cambox.output.ledger import Plan
 from cambox.run import make_engine
+from cambox.shard_report import ShardReport
 from cambox.sources.shards import Shard, find_shards
 from cambox.threads import usable_cpus
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import numpy as np
@@ -22,12 +21,13 @@ from cambox.output.failed_rows import FailedRows
 from cambox.output.footer import CANARY_KEY, FORWARD_KEY, Recipe
 from cambox.output.publish import file_name, publish, recipe_uri
 from cambox.output.rows import table
+from cambox.shard_report import Progress, ShardReport
 from cambox.signs import Signs
 from cambox.sources.load import LoadedSample, LoadRule, load_ahead, load_sample
 from cambox.sources.samples import SEVERAL_IMAGES, ImageRule, Sample, read_samples
 from cambox.sources.shards import OF_CONTENT, Shard
 from cambox.sources.states import read_unchanged, state_of
-from cambox.threads import Stage, Stopwatch, grouped, in_order
+from cambox.threads import Stopwatch, grouped, in_order
 from cambox.whole_image import WholeImages
 from cambox.zoomed_image import ZoomedImages
 
@@ -36,52 +36,6 @@ BATCHES_AHEAD = 2
 MOST_TOGETHER = 8
 # That a GPU decodes at once.
 DECODED_ON_GPU = 32
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What became of one shard.
-
-    Attributes:
-        uri: of the published file.
-        statuses: rows by status.
-        objects: boxes written.
-        no_box: maps without a box, by reason.
-        seconds: from opening the shard to the published file.
-        stage_seconds: by stage; stages overlap, and threads add up.
-        halved_to: images per forward pass after memory ran out in this shard; None if it did not.
-        signs: whether its rows look as if they were meant.
-        several_images: rows whose sample has images that no row is of.
-        example: what the first of them says.
-        retried: where only some rows were made again, their status before and now; those whose
-            status is another are written, and are what ``objects`` counts.
-    """
-
-    shard: Shard
-    uri: str
-    statuses: Counter[str]
-    objects: int
-    no_box: Counter[str]
-    seconds: float
-    stage_seconds: Mapping[Stage, float]
-    halved_to: int | None
-    signs: Signs = field(default_factory=Signs)
-    several_images: int = 0
-    example: str = ""
-    retried: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    @property
-    def samples(self) -> int:
-        """Rows written, of every status."""
-        return self.statuses.total()
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a worker is in its shard: bytes read and samples annotated since the last time."""
-
-    bytes_read: int = 0
-    samples: int = 0
 
 
 class Annotator:

@@ -15,8 +15,8 @@ from cambox.sources.storage import canonical_uri
 from cambox.threads import STAGES
 
 if TYPE_CHECKING:
-    from cambox.annotator import ShardReport
     from cambox.engines.worklist import ShardFailure
+    from cambox.shard_report import ShardReport
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,14 @@ from rich.console import Console
 
 import cambox
 import cambox.sources.load
-from cambox.annotator import Annotator, Progress, ShardReport
+from cambox.annotator import Annotator
 from cambox.config import Config
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import LocalEngine
 from cambox.engines.worklist import ShardFailure
 from cambox.models.classifier import Classifier, Scores
 from cambox.run import run
+from cambox.shard_report import Progress, ShardReport
 from cambox.sources.shards import Shard, find_shards
 from conftest import ConfigMaker
 from fault_runs import FaultTable, samples_in_tars

@@ -18,12 +18,12 @@ import pytest
 from rich.console import Console
 
 import cambox.annotator as station
-from cambox.annotator import Progress
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import Prefetch, WorkerProgress
 from cambox.engines.worklist import Outcome
 from cambox.output.ledger import plan
 from cambox.planned import annotate_planned
+from cambox.shard_report import Progress
 from cambox.sources.samples import Sample
 from cambox.sources.shards import Shard, find_shards
 from fault_runs import QUIET, LocalRuns, visible, with_output

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cambox.annotator import Progress, ShardReport
 from cambox.engines.local import SHARDS_IN_WORK
 from cambox.engines.worklist import Outcome, ShardFailure, WorkList
+from cambox.shard_report import Progress, ShardReport
 from cambox.sources.shards import Shard
 
 

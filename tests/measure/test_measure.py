@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from cambox.annotator import Progress
 from cambox.cli import app
 from cambox.errors import UnavailableError
 from cambox.measure.countdown import Countdown
 from cambox.measure.figures import PARTS
 from cambox.measure.whole import end_to_end
+from cambox.shard_report import Progress
 from cambox.sources.shards import Shard
 from conftest import ConfigMaker
 

@@ -9,13 +9,13 @@ from functools import cache
 import pyarrow as pa
 
 import cambox.output.publish
-from cambox.annotator import ShardReport
 from cambox.boxes import Boxes
 from cambox.config import Config
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import ShardError
 from cambox.output.footer import Recipe
 from cambox.output.rows import Row, table
+from cambox.shard_report import ShardReport
 from cambox.sources.shards import Shard
 from cambox.sources.states import state_of
 from cambox.sources.storage import locate

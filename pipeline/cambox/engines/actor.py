@@ -19,7 +19,6 @@ from typing import Any, TextIO
 import torch
 
 import cambox
-from cambox.annotator import ShardReport
 from cambox.canary.workers import Made
 from cambox.config import LOCAL_DIR, Config
 from cambox.engines.local import Prefetch, WorkerProgress
@@ -34,6 +33,7 @@ from cambox.engines.worker import (
 from cambox.errors import RequestError
 from cambox.models.heads import HeadKind
 from cambox.output.footer import library_versions
+from cambox.shard_report import ShardReport
 from cambox.sources.shards import Shard
 from cambox.sources.storage import canonical_uri
 

@@ -22,7 +22,6 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.metrics import Counter
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cambox.annotator import ShardReport
 from cambox.canary.rows import Canary
 from cambox.canary.workers import Alike, Made
 from cambox.config import Config
@@ -43,6 +42,7 @@ from cambox.engines.worker import load_model, resolve_precision, try_pictures
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import UnavailableError
 from cambox.output.footer import library_versions
+from cambox.shard_report import ShardReport
 from cambox.sources.shards import Shard, about_images
 
 LOG = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from cambox.annotator import Progress
 from cambox.console import counted, say
 from cambox.engines.worklist import Outcome, ShardFailure
+from cambox.shard_report import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 BAR_WIDTH = 12

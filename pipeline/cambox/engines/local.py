@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 
-from cambox.annotator import Annotator, Progress, ShardReport
+from cambox.annotator import Annotator
 from cambox.canary.rows import Canary
 from cambox.config import Config
 from cambox.console import counted
@@ -31,6 +31,7 @@ from cambox.engines.worker import (
 )
 from cambox.engines.worklist import Observer, Outcome, WorkList
 from cambox.errors import RequestError
+from cambox.shard_report import Progress, ShardReport
 from cambox.sources.shards import Shard, about_images
 from cambox.threads import usable_cpus
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cambox.annotator import Progress, ShardReport
 from cambox.console import one_line
 from cambox.errors import ShardError
+from cambox.shard_report import Progress, ShardReport
 from cambox.sources.shards import Shard
 
 

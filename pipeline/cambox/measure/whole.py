@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from cambox.annotator import Annotator, Progress, ShardReport
+from cambox.annotator import Annotator
 from cambox.console import one_line
 from cambox.engines.local import SECONDS_TO_END, SHARDS_IN_WORK, Prefetch
 from cambox.errors import UnavailableError
 from cambox.measure.clock import Tell
+from cambox.shard_report import Progress, ShardReport
 from cambox.sources.shards import Shard
 
 LOOKS_A_SECOND = 10
