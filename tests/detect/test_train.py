@@ -25,9 +25,11 @@ from cambox.boxes import Boxes
 from cambox.cli import app
 from cambox.config import Config, ModelSettings
 from cambox.detect import BoxWeights, DetectorKind
-from cambox.detect.judge import precision
+from cambox.detect.judge import Precision, precision
 from cambox.detect.pictures import Parts, Pictures
+from cambox.detect.processes import Processes
 from cambox.detect.train import TrainRequest, train
+from cambox.detect.training import Training
 from cambox.errors import RequestError
 from cambox.output.rows import SIDES
 from cambox.run import run
@@ -113,6 +115,19 @@ def test_a_killed_training_ends_where_one_run_does(
     train(broken, QUIET)
     with pytest.raises(RequestError, match="whose learning_rate is"):
         train(replace(broken, learning_rate=0.5), QUIET)
+
+
+def test_the_weights_of_the_best_ap_over_all_ious_are_kept() -> None:
+    detector = torch.nn.Linear(1, 1)
+    training = Training(detector, 4, 1e-3, {}, Processes(0, 1, 1, torch.device("cpu")))
+    for place, (ap50, ap) in enumerate([(0.9, 0.3), (0.99, 0.5), (0.96, 0.6), (0.97, 0.4)]):
+        with torch.no_grad():
+            detector.weight.fill_(place)
+        training.end_epoch(Precision(ap50, ap))
+    assert training.progress.best == 2
+    assert float(training.best["weight"]) == 2
+    assert training.progress.is_over(10, patience=1)
+    assert not training.progress.is_over(10, patience=2)
 
 
 def test_parts_are_those_of_the_keys_and_weights_those_of_the_scores(output: str) -> None:

@@ -78,7 +78,7 @@ def train(
         float, Option(min=0, max=0.9, help="The share held out, by a hash of the images' keys")
     ] = 0.1,
     patience: Annotated[
-        int, Option(min=1, help="End after so many epochs without a better AP50 of that share")
+        int, Option(min=1, help="End after so many epochs without a better AP of that share")
     ] = 6,
     seed: Annotated[int, Option(min=0, help="Of the head, the order and the changes")] = 0,
     min_score: MinScore = 0.0,
