@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from cambox.config import Config
 from cambox.config_cam import BoxSettings, Section
 from cambox.errors import RequestError, shortened
-from cambox.yaml_text import MOST_CHARACTERS, NotYamlError, read_yaml
+from cambox.yaml_text import NotYamlError, read_yaml, text_of
 
 SUFFIX = ".yaml"
 _EITHER = ("shards", "images")
@@ -39,7 +39,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         # Not exists(): `cambox demo` makes a folder of its recipe's name.
         by_name = not Path(path).is_file() and str(path) in recipe_names()
-        text = recipe_text(str(path)) if by_name else _text_of(Path(path))
+        text = recipe_text(str(path)) if by_name else text_of(path)
         document = read_yaml(text)
     except OSError as error:
         raise RequestError(
@@ -53,12 +53,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(document, dict):
         raise RequestError(f"{path}: expected sections such as input: and model:, found none")
     return _with_overrides(Config, document, overrides, f"{path}: ")
-
-
-def _text_of(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        # What has no end, such as a device, is refused like any text that is too long.
-        return file.read(MOST_CHARACTERS + 1)
 
 
 def recipe_names() -> list[str]:

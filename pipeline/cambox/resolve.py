@@ -29,6 +29,7 @@ from cambox.sources.retry import from_storage
 from cambox.sources.shards import name_failures
 from cambox.sources.storage import canonical_uri, fingerprint, locate
 from cambox.threads import usable_cpus
+from cambox.yaml_text import MOST_CHARACTERS, text_of
 
 if TYPE_CHECKING:
     from cambox.models.classifier import Classifier
@@ -178,9 +179,12 @@ def _require_same_classes(config: Config, listed: Sequence[str], names: Sequence
 
 def _read(setting: str, path: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8")
+        text = text_of(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{setting}: {path} cannot be read: {error}") from error
+    if len(text) > MOST_CHARACTERS:
+        raise RequestError(f"{setting}: {path} is longer than {MOST_CHARACTERS} characters")
+    return text
 
 
 def recipe_key(config: Config) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,6 +23,18 @@ _RAISED = (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError)
 
 class NotYamlError(Exception):
     """What was to be YAML is not, or it is nothing that settings could be."""
+
+
+def text_of(path: str | Path) -> str:
+    """The text of a file, one character more than there may be at most.
+
+    What has no end, such as ``/dev/zero``, is so refused like any text that is too long.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read, or is no text.
+    """
+    with Path(path).open(encoding="utf-8") as file:
+        return file.read(MOST_CHARACTERS + 1)
 
 
 def read_yaml(text: str) -> Any:

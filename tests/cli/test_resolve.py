@@ -241,3 +241,9 @@ def test_the_cache_does_not_grow_for_ever(cache: Path) -> None:
     assert len(list(cache.iterdir())) == RECIPES_KEPT
     assert remembered(f"key {RECIPES_KEPT + 2}") is not None
     assert remembered("key 0") is None
+
+
+@pytest.mark.parametrize("name", ["class_names", "class_groups"])
+def test_a_list_without_an_end_is_refused(make_config: ConfigMaker, name: str) -> None:
+    with pytest.raises(RequestError, match=rf"model.{name}: /dev/zero is longer than 4000000"):
+        recipe_key(make_config(f"model.{name}=/dev/zero"))

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ import yaml
 
 from cambox.console import one_line
 from cambox.errors import RequestError
-from cambox.yaml_text import NotYamlError, compose_yaml
+from cambox.yaml_text import NotYamlError, compose_yaml, text_of
 
 _SETTING = "model.class_groups"
 _RANGE = re.compile(r"(\d+)-(\d+)")
@@ -108,7 +107,7 @@ def read_groups(path: str, class_names: Sequence[str]) -> ClassGroups:
     """
     try:
         # Composed, not loaded: a group named no or 1 stays a name, and one named twice is seen.
-        root = compose_yaml(Path(path).read_text(encoding="utf-8"))
+        root = compose_yaml(text_of(path))
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{_SETTING}: {path} cannot be read: {error}") from error
     except NotYamlError as error:
