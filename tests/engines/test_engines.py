@@ -432,6 +432,13 @@ def server_that_hangs() -> Iterator[tuple[str, threading.Semaphore]]:
         httpd.server_close()
 
 
+# Where tests run in a shell's background Ctrl-C is ignored, by them and by whom they start.
+LISTENING = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from cambox.cli import main; main()"
+)
+
+
 def test_signals_are_heard_while_a_storage_hangs(make_config: ConfigMaker, tmp_path: Path) -> None:
     """Ctrl-C, and SIGTERM to a night, which leaves its report; within ten seconds both."""
     make_config()
@@ -439,7 +446,7 @@ def test_signals_are_heard_while_a_storage_hangs(make_config: ConfigMaker, tmp_p
         runs = [
             subprocess.Popen(
                 [
-                    *(sys.executable, "-c", "from cambox.cli import main; main()"),
+                    *(sys.executable, "-c", LISTENING),
                     *(command, str(tmp_path / "config.yaml")),
                     *("--set", f"input.shards={url}/a.tar"),
                     *("--set", f"output.uri={tmp_path / command}"),
