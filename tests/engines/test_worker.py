@@ -20,7 +20,7 @@ from filelock import FileLock
 
 import cambox
 from cambox.engines import actor, batch_size, cluster
-from cambox.engines.actor import MOST_WARNINGS, Warnings, absolute, runtime_env
+from cambox.engines.actor import MOST_WARNINGS, Warnings
 from cambox.engines.batch_size import (
     LARGEST,
     SMALLEST,
@@ -29,6 +29,7 @@ from cambox.engines.batch_size import (
     timed_of,
 )
 from cambox.engines.local import LocalEngine
+from cambox.engines.paths import absolute, runtime_env
 from cambox.engines.sizing import Pool, Size
 from cambox.engines.waiting import Waiting, who_is_missing
 from cambox.engines.worker import load_model

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cambox.canary.rows import Canary, PictureRow
 from cambox.canary.workers import Made
-from cambox.engines import actor, cluster
+from cambox.engines import calls, cluster
 from cambox.engines.actor import Warnings, Worker
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import Prefetch
@@ -174,7 +174,7 @@ def test_an_actor_that_cannot_load_is_a_failed_start(
 def test_of_a_worker_that_died_for_its_time_the_setting_is_named(
     play: Callable[..., tuple[PlayedRay, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor, "HEARD_LATE_SECONDS", 0)
+    monkeypatch.setattr(calls, "HEARD_LATE_SECONDS", 0)
     died = "load", errors.ActorDiedError()
     soon, _ = play(died, start_seconds=100.0)
     late, outcomes = play(died, start_seconds=1e-9)

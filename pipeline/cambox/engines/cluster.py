@@ -26,8 +26,10 @@ from cambox.canary.rows import Canary
 from cambox.canary.workers import Alike, Made
 from cambox.config import Config
 from cambox.console import counted, one_line
-from cambox.engines.actor import Actor, Worker, absolute, runtime_env
+from cambox.engines.actor import Worker
+from cambox.engines.calls import Actor
 from cambox.engines.local import SHARDS_IN_WORK, WorkerProgress
+from cambox.engines.paths import absolute, runtime_env
 from cambox.engines.sigterm import sigterm_as_elsewhere
 from cambox.engines.sizing import Place, Pool, size_pool
 from cambox.engines.waiting import (
