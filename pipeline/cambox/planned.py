@@ -18,8 +18,8 @@ from cambox.output.lease import Taken, held
 from cambox.output.ledger import Plan, plan
 from cambox.output.manifest import GivenUpShard, newest_manifest
 from cambox.output.publish import file_name, recipe_uri, remove_leftovers, require_publishable
-from cambox.output.reading import names_in
 from cambox.output.recheck import recheck
+from cambox.output.visible import names_in
 from cambox.sources.retry import as_request
 from cambox.sources.samples import ImageRule
 from cambox.summary import RunSummary, print_summary

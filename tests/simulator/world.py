@@ -161,7 +161,7 @@ def replaced(
         **remembered.REPLACEMENTS,
     }
     for module in (
-        *("output.commit", "output.reading", "output.snapshot", "verify.verify"),
+        *("output.commit", "output.reading", "output.snapshot", "output.visible", "verify.verify"),
         "sources.listing",
     ):
         replacements[f"cambox.{module}.ThreadPoolExecutor"] = _InTurn

@@ -38,7 +38,7 @@ from cambox.output.publish import (
     require_publishable,
 )
 from cambox.output.published_file import PublishedFile
-from cambox.output.reading import files_in
+from cambox.output.visible import files_in
 from cambox.sources.retry import as_request
 from cambox.sources.storage import canonical_uri
 from cambox.threads import usable_cpus
