@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from cambox.config_file import load_config
     from cambox.errors import RequestError
     from cambox.models.load import load_classifier
-    from cambox.output.reading import read
+    from cambox.output.dataset import read
     from cambox.review.draw import draw
     from cambox.review.show.find import find_sample
     from cambox.run import annotate
@@ -111,7 +111,7 @@ _HOMES = {
     "find_sample": "cambox.review.show.find",
     "load_classifier": "cambox.models.load",
     "load_config": "cambox.config_file",
-    "read": "cambox.output.reading",
+    "read": "cambox.output.dataset",
 }
 
 

@@ -14,11 +14,11 @@ from cambox.console import counted, one_line, say
 from cambox.errors import RequestError
 from cambox.output.commit import commit
 from cambox.output.footer import Recipe
+from cambox.output.known_file import names_in
 from cambox.output.lease import Taken, held
 from cambox.output.ledger import Plan, plan
 from cambox.output.manifest import GivenUpShard, newest_manifest
 from cambox.output.publish import file_name, recipe_uri, remove_leftovers, require_publishable
-from cambox.output.reading import names_in
 from cambox.output.recheck import recheck
 from cambox.sources.retry import as_request
 from cambox.sources.samples import ImageRule

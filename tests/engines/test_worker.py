@@ -19,12 +19,20 @@ import torch
 from filelock import FileLock
 
 import cambox
-from cambox.engines import actor, cluster, worker
-from cambox.engines.actor import MOST_WARNINGS, Warnings, absolute, runtime_env
+from cambox.engines import actor, batch_size, cluster
+from cambox.engines.actor import MOST_WARNINGS, Warnings
+from cambox.engines.batch_size import (
+    LARGEST,
+    SMALLEST,
+    fastest_batch_size,
+    remembered,
+    timed_of,
+)
 from cambox.engines.local import LocalEngine
+from cambox.engines.paths import absolute, runtime_env
 from cambox.engines.sizing import Pool, Size
 from cambox.engines.waiting import Waiting, who_is_missing
-from cambox.engines.worker import LARGEST, SMALLEST, fastest_batch_size, load_model, remembered
+from cambox.engines.worker import load_model
 from cambox.errors import RequestError, UnavailableError
 from cambox.models.heads import HeadKind
 from conftest import ConfigMaker
@@ -128,7 +136,7 @@ def test_a_worker_that_hangs_while_it_times_is_not_waited_for_long(
     assert remembered("a", lambda: 64, tmp_path) == 64
     (kept,) = tmp_path.glob("*.json")
     kept.unlink()
-    monkeypatch.setattr(worker, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(batch_size, "LOCK_SECONDS", 0.1)
     with FileLock(kept.with_suffix(".lock")):
         assert remembered("a", lambda: 32, tmp_path) == 32
     assert "so a worker may time its batches again" in caplog.text
@@ -146,7 +154,7 @@ def test_all_that_is_timed_tells_batch_sizes_apart(
         ("model.input_size=96",),
     ]
     timed = {
-        worker.timed_of(load_model(make_config(*settings), CPU, "float32", 1).classifier)
+        timed_of(load_model(make_config(*settings), CPU, "float32", 1).classifier)
         for settings in different
     }
     assert len(timed) == len(different)

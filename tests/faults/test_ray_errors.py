@@ -16,7 +16,7 @@ from rich.console import Console
 
 from cambox.canary.rows import Canary, PictureRow
 from cambox.canary.workers import Made
-from cambox.engines import actor, cluster
+from cambox.engines import calls, cluster, driver
 from cambox.engines.actor import Warnings, Worker
 from cambox.engines.display import RunDisplay
 from cambox.engines.local import Prefetch
@@ -86,8 +86,8 @@ def play(
         played = PlayedRay(errors, silent, times)
         played.stand_in(monkeypatch, Played)
         # So that progress is asked for each time.
-        monkeypatch.setattr(cluster, "POLL_SECONDS", -1)
-        monkeypatch.setattr(cluster, "PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(driver, "POLL_SECONDS", -1)
+        monkeypatch.setattr(driver, "PATIENCE_SECONDS", 0)
         stall = {"stall_seconds": 0.5} if silent else {}
         settings = local_runs.config.engine.model_copy(update=stall | settings_of_the_engine)
         config = local_runs.config.model_copy(update={"engine": settings})
@@ -174,7 +174,7 @@ def test_an_actor_that_cannot_load_is_a_failed_start(
 def test_of_a_worker_that_died_for_its_time_the_setting_is_named(
     play: Callable[..., tuple[PlayedRay, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor, "HEARD_LATE_SECONDS", 0)
+    monkeypatch.setattr(calls, "HEARD_LATE_SECONDS", 0)
     died = "load", errors.ActorDiedError()
     soon, _ = play(died, start_seconds=100.0)
     late, outcomes = play(died, start_seconds=1e-9)
@@ -249,7 +249,7 @@ def test_a_worker_that_its_own_node_has_no_room_for_goes_elsewhere(
     play: Callable[..., tuple[PlayedRay, list[Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its node is there, and as large: Ray would wait until the others on it have ended.
-    monkeypatch.setattr(cluster, "ELSEWHERE_SECONDS", 0.05)
+    monkeypatch.setattr(driver, "ELSEWHERE_SECONDS", 0.05)
     pool = Pool((Place(LARGE_SIZE, LARGE),), SMALL_SIZE)
     played, outcomes = play(silent=["where", "load"], pool=pool)
     assert [asked["num_cpus"] for asked in played.asked] == [64.0, 1.0]

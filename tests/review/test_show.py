@@ -20,8 +20,9 @@ from cambox.cli import main
 from cambox.config import OutputSettings
 from cambox.errors import RequestError
 from cambox.output.footer import Recipe
+from cambox.output.known_file import known_file
 from cambox.output.publish import publish
-from cambox.output.published_file import PublishedFile, known_file
+from cambox.output.published_file import PublishedFile
 from cambox.output.rows import Row, StoredMap, table
 from cambox.review.draw import draw
 from cambox.review.palette import class_colour

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import tenacity
 
 import cambox.output.footer
+import cambox.output.known_file
 import cambox.output.publish
-import cambox.output.published_file
 import cambox.verify.file
 from cambox.output.footer import DIGEST_KEY, FileEnd, Footer
 from cambox.sources.storage import canonical_uri, protocol_of
@@ -28,7 +28,7 @@ from cambox.sources.storage import canonical_uri, protocol_of
 # The real ones, before anything is replaced.
 _TO_PARQUET = cambox.output.publish.to_parquet
 _PARSED_END = cambox.output.footer._parsed_end
-_PUBLISHED_FILE = cambox.output.published_file.published_file
+_PUBLISHED_FILE = cambox.output.known_file.published_file
 _ROWS = cambox.verify.file._rows
 _KNOWN: dict[tuple[Any, ...], Any] = {}
 
@@ -120,6 +120,6 @@ REPLACEMENTS: dict[str, object] = {
     },
     **{
         f"cambox.output.{module}.published_file": _published_file
-        for module in ("commit", "published_file", "reading", "snapshot")
+        for module in ("commit", "known_file", "snapshot", "visible")
     },
 }

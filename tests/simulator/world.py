@@ -161,8 +161,8 @@ def replaced(
         **remembered.REPLACEMENTS,
     }
     for module in (
-        *("output.commit", "output.reading", "output.snapshot", "verify.verify"),
-        "sources.listing",
+        *("output.commit", "output.known_file", "output.reading", "output.snapshot"),
+        *("verify.verify", "sources.listing"),
     ):
         replacements[f"cambox.{module}.ThreadPoolExecutor"] = _InTurn
     with _patched(replacements):

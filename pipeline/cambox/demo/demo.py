@@ -10,7 +10,7 @@ from rich.console import Console
 from cambox.console import require_folder, say, write_files
 from cambox.demo import PICTURES, make_data, write_config
 from cambox.demo.scenes import CLASS_NAMES
-from cambox.output.reading import read
+from cambox.output.dataset import read
 from cambox.output.rows import StoredMap, boxes_from_arrow
 from cambox.review.draw import Picture
 from cambox.review.evaluate.evaluate import evaluate

@@ -1,4 +1,4 @@
-"""An actor of a cluster, all but Ray itself: what its driver knows of it, and what runs in it."""
+"""What runs in an actor of a cluster: a worker, its deadline to load, and its warnings."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ import gc
 import logging
 import os
 import sys
-import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 
-import cambox
 from cambox.canary.workers import Made
-from cambox.config import LOCAL_DIR, Config
+from cambox.config import Config
 from cambox.engines.local import Prefetch, WorkerProgress
-from cambox.engines.sizing import Place
 from cambox.engines.worker import (
     load_model,
     local_device,
@@ -30,87 +25,12 @@ from cambox.engines.worker import (
     resolve_precision,
     try_pictures,
 )
-from cambox.errors import RequestError
 from cambox.models.heads import HeadKind
 from cambox.output.footer import library_versions
 from cambox.shard_report import ShardReport
 from cambox.sources.shards import Shard
-from cambox.sources.storage import canonical_uri
 
 MOST_WARNINGS = 20
-# Of an actor's start and end the driver hears a little later.
-HEARD_LATE_SECONDS = 2.0
-
-
-@dataclass(eq=False)
-class Actor:
-    """The driver's view of an actor; calls are references to what they will give.
-
-    Attributes:
-        place: that it was asked for, at ``asked_for``.
-        calls: what it has not answered yet, and the shard of each; None: to load its model. The
-            report of a shard comes before what is read, as it may be there although it died.
-        reading: the call to load, or to begin a shard; None while it does neither.
-        placing: the call that is answered as soon as it runs; None: it was, at ``placed``.
-        asked: an unanswered question for its progress.
-        heard: when it last said how far it is.
-        moved: when its oldest shard last did.
-    """
-
-    handle: Any
-    place: Place
-    calls: dict[Any, Shard | None]
-    reading: Any
-    placing: Any
-    asked_for: float
-    placed: float | None = None
-    asked: Any = None
-    heard: float = 0.0
-    moved: float = 0.0
-
-    @property
-    def starting(self) -> bool:
-        """Whether it has not loaded its model yet."""
-        return None in self.calls.values()
-
-    @property
-    def shards(self) -> list[Shard]:
-        """All that it has in work."""
-        return [shard for shard in self.calls.values() if shard is not None]
-
-    def of_its_time(self, limit: float) -> str:
-        """What to say of one that died, where it did so because it may load for so many seconds."""
-        if not self.starting or self.placed is None:
-            return ""
-        if time.monotonic() - self.placed < limit - HEARD_LATE_SECONDS:
-            return ""
-        return f"; it had engine.start_seconds, {limit:g} s, to load its model"
-
-    def ask(self, poll_seconds: float) -> None:
-        """Ask it how far it is, if it was not heard for so long; its other answers tell it, too."""
-        quiet = time.monotonic() - self.heard > poll_seconds
-        if self.shards and self.asked is None and quiet:
-            self.asked = self.handle.progress.remote()
-
-    def begin(self, shard: Shard) -> None:
-        """Give it a shard more."""
-        self.heard = time.monotonic()
-        # Of those that it has already, one may hang; it is not forgotten for the next.
-        if not self.shards:
-            self.moved = self.heard
-        self.reading = self.handle.begin.remote(shard)
-        self.calls[self.reading] = shard
-
-    def end(self, call: Any) -> None:
-        """Forget a call that was answered."""
-        del self.calls[call]
-        if call is self.reading:
-            self.reading = None
-
-    def hear(self, progress: WorkerProgress) -> None:
-        """Note when its oldest shard last moved."""
-        self.heard = time.monotonic()
-        self.moved = self.heard - progress.still_seconds
 
 
 class Worker:
@@ -242,56 +162,3 @@ class Warnings(logging.StreamHandler[TextIO]):
             self.release()
         more = (f"process {os.getpid()}: and {dropped} warnings before these",) if dropped else ()
         return (*more, *kept)
-
-
-def absolute(config: Config) -> Config:
-    """The same configuration with paths that mean the same to a worker in another folder.
-
-    Raises:
-        RequestError: a relative output inside a job's temporary folder.
-    """
-    output = canonical_uri(config.output.uri)
-    if output != config.output.uri and _in_a_jobs_folder():
-        raise RequestError(
-            f"output.uri: {config.output.uri} is relative, and this job runs in a temporary folder "
-            f"that is deleted after it; give a URL, or an absolute path that all nodes share"
-        )
-    model = config.model
-    paths = {
-        name: canonical_uri(path)
-        for name in ("checkpoint", "class_names")
-        if (path := getattr(model, name)) is not None
-    }
-    if model.source == LOCAL_DIR:
-        paths["name"] = f"{LOCAL_DIR}:{canonical_uri(model.name.partition(':')[2])}"
-    listed = config.input.class_names
-    named = {"class_names": canonical_uri(listed)} if isinstance(listed, str) else {}
-    return config.model_copy(
-        update={
-            "input": config.input.model_copy(update=named),
-            "output": config.output.model_copy(update={"uri": output}),
-            "model": model.model_copy(update=paths),
-        }
-    )
-
-
-def runtime_env(of_the_job: Mapping[str, Any]) -> dict[str, Any]:
-    """What an actor needs so that it can import cambox: nothing where that is installed.
-
-    Of a submitted job's folder each node has a copy, in a place of its own, where workers start.
-
-    Args:
-        of_the_job: the environment that its job has already.
-    """
-    root = Path(cambox.__file__).resolve().parents[1]
-    if "site-packages" in root.parts or "dist-packages" in root.parts:
-        return {}
-    folder = Path.cwd().resolve()
-    if _in_a_jobs_folder() and folder in root.parents:
-        root = root.relative_to(folder)
-    others = of_the_job.get("env_vars", {}).get("PYTHONPATH", "${PYTHONPATH}")
-    return {"env_vars": {"PYTHONPATH": os.pathsep.join([str(root), others])}}
-
-
-def _in_a_jobs_folder() -> bool:
-    return "runtime_resources" in Path.cwd().parts

@@ -1,30 +1,22 @@
-"""What makes a process a worker: its device and classifier, its batch size, its annotator."""
+"""What makes a process a worker: its device and classifier, its annotator."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import cv2
-import numpy as np
-import platformdirs
 import torch
-from filelock import FileLock
 
 from cambox.annotator import Annotator
 from cambox.cams.pyramid import COMPARED_LAYERS
 from cambox.canary.rows import FILES, Canary
 from cambox.canary.trial import tried
 from cambox.config import Config
-from cambox.config_cam import ZoomSettings
 from cambox.console import one_line
+from cambox.engines.batch_size import automatic_batch_size
 from cambox.errors import RequestError
 from cambox.maps import require_fitting
 from cambox.models.aspect import keeping_aspect
@@ -36,23 +28,11 @@ from cambox.models.load import load_classifier, with_class_size
 from cambox.models.middle import with_middle_layers
 from cambox.models.ways import prepared
 from cambox.output.footer import Recipe
-from cambox.output.whole import publish_bytes
 from cambox.resolve import class_names, resolve_recipe
 from cambox.threads import keep_freed_memory
 from cambox.zoomed_image import require_zoomable
 
 LOG = logging.getLogger(__name__)
-
-# What a batch leaves behind stays in the cache then, and its tensors are small enough for malloc
-# to keep: in batches of 16 a third of the time went into fresh pages.
-BATCH_SIZE_ON_CPU = 4
-
-SMALLEST, LARGEST = 16, 512
-# Less of a gain is within what one timing differs from the next, and costs memory.
-WORTH = 1.03
-TIMINGS = 3
-# So long a worker waits for another one's timing; that one may hang.
-LOCK_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -158,7 +138,7 @@ def make_annotator(
     cv2.setNumThreads(1)
     batch_size = config.engine.batch_size
     if batch_size == "auto":
-        batch_size = _batch_size(config.cam.zoom, model.classifier)
+        batch_size = automatic_batch_size(config.cam.zoom, model.classifier)
     wanted = config.model.compile
     if config.cam.zoom is not None:
         if wanted in ("graph", "inductor"):
@@ -167,120 +147,3 @@ def make_annotator(
     prepare = partial(prepared, wanted=wanted, count=batch_size, images=images)
     classifier, recipe = model.classifier, model.recipe
     return Annotator(config, classifier, recipe, batch_size, threads, canary, retried, prepare)
-
-
-def _batch_size(zoom: ZoomSettings | None, classifier: Classifier) -> int:
-    if classifier.device.type != "cuda":
-        return BATCH_SIZE_ON_CPU
-    size = gpu_batch_size(classifier)
-    if zoom is None:
-        return size
-    # What was timed is smaller than the largest look.
-    timed = classifier.preprocessing.height * classifier.preprocessing.width
-    return max(1, size * timed // max(zoom.sides) ** 2)
-
-
-def gpu_batch_size(classifier: Classifier) -> int:
-    """The fastest batch size of a classifier on its GPU, from an earlier run where there was one.
-
-    Timing takes a few seconds. Of the workers of one machine the first one does it and the others
-    wait for what it finds, so that they compute alike.
-    """
-    return remembered(
-        timed_of(classifier),
-        lambda: fastest_batch_size(lambda count: _seconds(classifier, count)),
-    )
-
-
-def timed_of(classifier: Classifier) -> str:
-    """All that the time of a batch depends on."""
-    size = classifier.preprocessing
-    middle = ",".join(layer.name for layer in classifier.middle)
-    return (
-        f"{classifier.weights_digest} {size.height}x{size.width} classes at "
-        f"{classifier.class_size} middle layers {middle} {classifier.precision} "
-        f"{torch.cuda.get_device_name(classifier.device)} torch {torch.__version__}"
-    )
-
-
-def fastest_batch_size(seconds_of: Callable[[int], float]) -> int:
-    """Double the batch for as long as images get quicker by it.
-
-    Args:
-        seconds_of: what a batch of so many images takes. Where it raises that memory ran out, the
-            size before is taken.
-    """
-    best, best_rate, size = SMALLEST, 0.0, SMALLEST
-    while size <= LARGEST:
-        try:
-            rate = size / seconds_of(size)
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            break
-        if rate < WORTH * best_rate:
-            break
-        best, best_rate = size, rate
-        size *= 2
-    return best
-
-
-def remembered(what: str, find: Callable[[], int], folder: Path | None = None) -> int:
-    """A number that is found once for each ``what``, and kept in the user's cache.
-
-    Processes that ask at once wait for the first of them; not for one that died, and for one that
-    hangs no longer than two minutes. Where nothing can be locked or kept, each process finds it for
-    itself, and a warning says so.
-
-    Args:
-        folder: of the cache; None: the one that the system has for it.
-    """
-    folder = folder or platformdirs.user_cache_path("cambox") / "batch-sizes"
-    path = folder / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
-    if (known := _read(path)) is not None:
-        return known
-    lock = FileLock(path.with_suffix(".lock"))
-    with _warning_of(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_SECONDS)
-    try:
-        if (known := _read(path)) is not None:
-            return known
-        found = find()
-        with _warning_of(folder):
-            publish_bytes(str(path), json.dumps({"what": what, "batch_size": found}).encode())
-        return found
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _warning_of(folder: Path) -> Iterator[None]:
-    # Some file systems can lock nothing, and a worker that hangs keeps its lock.
-    try:
-        yield
-    except (OSError, NotImplementedError) as error:
-        LOG.warning(
-            "engine.batch_size: %s cannot be locked or written (%s), so a worker may time its "
-            "batches again and come to another size; mend it, or set a number",
-            folder,
-            one_line(error),
-        )
-
-
-def _read(path: Path) -> int | None:
-    # What cannot be read is found again.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return int(json.loads(path.read_text())["batch_size"])
-    return None
-
-
-def _seconds(classifier: Classifier, count: int) -> float:
-    size = classifier.preprocessing
-    images = np.zeros((count, size.height, size.width, 3), dtype=np.uint8)
-    taken = []
-    for _ in range(1 + TIMINGS):  # the first picks the kernels
-        start = time.perf_counter()
-        classifier.scores(images)
-        torch.cuda.synchronize(classifier.device)
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])

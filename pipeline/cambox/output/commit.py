@@ -14,6 +14,7 @@ from datetime import datetime
 from cambox.config import OutputSettings
 from cambox.errors import RequestError
 from cambox.output.footer import NotOursError, Recipe, end_of
+from cambox.output.known_file import files_in, published_file
 from cambox.output.manifest import (
     GivenUpShard,
     Manifest,
@@ -23,8 +24,7 @@ from cambox.output.manifest import (
     write_manifest,
 )
 from cambox.output.publish import MOST_ROUNDS, file_name, recipe_uri
-from cambox.output.published_file import PublishedFile, published_file
-from cambox.output.reading import files_in
+from cambox.output.published_file import PublishedFile
 from cambox.sources.retry import read_whole
 from cambox.sources.shards import Shard
 

@@ -27,6 +27,7 @@ from cambox.console import Advance, counted, one_line, say
 from cambox.errors import RequestError, ShardError
 from cambox.output.commit import commit
 from cambox.output.footer import SOURCE_KEY, Recipe
+from cambox.output.known_file import files_in
 from cambox.output.lease import held
 from cambox.output.manifest import GivenUpShard
 from cambox.output.publish import (
@@ -38,7 +39,6 @@ from cambox.output.publish import (
     require_publishable,
 )
 from cambox.output.published_file import PublishedFile
-from cambox.output.reading import files_in
 from cambox.sources.retry import as_request
 from cambox.sources.storage import canonical_uri
 from cambox.threads import usable_cpus

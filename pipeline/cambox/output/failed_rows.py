@@ -28,8 +28,9 @@ from cambox.output.footer import (
     parsed,
     read_end,
 )
+from cambox.output.known_file import published_file
 from cambox.output.publish import file_name, is_intact, publish, recipe_uri
-from cambox.output.published_file import PublishedFile, published_file
+from cambox.output.published_file import PublishedFile
 from cambox.output.rows import as_numpy
 from cambox.sources.retry import read_whole
 from cambox.sources.shards import Shard

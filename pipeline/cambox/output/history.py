@@ -15,9 +15,8 @@ from cambox.console import Advance, counted, say
 from cambox.errors import RequestError, some_of
 from cambox.output.folders import Folder, recipe_folders
 from cambox.output.footer import Footer
+from cambox.output.known_file import files_in, known_file
 from cambox.output.latest import read_latest
-from cambox.output.published_file import known_file
-from cambox.output.reading import files_in
 from cambox.sources.listing import list_folder
 from cambox.sources.storage import locate, modified_at
 

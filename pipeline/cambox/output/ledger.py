@@ -15,9 +15,9 @@ from cambox.config import OutputSettings
 from cambox.console import counted
 from cambox.output.commit import Found, find
 from cambox.output.footer import Recipe
+from cambox.output.known_file import FOOTERS_AT_ONCE
 from cambox.output.publish import file_name
 from cambox.output.published_file import PublishedFile
-from cambox.output.snapshot import FOOTERS_AT_ONCE
 from cambox.sources.shards import Shard
 
 

@@ -10,24 +10,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from cambox.errors import RequestError
 from cambox.output.folders import RECIPE_FOLDER, Folder, recipe_folder
-from cambox.output.footer import Footer, NotOursError, read_end, require_a_file
+from cambox.output.footer import Footer
+from cambox.output.known_file import FOOTERS_AT_ONCE, known_file
 from cambox.output.manifest import Manifest, read_manifest
-from cambox.output.publish import file_name
-from cambox.output.published_file import PublishedFile, known_file, published_file
+from cambox.output.published_file import PublishedFile
 from cambox.output.reviewed import Reviews, read_reviewed
-from cambox.output.snapshot import FOOTERS_AT_ONCE, NamedFiles, named_files, with_reviewed_files
-from cambox.sources.listing import list_folder
+from cambox.output.snapshot import named_files
 from cambox.sources.samples import ImageRule
-from cambox.sources.storage import locate
-
-if TYPE_CHECKING:
-    import pyarrow.dataset
 
 
 @dataclass(frozen=True)
@@ -120,7 +115,7 @@ def open_recipe(
             damaged, not of cambox, or of another recipe than the first.
     """
     folder = recipe_folder(uri, storage_options)
-    if (manifest := _manifest(folder)) is not None:
+    if (manifest := manifest_of(folder)) is not None:
         files, footer = named_files(folder.uri, manifest.files, storage_options)
     else:
 
@@ -163,7 +158,7 @@ def reviews_of(folder: Folder) -> Reviews | None:
     return Reviews(root, rows) if rows else None
 
 
-def _manifest(folder: Folder) -> Manifest | None:
+def manifest_of(folder: Folder) -> Manifest | None:
     """What of a folder is to be read, where a run has said it.
 
     Raises:
@@ -178,117 +173,3 @@ def _manifest(folder: Folder) -> Manifest | None:
     if not manifest.files:
         raise RequestError(f"{folder.uri} holds no published file; run cambox annotate first")
     return manifest
-
-
-def names_in(folder_uri: str, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """The names of the visible files of a folder, of which nothing is read.
-
-    Raises:
-        OSError: the folder cannot be listed.
-    """
-    filesystem, path = locate(folder_uri, storage_options)
-    # Another process may have published since this one looked.
-    filesystem.invalidate_cache()
-    try:
-        entries = list_folder(filesystem, path)
-    except FileNotFoundError:
-        return []
-    names = [entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries]
-    return [name for name in names if name.endswith(".parquet") and name[0] not in "._"]
-
-
-def files_in(
-    folder_uri: str,
-    storage_options: Mapping[str, Any] | None = None,
-    names: Sequence[str] | None = None,
-) -> dict[str, PublishedFile | None]:
-    """The visible files of a folder, by name; None for one that is not whole or not ours.
-
-    Args:
-        names: only of these, and of them those that are there, also where a listing is late; None:
-            all.
-
-    Raises:
-        OSError: the folder cannot be listed, or a footer cannot be read.
-    """
-    if names is None:
-        names = names_in(folder_uri, storage_options)
-
-    def known(name: str) -> tuple[str, PublishedFile | None] | None:
-        uri = f"{folder_uri}/{name}"
-        try:
-            return name, published_file(uri, read_end(uri, storage_options), storage_options)[0]
-        except NotOursError:
-            return name, None
-        except FileNotFoundError:
-            return None
-
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as pool:
-        return dict(found for found in pool.map(known, names) if found is not None)
-
-
-def read(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarrow.dataset.Dataset:
-    """The rows of an output, as a dataset of Arrow: those of its last run that ended.
-
-    What further runs change meanwhile changes nothing of it; ask again for the rows of now.
-
-    >>> read("demo/boxes").to_table(columns=["key", "labels"]).num_rows
-    4
-
-    ``to_table()`` has them all in memory, ``to_batches()`` some at a time. The columns are in
-    docs/format.md. Where people have reviewed rows their boxes are there, and a column
-    ``reviewed`` says of which.
-
-    Args:
-        output: a recipe's folder, an output that holds one recipe, or one whose ``latest`` says
-            which; a path or URL.
-        storage_options: passed to fsspec.
-
-    Raises:
-        RequestError: nothing is published there, or it cannot be listed.
-    """
-    # It takes as long to import as all the rest here, where pandas is installed.
-    import pyarrow.dataset
-
-    folder = recipe_folder(output, storage_options)
-    manifest = _manifest(folder)
-    reviewed = _reviewed_files(folder, manifest)
-    if manifest is None:
-        filesystem, _ = locate(folder.uri, storage_options)
-        paths = [locate(folder.uri_of(name), storage_options)[1] for name in folder.parquet]
-        for path in paths:
-            require_a_file(path, filesystem, path)
-    else:
-        uris = {folder.uri_of(entry.name): entry for entry in manifest.files}
-        named = {locate(uri, storage_options)[1]: (uri, entry) for uri, entry in uris.items()}
-        filesystem, paths = NamedFiles(named, storage_options), list(named)
-    stored = pyarrow.dataset.dataset(paths, filesystem=filesystem, format="parquet")
-    return with_reviewed_files(stored, reviewed) if reviewed else stored
-
-
-def _reviewed_files(folder: Folder, manifest: Manifest | None) -> dict[str, PublishedFile]:
-    """The files of a folder that have reviewed rows, by their path; of the others nothing is read.
-
-    Raises:
-        RequestError: one cannot be read, or is damaged.
-    """
-    reviews = reviews_of(folder)
-    if reviews is None:
-        return {}
-    options = folder.storage_options
-    names = {file_name(shard) for shard in reviews.by_shard}
-    found: list[tuple[PublishedFile, Footer]]
-    if manifest is None:
-        known = [folder.uri_of(name) for name in folder.parquet if name in names]
-        found = [known_file(uri, options) for uri in known]
-    else:
-        entries = [entry for entry in manifest.files if entry.name in names]
-        footers = (named_files(folder.uri, [entry], options) for entry in entries)
-        found = [(files[0], footer) for files, footer in footers]
-    files = {}
-    for file, footer in found:
-        shard = file.shard
-        if (own := reviews.of(shard.uri, shard.fingerprint, footer.classes)) is not None:
-            files[locate(file.uri, options)[1]] = replace(file, reviews=own)
-    reviews.say_what_was_not_taken()
-    return files

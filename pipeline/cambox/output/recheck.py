@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from cambox.console import Advance, one_line
 from cambox.errors import RequestError, ShardError
+from cambox.output.known_file import files_in
 from cambox.output.publish import file_name
-from cambox.output.reading import files_in
 from cambox.output.reviewed import Options, ReviewedRow, keep_reviewed, read_reviewed
 from cambox.sources.samples import ImageRule, most_in_a_sample, read_samples
 from cambox.sources.shards import Shard

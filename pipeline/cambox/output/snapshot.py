@@ -16,16 +16,15 @@ from fsspec import AbstractFileSystem
 
 from cambox.errors import RequestError
 from cambox.output.footer import FileEnd, Footer, NotOursError, end_of, read_end
+from cambox.output.known_file import FOOTERS_AT_ONCE, published_file
 from cambox.output.manifest import ManifestFile, Options
 from cambox.output.publish import replaced_uri, to_parquet
-from cambox.output.published_file import PublishedFile, published_file
+from cambox.output.published_file import PublishedFile
 from cambox.output.reviewed import REVIEWED
 from cambox.sources.storage import locate
 
 if TYPE_CHECKING:
     import pyarrow.dataset
-
-FOOTERS_AT_ONCE = 16
 
 
 def named_files(

@@ -10,13 +10,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from cambox.errors import ShardError, some_of
-from cambox.sources.archive import (
-    BLOCKSIZE,
-    DEFAULT_MAX_SAMPLE_BYTES,
-    ArchiveError,
-    Member,
-    read_members,
-)
+from cambox.sources.archive import BLOCKSIZE, DEFAULT_MAX_SAMPLE_BYTES, Member, read_members
 from cambox.sources.formats import IMAGE_SUFFIXES, begins_an_image
 from cambox.sources.keys import (
     file_key,
@@ -28,6 +22,7 @@ from cambox.sources.keys import (
 from cambox.sources.labels import MOST_LABEL_BYTES
 from cambox.sources.shards import Shard
 from cambox.sources.stream import is_compressed, open_shard, read_files
+from cambox.sources.tar_headers import ArchiveError
 from cambox.sources.webdataset_io import group_by_keys, reraise_exception
 
 # Names that `group_by_keys` keeps its own notes under; `__bad__` would make it drop the sample.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from cambox.errors import RequestError, some_of
+from cambox.output.known_file import FOOTERS_AT_ONCE
 from cambox.output.published_file import PublishedFile
 from cambox.output.reading import PublishedRecipe, open_recipe
-from cambox.output.snapshot import FOOTERS_AT_ONCE
 from cambox.review.pictures import ShownPicture, read_pictures
 
 
