@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cambox.cams.boxes import FoundBoxes, find_boxes, taps
-from cambox.cams.kernel import _components, _percentile
+from cambox.cams.kernel import _components, _percentile, _sum, find_components
 from cambox.config_cam import BoxSettings
 from reference import compare, reference_boxes, same_boxes, some_maps, upsample
 
@@ -86,6 +86,27 @@ def test_a_sample_that_misleads_costs_time_and_no_correctness() -> None:
     values[::49] = 1.0  # all of the sample, and 2 % of the values
     for rank in (50.0, 90.0, 97.9, 98.5):
         assert _percentile(values, rank) == np.percentile(values, rank)
+
+
+def test_all_copies_of_a_sum_add_up_in_the_same_order() -> None:
+    # What is compiled alone, as a part of its caller, and kept on disk has to give the same bits.
+    generator = np.random.default_rng(5)
+    for height, width in generator.integers(1, 60, (200, 2)).tolist():
+        values = generator.random((height, width), np.float32)
+        values.flat[:2] = 0, 1
+        as_it_is = taps(height, height, "bilinear"), taps(width, width, "bilinear")
+        half = np.array([0.5], np.float32)
+        *_, total = find_components(values[None], *as_it_is, half, 100.0, 0.0, 1, None)
+        lanes = [0.0] * 8
+        for line in values.astype(np.float64).tolist():
+            whole = len(line) // 8 * 8
+            for column, value in enumerate(line):
+                lanes[column % 8 if column < whole else 0] += value
+        pairs = [lanes[0] + lanes[1], lanes[2] + lanes[3], lanes[4] + lanes[5], lanes[6] + lanes[7]]
+        expected = (pairs[0] + pairs[1]) + (pairs[2] + pairs[3])
+        assert _sum(values, 0, 0, width, height) == expected
+        if values.size > 1:
+            assert total[0] == expected
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (14, 14), (7, 5), (1, 1), (1, 9), (28, 20)])
