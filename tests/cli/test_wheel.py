@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from cambox.review.gallery.page import SCRIPTS, STYLES
+from compiled import bring_compiled
 from makers import ROOT
 
 
@@ -64,6 +65,7 @@ def test_it_works_in_a_project_with_folders_of_the_checkouts_names(
 ) -> None:
     site, project = tmp_path / "site", tmp_path / "project"
     wheel.extractall(site)
+    bring_compiled(site / "cambox")
     for name in ("pipeline", "jobs", "configs", "bench", "research"):
         (project / name).mkdir(parents=True)
         (project / name / "__init__.py").write_text(f"raise ImportError('{name} of the project')")
