@@ -37,7 +37,9 @@ def config_path(tmp_path: Path, shards: Path) -> Path:
     return path
 
 
-def test_annotate_ends_with_where_the_output_is(config_path: Path) -> None:
+def test_annotate_ends_with_where_the_output_is(
+    config_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = cambox("annotate", str(config_path), "--set", "cam.top_k=1", cwd=config_path.parent)
     assert result.returncode == 0, result.stderr
     assert "shards 3/3 · 12 images" in result.stdout
@@ -46,9 +48,10 @@ def test_annotate_ends_with_where_the_output_is(config_path: Path) -> None:
     folder = result.stdout.split("output: ")[1].splitlines()[0]
     assert pyarrow.dataset.dataset(folder).count_rows() == 12
 
-    planned = cambox("plan", str(config_path), "--set", "cam.top_k=1", cwd=config_path.parent)
-    assert planned.returncode == 0
-    assert "3 shards: 0 new, 0 changed, 3 done" in planned.stdout
+    # In this process, which has imported everything.
+    monkeypatch.chdir(config_path.parent)
+    assert exit_code_here(monkeypatch, "plan", str(config_path), "--set", "cam.top_k=1") == 0
+    assert "3 shards: 0 new, 0 changed, 3 done" in capsys.readouterr().out
 
 
 def test_a_bad_shard_is_named_and_the_exit_code_is_1(config_path: Path, shards: Path) -> None:
@@ -85,12 +88,16 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     # In this process, which has imported everything; the next test has one of its own.
     flags = [part for override in overrides for part in ("--set", override)]
     monkeypatch.chdir(config_path.parent)
-    monkeypatch.setattr(sys, "argv", ["cambox", "annotate", str(config_path), *flags])
+    assert exit_code_here(monkeypatch, "annotate", str(config_path), *flags) == 2
+    output = capsys.readouterr()
+    assert_one_line(output.out, output.err, message)
+
+
+def exit_code_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    monkeypatch.setattr(sys, "argv", ["cambox", *arguments])
     with pytest.raises(SystemExit) as end:
         main()
-    output = capsys.readouterr()
-    assert end.value.code == 2
-    assert_one_line(output.out, output.err, message)
+    return end.value.code
 
 
 def test_a_wrong_request_says_so_to_the_shell(config_path: Path) -> None:
@@ -129,19 +136,28 @@ def test_help_teaches(command: str, tmp_path: Path) -> None:
     assert len(result.stdout.splitlines()) > 8
 
 
-def test_pack_then_annotate_an_own_folder(config_path: Path, pictures: Path) -> None:
+def test_pack_then_annotate_an_own_folder(
+    config_path: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = config_path.parent
     packed = cambox(
         "pack", str(pictures), "--to", "mine", "--labels", str(pictures / "labels.csv"), cwd=folder
     )
     assert packed.returncode == 0, packed.stderr
     assert "12 images in 1 shard," in packed.stdout
-    result = cambox("annotate", str(config_path), "--set", "input.shards=mine/*.tar", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    assert "12 rows (ok 12)" in result.stdout
+    # In this process, which has imported everything.
+    monkeypatch.chdir(folder)
+    own = ("--set", "input.shards=mine/*.tar")
+    assert exit_code_here(monkeypatch, "annotate", str(config_path), *own) == 0
+    assert "12 rows (ok 12)" in capsys.readouterr().out
 
 
-def test_models_lists_kind_map_and_cost(tmp_path: Path) -> None:
+def test_models_lists_kind_map_and_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = cambox("models", "test_vit*", "--json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     listed = {entry["name"]: entry for entry in json.loads(result.stdout)}
@@ -150,11 +166,12 @@ def test_models_lists_kind_map_and_cost(tmp_path: Path) -> None:
     assert listed["test_vit"]["completeness_error"] < 1e-4
     assert 0 < listed["test_vit"]["map_cost"] < 5
 
-    table = cambox("models", "test_resnet", cwd=tmp_path)
-    assert "affine" in table.stdout
-    assert "5x5" in table.stdout
+    # The others in this process, which has imported everything.
+    assert exit_code_here(monkeypatch, "models", "test_resnet") == 0
+    table = capsys.readouterr().out
+    assert "affine" in table
+    assert "5x5" in table
 
     for pattern, says in (("no_such*", "none of"), ("resnet*", "narrow the pattern")):
-        refused = cambox("models", pattern, cwd=tmp_path)
-        assert refused.returncode == 2
-        assert says in refused.stderr
+        assert exit_code_here(monkeypatch, "models", pattern) == 2
+        assert says in capsys.readouterr().err
