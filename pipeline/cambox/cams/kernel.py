@@ -287,27 +287,21 @@ def _grow(labels: np.ndarray, mask: np.ndarray) -> None:
 
 @compiled
 def _sum(values: np.ndarray, left: int, top: int, right: int, bottom: int) -> float:
-    """Of the values in a box, in eight sums side by side: none waits for the one before it.
+    """Of the values in a box: each column from the top, then these from the left.
 
-    Their order is written down, and not left to the compiler: it may compile this once for itself
-    and once as a part of what calls it, and all copies have to give the same bits.
+    The order is written down, and not left to the compiler: it may compile this once for itself
+    and once as a part of what calls it, and all copies have to give the same bits. Columns do not
+    wait for each other, so a processor adds up several at once.
     """
-    one = two = three = four = five = six = seven = eight = 0.0
+    columns = np.zeros(right - left)
     for row in range(top, bottom):
         line = values[row, left:right]
-        whole = line.size & ~7
-        for first in range(0, whole, 8):
-            one += np.float64(line[first])
-            two += np.float64(line[first + 1])
-            three += np.float64(line[first + 2])
-            four += np.float64(line[first + 3])
-            five += np.float64(line[first + 4])
-            six += np.float64(line[first + 5])
-            seven += np.float64(line[first + 6])
-            eight += np.float64(line[first + 7])
-        for column in range(whole, line.size):
-            one += np.float64(line[column])
-    return ((one + two) + (three + four)) + ((five + six) + (seven + eight))
+        for column in range(line.size):
+            columns[column] += np.float64(line[column])
+    total = 0.0
+    for column in range(columns.size):
+        total += columns[column]
+    return total
 
 
 @compiled
