@@ -13,7 +13,7 @@ from torch import nn
 
 from cambox.config import ModelSettings
 from cambox.models.build import build_network
-from cambox.models.fold import fold_norms
+from cambox.models.fold import TOLERANCE, fold_norms
 from cambox.models.load import load_classifier
 from cambox.models.onednn import pack_convolutions
 
@@ -149,8 +149,12 @@ def test_where_pytorch_has_no_onednn_the_network_runs_as_it_is(
         scores = plain.scores(images)
     assert [part for part in plain.module.modules() if "forward" in part.__dict__] == []
     expected = packed.scores(images)
-    torch.testing.assert_close(scores.feature_map, expected.feature_map)
-    torch.testing.assert_close(scores.logits, expected.logits)
+    # Packed weights are summed in another order, which differs from processor to processor.
+    for found, same in (
+        (scores.feature_map, expected.feature_map),
+        (scores.logits, expected.logits),
+    ):
+        assert float((found - same).abs().max()) <= TOLERANCE * float(same.std())
 
 
 def test_gradients_pass_through_a_prepared_network() -> None:

@@ -66,7 +66,13 @@ def test_a_network_learns_from_small_pictures_and_is_read_again_for_large_ones(
     save_weights(module, path)
     images = torch.randn(2, 3, 128, 128)
     with torch.inference_mode():
-        assert torch.equal(load_weights(candidate, path).eval()(images), module(images))
+        again = load_weights(candidate, path).eval()(images)
+        # The same weights; a product is rounded by where in memory they lie, on some processors.
+        torch.testing.assert_close(again, module(images))
+    for kept, read in zip(
+        module.parameters(), load_weights(candidate, path).parameters(), strict=True
+    ):
+        assert torch.equal(kept, read)
 
 
 def test_a_hit_is_a_largest_box_on_a_true_one() -> None:

@@ -120,6 +120,6 @@ REPLACEMENTS: dict[str, object] = {
     },
     **{
         f"cambox.output.{module}.published_file": _published_file
-        for module in ("commit", "known_file", "snapshot", "visible")
+        for module in ("commit", "known_file", "snapshot")
     },
 }
