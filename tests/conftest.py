@@ -122,6 +122,8 @@ def private_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         RAY_ADDRESS="local",
         RAY_AUTH_MODE="disabled",
         RAY_USAGE_STATS_ENABLED="0",
+        # Else 15, and the tests beside them leave a cluster's workers a thirtieth of a processor.
+        RAY_worker_niceness="0",
         # Short: the paths of Ray's sockets end at 107 characters.
         RAY_TMPDIR=str(tmp_path_factory.getbasetemp().parent / "ray"),
     )
