@@ -269,7 +269,7 @@ class Config(Section):
 # Of one look at the whole, squashed image.
 _NOT_ZOOMED = {
     "model": ("input_size", "keep_aspect", "class_input_size"),
-    "cam": ("pooling", "truncate", "refine", "centre", "shift"),
+    "cam": ("pooling", "truncate", "refine", "centre", "offset", "shift"),
     "boxes": ("threshold", "percentile", "split", "resolution", "interpolation", "calibration"),
     "output": ("store_maps", "store_features"),
 }

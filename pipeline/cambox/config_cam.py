@@ -113,7 +113,7 @@ class ZoomSettings(Section):
 class CamSettings(Section):
     """Which classes get a map, and how the map is scored."""
 
-    came_later = {"zoom": None, "background": None}
+    came_later = {"zoom": None, "background": None, "offset": 0.0}
 
     classes: Literal["predicted", "label", "both", "none"] = "predicted"
     """the model's top-k | the sample's own classes | both | none: no maps and no boxes, only what
@@ -136,6 +136,10 @@ class CamSettings(Section):
     centre: Annotated[float, Field(gt=0)] | None = None
     """photographs are aimed at their objects: maps are weighed by a Gaussian around the middle of
     this spread, a share of the side (0.45 is best on ImageNet); null: not"""
+    offset: Annotated[float, Field(ge=-1, le=1)] | Literal["auto"] = 0.0
+    """how many cells further right and down than it lies a cell of the map looks; auto: measured
+    when the network is loaded. ResNets look up to half a cell to the left and up, and boxes of
+    plain maps gain where that is counted in: docs/refinement.md"""
     shift: float | dict[ShiftMode, float] = 0.0
     """added to the class weights; or a named mode, {global_min: 0.0}"""
     nonlinear_head: Literal["auto", "frozen", "derivative"] = "auto"

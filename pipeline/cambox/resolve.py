@@ -90,7 +90,8 @@ def resolve_recipe(config: Config, classifier: Classifier) -> Recipe:
             "precision": classifier.precision,
             "activation": config.model.activation,
         },
-        "cam": config.cam.model_dump() | {"nonlinear_head": str(classifier.head.kind)},
+        "cam": config.cam.model_copy(update={"offset": classifier.offset}).model_dump()
+        | {"nonlinear_head": str(classifier.head.kind)},
         "boxes": config.boxes.model_dump(),
         "output": config.output.model_dump(include={"store_maps"})
         | config.output.model_dump(include={"store_features"}, exclude_defaults=True),

@@ -92,6 +92,8 @@ def warn(*given):
     logging.getLogger("cambox.models.probe").warning("it is colder here")
     return honest_probe(*given)
 probe.possible_grids = warn
+import cambox.models.offset as offset
+offset.measured_offset = lambda classifier: 0.5
 """
 
 
@@ -118,7 +120,8 @@ def published_by_prometheus(port: int, at_least: int) -> float:
 @pytest.mark.usefixtures("private_ray")
 def test_two_actors_give_the_rows_of_one_process(make_config: ConfigMaker, tmp_path: Path) -> None:
     workers = {"PYTHONPATH": change_workers(tmp_path / "site", AT_THE_BORDER)}
-    local = run(make_config(f"output.uri={tmp_path}/local", "output.store_maps=true"), QUIET)
+    settings = "output.store_maps=true", "cam.offset=auto"
+    local = run(make_config(f"output.uri={tmp_path}/local", *settings), QUIET)
     output = io.StringIO()
     port = free_port()
     with cluster(
@@ -127,7 +130,7 @@ def test_two_actors_give_the_rows_of_one_process(make_config: ConfigMaker, tmp_p
         spread = run(
             make_config(
                 f"output.uri={tmp_path}/ray",
-                "output.store_maps=true",
+                *settings,
                 "engine.name=ray",
                 "engine.workers=2",
             ),

@@ -177,6 +177,22 @@ def test_a_worker_takes_the_kind_of_head_that_the_driver_found(
     assert f'"nonlinear_head": "{kind}"' in model.recipe.settings
 
 
+def test_a_measured_offset_is_one_that_could_have_been_given(make_config: ConfigMaker) -> None:
+    # 7 x 7 cells, which look to the left; see tests/models/test_offset.py.
+    size = "model.name=resnet18", "model.input_size=224"
+    plain, measured = (
+        load_model(make_config(*size, *more), CPU, "float32", 1)
+        for more in ((), ("cam.offset=auto",))
+    )
+    offset = measured.classifier.offset
+    assert -0.5 <= offset < -0.3
+    given = load_model(make_config(*size, f"cam.offset={offset}"), CPU, "float32", 1)
+    assert given.recipe == measured.recipe != plain.recipe
+    # A recipe without it is what it was before there was one.
+    assert '"offset"' in given.recipe.settings
+    assert '"offset"' not in plain.recipe.settings
+
+
 def test_local_threads_are_the_cpus_that_may_be_used(
     make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,12 +91,16 @@ class RayEngine:
         self.config = config.model_copy(
             update={"model": config.model.model_copy(update={"precision": precision})}
         )
-        # Loaded here too: a wrong request is refused before any actor starts, and what the head is
-        # is decided once, as two devices may differ at the border.
+        # Loaded here too: a wrong request is refused before any actor starts, and what the head is,
+        # and where its cells look, is decided once, as two devices may differ at the border.
         self.threads = self.pool.spare.threads
         self.model = load_model(self.config, torch.device("cpu"), precision, self.threads)
         self.recipe = self.model.recipe
         self.head = self.model.classifier.head.kind
+        offset = {"offset": self.model.classifier.offset}
+        self.config = self.config.model_copy(
+            update={"cam": self.config.cam.model_copy(update=offset)}
+        )
         self.runtime_env = runtime_env(ray.get_runtime_context().runtime_env)
 
     @cached_property

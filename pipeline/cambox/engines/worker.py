@@ -26,6 +26,7 @@ from cambox.models.heads import HeadKind
 from cambox.models.last_layer import with_last_layer
 from cambox.models.load import load_classifier, with_class_size
 from cambox.models.middle import with_middle_layers
+from cambox.models.offset import with_offset
 from cambox.models.ways import prepared
 from cambox.output.footer import Recipe
 from cambox.resolve import class_names, resolve_recipe
@@ -78,6 +79,7 @@ def load_model(
     # Also for the probing of the head: its rounding depends on the number of threads.
     torch.set_num_threads(threads)
     classifier = load_classifier(config.model, device, precision, config.cam.nonlinear_head, kind)
+    classifier = with_offset(classifier, config.cam.offset)
     if config.cam.refine.steps:
         classifier = with_middle_layers(classifier, config.cam.refine.layers)
     if config.model.keep_aspect:

@@ -83,6 +83,7 @@ class Classifier:
         aspect: how images of another shape than the preprocessing's go in; ``kept``: as they are,
             their longer side as long; ``padded``: the same, in the middle of the preprocessing's.
         last_layer: the name of the module whose input comes with the scores; None: no such.
+        offset: how many cells further right and down than it lies a cell looks.
         quick: what ``scores`` runs, where it was prepared for batches of one size (``ways``).
     """
 
@@ -99,6 +100,7 @@ class Classifier:
     groups: ClassGroups | None = None
     aspect: Aspect = "squashed"
     last_layer: str | None = None
+    offset: float = 0.0
     quick: FixedPasses | None = None
 
     def scores(self, images: np.ndarray) -> Scores:
