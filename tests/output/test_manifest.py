@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -141,6 +143,24 @@ def test_readers_see_a_run_once_it_has_ended(output: Output) -> None:
     output.night("b")
     assert keys_of(output.folder) == expected("b", "a", "a")
     assert keys_of(output.settings.uri) == expected("b", "a", "a")
+
+
+def test_a_program_that_ends_once_it_has_read_ends_well(tmp_path: Path) -> None:
+    """Arrow's threads still close files then, and used to abort most such programs."""
+    night = Output(str(tmp_path))
+    night.night("a", *SHARDS)
+    # A slow disk: else some come to their end in time.
+    program = f"""
+import time
+import cambox
+from fsspec.implementations.local import LocalFileOpener as File
+close = File.close
+File.close = lambda file: (time.sleep(0.1), close(file))
+print(cambox.read({night.folder!r}).to_table().num_rows)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=100)
+    rows = len(expected("a", "a", "a"))
+    assert (ended.returncode, ended.stdout.decode(), ended.stderr) == (0, f"{rows}\n", b"")
 
 
 def three_nights_and_a_prune(output: Output) -> None:

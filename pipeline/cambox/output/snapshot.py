@@ -5,11 +5,15 @@ What is named is what is read, however often the folder changes meanwhile.
 
 from __future__ import annotations
 
+import atexit
 import io
+import itertools
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import pyarrow as pa
 from fsspec import AbstractFileSystem
@@ -25,6 +29,29 @@ from cambox.sources.storage import locate
 
 if TYPE_CHECKING:
     import pyarrow.dataset
+
+# The files that Arrow reads, until its threads have let go of them.
+_HELD: WeakValueDictionary[int, IO[bytes]] = WeakValueDictionary()
+_NUMBERS = itertools.count()
+# Of a dataset that was read in part some are never let go of.
+MOST_SECONDS_AT_EXIT = 2
+
+
+@atexit.register
+def _wait_for_arrow() -> None:
+    """Let Arrow's threads finish with Python's files before Python ends.
+
+    They close files after a table is made, and one that has to do with Python while it ends aborts
+    the process, whose work was done (Arrow's issue 45214).
+    """
+    deadline = time.monotonic() + MOST_SECONDS_AT_EXIT
+    while _HELD and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _held(file: IO[bytes]) -> IO[bytes]:
+    _HELD[next(_NUMBERS)] = file
+    return file
 
 
 def named_files(
@@ -121,7 +148,7 @@ class NamedFiles(AbstractFileSystem):  # type: ignore[misc]
                 continue
             if _is_named(place, file, entry):
                 file.seek(0)
-                return file
+                return _held(file)
             file.close()
         raise not_kept(uri)
 
@@ -160,7 +187,8 @@ class _ReviewedFiles(AbstractFileSystem):  # type: ignore[misc]
         """Open a file to be read."""
         if mode != "rb" or path not in self.files:
             raise FileNotFoundError(path)
-        return io.BytesIO(to_parquet(pa.Table.from_batches(self.files[path].whole_batches())))
+        rows = pa.Table.from_batches(self.files[path].whole_batches())
+        return _held(io.BytesIO(to_parquet(rows)))
 
 
 def with_reviewed_files(
