@@ -17,7 +17,8 @@ from bench.peers import JPEG_SUFFIXES, PEER_LAYERS, Peer, PeerNetwork, run_peer
 from cambox.annotator import Annotator
 from cambox.batch import AnnotatedBatch
 from cambox.boxes import Boxes
-from cambox.cams.boxes import find_boxes, upsampled_size
+from cambox.cams.boxes import find_boxes
+from cambox.cams.geometry import MapGeometry
 from cambox.config import Config
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import make_annotator
@@ -150,7 +151,9 @@ def own_cases(bench: Bench) -> Iterator[tuple[str, Work]]:
         whole.add(annotated)
 
     def boxes_of(images: torch.Tensor) -> object:
-        return find_boxes(images.flatten(0, 1), upsampled_size(config.boxes, size), config.boxes)
+        return find_boxes(
+            images.flatten(0, 1), MapGeometry(size).upsampled_size(config.boxes), config.boxes
+        )
 
     # As many images for a thread at a time as in a run.
     together = min(lane.together, max(1, len(maps) // bench.threads))

@@ -33,7 +33,8 @@ from bench.gpu.step import (
     sync,
 )
 from bench.gpu_use import gpu_use
-from cambox.cams.boxes import find_boxes, upsampled_size
+from cambox.cams.boxes import find_boxes
+from cambox.cams.geometry import MapGeometry
 from cambox.engines.local import LocalEngine
 from cambox.engines.worker import local_device, make_annotator
 from cambox.maps import MapMaker
@@ -190,7 +191,7 @@ def _pieces(engine: LocalEngine) -> dict[str, Any]:
     scores = classifier.scores(buffer)
     ids = scores.logits.topk(5).indices
     maker = MapMaker(engine.config.cam, classifier)
-    map_size = upsampled_size(engine.config.boxes, (size.height, size.width))
+    map_size = MapGeometry((size.height, size.width)).upsampled_size(engine.config.boxes)
     maps = maker.maps(scores, ids).cpu().flatten(0, 1)
     pieces = {
         "stack": lambda: np.stack(list(pixels), out=buffer),

@@ -248,6 +248,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _nothing_without_a_meaning(self) -> Config:
+        if self.cam.refine.steps and self.cam.offset:
+            raise ValueError(
+                "cam.offset is of the cells of the feature map, and cam.refine puts their scores "
+                "on the finer cells of middle layers; set cam.offset to 0, or cam.refine.steps"
+            )
         if self.cam.zoom is None:
             return self
         if self.input.decoder == "gpu":

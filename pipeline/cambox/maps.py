@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from cambox.cams.paper import thresholded_average
-from cambox.cams.refine import affinity, moved, propagate, towards_centre
+from cambox.cams.refine import affinity, propagate, towards_centre
 from cambox.cams.score_maps import class_score_maps, class_weights, image_score_maps
 from cambox.config_cam import CamSettings
 from cambox.errors import RequestError
@@ -28,7 +28,6 @@ class MapMaker:
         self._whole = Frame.whole(preprocessing.height, preprocessing.width)
         self._head = classifier.head
         self._groups = classifier.groups
-        self._offset = classifier.offset
         self._weight = (
             class_weights(self._head.weight, settings.truncate, settings.shift)
             if isinstance(self._head, AffineHead)
@@ -61,8 +60,6 @@ class MapMaker:
         shares = None if groups is None else groups.shares(self.logits(scores), class_ids)
         frame = frame or self._whole
         maps = frame.crop(self._plain_maps(scores, class_ids if shares is None else shares))
-        if self._offset:
-            maps = moved(maps, self._offset)
         wanted = self._settings.refine
         if wanted.steps:
             grid, middle = self._grid(frame), [frame.crop(layer) for layer in scores.middle]

@@ -11,7 +11,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from cambox.batch import ScoredImage, map_classes, scored_images
-from cambox.cams.boxes import FoundBoxes, InputSize, find_boxes_by_shape
+from cambox.cams.boxes import FoundBoxes, find_boxes_by_shape
+from cambox.cams.geometry import MapGeometry
 from cambox.cams.score import choose_boxes
 from cambox.config import Config
 from cambox.maps import MapMaker
@@ -60,7 +61,9 @@ class WholeImages:
         self.map_maker = MapMaker(config.cam, classifier)
         size = classifier.preprocessing
         squashed = classifier.aspect == "squashed"
-        self.input_size: InputSize = (size.height, size.width) if squashed else size.height
+        self.geometry = MapGeometry(
+            (size.height, size.width) if squashed else size.height, classifier.offset
+        )
         self.padding = np.round(255 * np.array(size.mean)).astype(np.uint8)
         self.box_settings = config.boxes
         self._buffer = classifier.image_buffer(0)
@@ -131,7 +134,7 @@ class WholeImages:
     def boxes(self, images: Sequence[MappedImage]) -> FoundBoxes:
         """The boxes of some images, ``image`` being their place among them."""
         maps = [one for image in images for one in image.maps.numpy()]
-        found = find_boxes_by_shape(maps, self.input_size, self.box_settings)
+        found = find_boxes_by_shape(maps, self.geometry, self.box_settings)
         return choose_boxes(found, map_classes(images), self.box_settings)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -210,3 +211,24 @@ def test_pairs_are_of_one_image_and_class_and_the_best_first() -> None:
     second = Boxes.of([[0, 0, 10, 8], [0, 0, 10, 10]], image=[0, 1], class_id=[3, 4])
     mine, other, overlap = pairs_by_overlap(first, second)
     assert (mine.tolist(), other.tolist(), overlap.tolist()) == ([1], [0], [1.0])
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("offset", [0.25, -0.5, 1.0])
+def test_boxes_lie_where_the_cells_look(interpolation: str, offset: float) -> None:
+    """Beside OpenCV, which moves the upsampled map by as many of its pixels."""
+    generator = np.random.default_rng(5)
+    settings = BoxSettings.model_validate({"interpolation": interpolation, "threshold": 0.6})
+    for _ in range(20):
+        score_map = cv2.resize(generator.random((3, 4), np.float32), (9, 7))
+        # Whole pixels: 8 a cell down and across.
+        size, by = (56, 72), int(8 * offset)
+        how = cv2.INTER_CUBIC if interpolation == "bicubic" else cv2.INTER_LINEAR
+        # A margin, so that what comes in from beyond the ends is there as well.
+        wide = cv2.copyMakeBorder(score_map, 4, 4, 4, 4, cv2.BORDER_REPLICATE)
+        large = cv2.resize(wide, (72 + 64, 56 + 64), interpolation=how)
+        moved = large[32 - by : 32 - by + 56, 32 - by : 32 - by + 72]
+        expected = find_boxes(moved[None], size, settings)
+        found = find_boxes(score_map[None], size, settings, offset)
+        assert np.allclose(found.boxes.corners, expected.boxes.corners)
+        assert np.allclose(found.boxes.score, expected.boxes.score, atol=1e-4)

@@ -1,28 +1,12 @@
-"""Moved maps against OpenCV's; propagation against the formula written out cell by cell."""
+"""Propagation along affinity, against the formula written out cell by cell."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from cambox.cams.refine import affinity, moved, propagate
-
-
-@pytest.mark.parametrize("offset", [0.25, -0.46875, 0.5, 1.0, -1.0])
-def test_maps_are_moved_as_opencv_moves_images(offset: float) -> None:
-    """By 32nds of a cell, which OpenCV's tables know exactly."""
-    torch.manual_seed(0)
-    maps = torch.randn(2, 3, 5, 7)
-    result = moved(maps, offset)
-    by = np.array([[1, 0, offset], [0, 1, offset]], np.float32)
-    for before, after in zip(maps.flatten(0, 1).numpy(), result.flatten(0, 1).numpy(), strict=True):
-        expected = cv2.warpAffine(
-            before, by, (7, 5), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-        )
-        assert np.allclose(after, expected, atol=1e-5)
-    assert torch.allclose(moved(torch.full((1, 1, 4, 4), 0.7), offset), torch.tensor(0.7))
+from cambox.cams.refine import affinity, propagate
 
 
 @pytest.mark.parametrize(

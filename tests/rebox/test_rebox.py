@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import cambox.output.derived
 import cambox.whole_image
 from cambox.cams.boxes import find_boxes, find_boxes_by_shape
+from cambox.cams.geometry import MapGeometry
 from cambox.cli import app
 from cambox.config import Config
 from cambox.config_cam import BoxSettings
@@ -76,7 +77,11 @@ def test_rows_are_those_of_an_annotator_whose_maps_have_8_bits(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    kept = (f"model.keep_aspect={str(shape == 'kept').lower()}", "model.input_size=160")
+    kept = (
+        f"model.keep_aspect={str(shape == 'kept').lower()}",
+        "model.input_size=160",
+        "cam.offset=0.4",
+    )
     reboxed = rows_of(rebox(annotate(*kept), *OTHER).folder)
 
     def rounded(score_maps: list[np.ndarray], *rest: Any) -> object:
@@ -114,7 +119,7 @@ def test_boxes_follow_from_the_stored_maps_alone(annotate: Callable[..., Path]) 
     table = pq.read_table(path)
     settings = BoxSettings(threshold=0.7, percentile=80, max_boxes=1, min_area=0.0)
     names = footer_of(path).classes
-    reboxed, _ = rebox_rows(table, settings, (64, 64), names)
+    reboxed, _ = rebox_rows(table, settings, MapGeometry((64, 64)), names)
     for row, made in zip(table.to_pylist(), reboxed.to_pylist(), strict=True):
         expected = []
         for stored in row["maps"]:

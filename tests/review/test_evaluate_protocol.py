@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cambox.boxes import Boxes, best_overlaps, centre_box
+from cambox.cams.geometry import MapGeometry
 from cambox.config_cam import BoxSettings
 from cambox.output.rows import StoredMap
 from cambox.review.evaluate.figures import Bootstrap, best_share, comparison, corloc, share
@@ -142,7 +143,7 @@ def mapped(*cases: tuple[np.ndarray, list[list[float]]]) -> MappedImages:
         )
         for index, (score_map, true) in enumerate(cases)
     ]
-    return MappedImages(tuple(rows), (SIDE, SIDE))
+    return MappedImages(tuple(rows), MapGeometry((SIDE, SIDE)))
 
 
 def swept(cells: np.ndarray, *true: list[float]) -> np.ndarray:

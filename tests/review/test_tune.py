@@ -17,6 +17,7 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from cambox.boxes import Boxes
+from cambox.cams.geometry import MapGeometry
 from cambox.cams.score import probability, traits
 from cambox.cli import main
 from cambox.config import Config, OutputSettings
@@ -319,7 +320,9 @@ def test_a_box_is_right_by_a_true_box_of_its_own_image_and_class() -> None:
         return RowWithTruth(key, "ok", size, (), None, Boxes.of(()), true)
 
     # In the order of the keys "a" is the image 0.
-    images = MappedImages((row("b", (10, 20), 1), row("a", (30, 40), 2)), (8, 8)).by_key()
+    images = MappedImages(
+        (row("b", (10, 20), 1), row("a", (30, 40), 2)), MapGeometry((8, 8))
+    ).by_key()
     half = np.tile([0, 0, 0.5, 0.5], (4, 1))
     boxes = Boxes.of(half, image=[0, 0, 1, 1], class_id=[1, 2, 1, 2])
     assert images.in_pixels(boxes).corners[:, 2:].tolist() == [[20, 15]] * 2 + [[10, 5]] * 2

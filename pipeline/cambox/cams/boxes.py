@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from cambox.boxes import Boxes
+from cambox.cams.geometry import MapGeometry
 from cambox.cams.kernel import CONSTANT, FOUND, NON_FINITE, Taps, find_components
 from cambox.config_cam import BoxSettings
 
@@ -19,9 +20,6 @@ from cambox.config_cam import BoxSettings
 SHARPNESS = np.float32(-0.75)
 # Room for the most boxes of each is taken at once, and boxes.max_boxes may be large.
 MAPS_AT_ONCE = 64
-
-InputSize = tuple[int, int] | int
-"""Of a network, in pixels: (height, width), or the longer side where images keep their shape."""
 
 
 class NoBoxReason(enum.StrEnum):
@@ -77,7 +75,9 @@ class FoundBoxes:
         )
 
 
-def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) -> FoundBoxes:
+def find_boxes(
+    score_maps: Any, size: tuple[int, int], settings: BoxSettings, offset: float = 0.0
+) -> FoundBoxes:
     """Turn score maps into boxes.
 
     Each map is upsampled to ``size``, min-max normalised, and cut at ``threshold x percentile``
@@ -88,8 +88,9 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
 
     Args:
         score_maps: (m, h, w), any range: an array, or a tensor on the CPU.
-        size: (height, width) to upsample to; more is finer and slower. See ``upsampled_size``.
+        size: (height, width) to upsample to; more is finer and slower.
         settings: threshold, percentile, split, max_boxes, min_area and interpolation are read.
+        offset: how many cells further right and down than it lies a cell looks.
 
     Raises:
         ValueError: the maps are not (m, h, w).
@@ -102,8 +103,8 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
     most = min(settings.max_boxes, -(-height // 2) * -(-width // 2))
     outcomes, counts, extents, sums, totals = find_components(
         maps,
-        taps(maps.shape[1], height, settings.interpolation),
-        taps(maps.shape[2], width, settings.interpolation),
+        taps(maps.shape[1], height, settings.interpolation, offset),
+        taps(maps.shape[2], width, settings.interpolation, offset),
         np.array([settings.threshold], np.float32),
         float(settings.percentile),
         settings.min_area * (height * width),
@@ -131,22 +132,22 @@ def find_boxes(score_maps: Any, size: tuple[int, int], settings: BoxSettings) ->
 
 
 def find_boxes_by_shape(
-    score_maps: Iterable[np.ndarray], input_size: InputSize, settings: BoxSettings
+    score_maps: Iterable[np.ndarray], geometry: MapGeometry, settings: BoxSettings
 ) -> FoundBoxes:
     """Turn maps that may differ in shape into boxes; see ``find_boxes``.
 
     Args:
         score_maps: (h, w) each; quickest where those of one shape follow each other.
-        input_size: of the network that they are of.
+        geometry: of the network that they are of.
     """
     parts: list[FoundBoxes] = []
     first = 0
     of_map: list[np.ndarray] = [np.zeros(0, np.int64)]
     reasons: list[NoBoxReason | None] = []
     for shape, of_shape in itertools.groupby(score_maps, key=lambda one: one.shape):
-        size = upsampled_size(settings, input_size, shape)
+        size = geometry.upsampled_size(settings, shape)
         while part := list(itertools.islice(of_shape, MAPS_AT_ONCE)):
-            parts.append(find_boxes(np.stack(part), size, settings))
+            parts.append(find_boxes(np.stack(part), size, settings, geometry.offset))
             of_map.append(parts[-1].of_map + first)
             reasons += parts[-1].reasons
             first += len(part)
@@ -154,32 +155,23 @@ def find_boxes_by_shape(
     return FoundBoxes(boxes, np.concatenate(of_map), tuple(reasons))
 
 
-def upsampled_size(
-    settings: BoxSettings, input_size: InputSize, shape: tuple[int, ...] = (1, 1)
-) -> tuple[int, int]:
-    """(height, width) that maps of a network are upsampled to.
-
-    Args:
-        input_size: of the network.
-        shape: (h, w) of the map, whose proportions count where images keep their shape.
-    """
-    longest = settings.resolution or int(np.max(input_size))
-    height, width = shape if isinstance(input_size, int) else input_size
-    scale = longest / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
 @lru_cache(maxsize=64)
-def taps(coarse: int, fine: int, interpolation: Literal["bicubic", "bilinear"]) -> Taps:
+def taps(
+    coarse: int, fine: int, interpolation: Literal["bicubic", "bilinear"], offset: float = 0.0
+) -> Taps:
     """Which cells of a line of ``coarse`` each cell of one of ``fine`` is made of, and how much.
 
     Computed in float32, as OpenCV does it; beyond the ends the last cell goes on.
+
+    Args:
+        offset: so many cells of ``coarse`` further on lies what a cell of it tells of.
 
     Returns:
         (fine, 4) int32 cells, and (fine, 4) float32 weights, of which each row adds up to 1.
     """
     one = np.float32(1)
-    position = ((np.arange(fine) + 0.5) * (1 / (fine / coarse)) - 0.5).astype(np.float32)
+    position = (np.arange(fine) + 0.5) * (1 / (fine / coarse)) - 0.5 - offset
+    position = position.astype(np.float32)
     cell = np.floor(position).astype(np.int32)
     if interpolation == "bilinear":
         beyond = (cell < 0) | (cell >= coarse - 1)

@@ -14,7 +14,11 @@ _CONNECTIVITY = 8
 
 
 def masks_of_boxes(
-    score_map: np.ndarray, corners: np.ndarray, size: tuple[int, int], settings: BoxSettings
+    score_map: np.ndarray,
+    corners: np.ndarray,
+    size: tuple[int, int],
+    settings: BoxSettings,
+    offset: float = 0.0,
 ) -> np.ndarray:
     """Which cells of an upsampled map are of each box: above the cut, and of its component.
 
@@ -26,6 +30,7 @@ def masks_of_boxes(
         corners: (n, 4) x_min, y_min, x_max, y_max as shares of the image.
         size: (height, width) to upsample to, as the boxes' map was.
         settings: threshold, percentile, split and interpolation are read.
+        offset: see ``find_boxes``.
 
     Returns:
         (n, height, width) bool; empty where the map does not rise above the cut inside a box.
@@ -33,8 +38,8 @@ def masks_of_boxes(
     height, width = size
     above = cells_above(
         np.ascontiguousarray(score_map, np.float32),
-        taps(score_map.shape[0], height, settings.interpolation),
-        taps(score_map.shape[1], width, settings.interpolation),
+        taps(score_map.shape[0], height, settings.interpolation, offset),
+        taps(score_map.shape[1], width, settings.interpolation, offset),
         np.float32(settings.threshold),
         float(settings.percentile),
         settings.split,

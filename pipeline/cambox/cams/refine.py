@@ -1,4 +1,4 @@
-"""Better maps: put where their cells look, spread along what looks alike, weighed to the middle."""
+"""Better maps: spread along what looks alike in the middle layers, and weighed to the middle."""
 
 from __future__ import annotations
 
@@ -8,28 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from cambox.cams.kernel import CONSTANT_TOLERANCE
-
-
-def moved(maps: torch.Tensor, offset: float) -> torch.Tensor:
-    """Maps put further right and down on their own grid; cells at the other end are repeated.
-
-    Interpolated as torch and OpenCV do it (bicubic, -0.75): a fraction of a cell hardly blurs them.
-
-    Args:
-        maps: (B, n, h, w).
-        offset: in cells, -1 to 1; negative: left and up.
-
-    Returns:
-        (B, n, h, w) float32.
-    """
-    height, width = maps.shape[2:]
-    # From places in the moved map to places in the map, whose sides go from -1 to 1.
-    read_at = [[1, 0, -2 * offset / width], [0, 1, -2 * offset / height]]
-    rows = torch.tensor(read_at, dtype=torch.float32, device=maps.device)
-    places = F.affine_grid(rows.expand(len(maps), 2, 3), list(maps.shape), align_corners=False)
-    return F.grid_sample(
-        maps.float(), places, mode="bicubic", padding_mode="border", align_corners=False
-    )
 
 
 def affinity(

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pycocotools.mask
 
-from cambox.cams.boxes import upsampled_size
 from cambox.cams.masks import masks_of_boxes
 from cambox.config_cam import BoxSettings
 from cambox.errors import RequestError
@@ -56,10 +55,11 @@ class Masks:
         masks: list[Rle | None] = [None] * len(boxes)
         for stored in self.maps[image.image_id]:
             (places,) = np.nonzero((class_ids == stored.class_id) & (boxes.rank == stored.rank))
-            size = upsampled_size(
-                self.settings, self.training_set.recipe.input_size, (stored.height, stored.width)
+            geometry = self.training_set.recipe.geometry
+            size = geometry.upsampled_size(self.settings, (stored.height, stored.width))
+            cells = masks_of_boxes(
+                stored.restore(), shares[places], size, self.settings, geometry.offset
             )
-            cells = masks_of_boxes(stored.restore(), shares[places], size, self.settings)
             for place, mask in zip(places.tolist(), cells, strict=True):
                 masks[place] = _encoded(mask, image.height, image.width)
         found = tuple(mask for mask in masks if mask is not None)

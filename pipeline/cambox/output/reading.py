@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cambox.cams.geometry import MapGeometry
 from cambox.errors import RequestError
 from cambox.output.folders import RECIPE_FOLDER, Folder, recipe_folder
 from cambox.output.footer import Footer
@@ -59,15 +60,16 @@ class PublishedRecipe:
         return settings
 
     @property
-    def input_size(self) -> tuple[int, int] | int:
-        """Of the network, in pixels: (height, width), or the longer side of images as they are.
+    def geometry(self) -> MapGeometry:
+        """How the network's maps lie in its images.
 
         Raises:
             RequestError: the recipe does not say it.
         """
         try:
             size = self.settings["model"]["input_size"]
-            return size if isinstance(size, int) else (int(size[0]), int(size[1]))
+            size = size if isinstance(size, int) else (int(size[0]), int(size[1]))
+            return MapGeometry(size, float(self.settings["cam"].get("offset", 0)))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise self.other_make() from error
 

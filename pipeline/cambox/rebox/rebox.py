@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from cambox.cams.boxes import InputSize
+from cambox.cams.geometry import MapGeometry
 from cambox.config_cam import BoxSettings
 from cambox.config_file import override_boxes
 from cambox.console import Advance
@@ -36,7 +36,7 @@ def rebox_output(
     """
     source = open_recipe(output)
     recipe, boxes = _reboxed_recipe(source, overrides)
-    make = functools.partial(_rebox, boxes, source.input_size, recipe.class_names)
+    make = functools.partial(_rebox, boxes, source.geometry, recipe.class_names)
     sources = [(file,) for file in source.files]
     # Threads did not pay when last measured, before boxes were compiled; rows are still Python.
     return derive(to, recipe, sources, make, Reboxed(), in_processes=True, on_file=on_file)
@@ -67,7 +67,7 @@ def _reboxed_recipe(
 
 
 def _rebox(
-    boxes: BoxSettings, input_size: InputSize, class_names: Sequence[str], parents: Parents
+    boxes: BoxSettings, geometry: MapGeometry, class_names: Sequence[str], parents: Parents
 ) -> tuple[pa.Table, Reboxed]:
     (file,) = parents
-    return rebox_rows(whole_rows(file), boxes, input_size, class_names)
+    return rebox_rows(whole_rows(file), boxes, geometry, class_names)

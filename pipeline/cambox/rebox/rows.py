@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from cambox.cams.boxes import InputSize, find_boxes_by_shape
+from cambox.cams.boxes import find_boxes_by_shape
+from cambox.cams.geometry import MapGeometry
 from cambox.cams.score import MapClasses, choose_boxes
 from cambox.config_cam import BoxSettings
 from cambox.console import counted
@@ -64,13 +65,13 @@ class Reboxed:
 
 
 def rebox_rows(
-    table: pa.Table, settings: BoxSettings, input_size: InputSize, class_names: Sequence[str]
+    table: pa.Table, settings: BoxSettings, geometry: MapGeometry, class_names: Sequence[str]
 ) -> tuple[pa.Table, Reboxed]:
     """Make the boxes of every stored map anew; the rows, and what there is in them.
 
     Args:
         table: rows with ``maps``.
-        input_size: of the network that made the maps.
+        geometry: of the network that made the maps.
     """
     maps = Entries.of(table.column("maps"), "maps")
     scores, known = _class_scores(table, maps)
@@ -78,7 +79,7 @@ def rebox_rows(
     names = ("class_id", "rank", "height", "width", "low", "high", "values")
     columns = [maps.fields[name].to_pylist() for name in names]
     stored = (StoredMap(*values).restore() for values in zip(*columns, strict=True))
-    found = choose_boxes(find_boxes_by_shape(stored, input_size, settings), classes, settings)
+    found = choose_boxes(find_boxes_by_shape(stored, geometry, settings), classes, settings)
     # As float64, as the annotating run computes them, and rounded once.
     width, height = (
         as_numpy(table.column(side).combine_chunks()).astype(np.float64)[found.boxes.image]

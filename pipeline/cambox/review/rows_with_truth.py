@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cambox.boxes import Boxes, best_overlaps, place_in_group
+from cambox.cams.geometry import MapGeometry
 from cambox.config_cam import BoxSettings
 from cambox.console import Advance
 from cambox.errors import RequestError
@@ -69,8 +70,7 @@ class MappedImages:
 
     Attributes:
         rows: in the order of the output.
-        input_size: of the network that made them: (height, width) in pixels, or the longer side
-            where images keep their shape.
+        geometry: of the network that made them.
         total: rows of the output.
         without_row: images of the truth that the output has no row for.
         other_unicode: images that the truth names in another Unicode normalisation than the key.
@@ -78,7 +78,7 @@ class MappedImages:
     """
 
     rows: tuple[RowWithTruth, ...]
-    input_size: tuple[int, int] | int
+    geometry: MapGeometry
     total: int = 0
     without_row: tuple[str, ...] = ()
     other_unicode: tuple[str, ...] = ()
@@ -178,7 +178,7 @@ class MappedImages:
         maps = [stored[place].restore() for place in used]
         result = []
         for one in settings:
-            found = find_boxes_by_shape(maps, self.input_size, one)
+            found = find_boxes_by_shape(maps, self.geometry, one)
             chosen = choose_boxes(found, classes, one)
             result.append(chosen.boxes[looked_at[used][chosen.of_map]])
         return result
@@ -192,7 +192,7 @@ def read_rows(
     Raises:
         RequestError: a file is damaged or of another make, or an image has two rows.
     """
-    input_size = recipe.input_size
+    geometry = recipe.geometry
     rows: list[RowWithTruth] = []
     shard_of: dict[str, str] = {}
     other_unicode: list[str] = []
@@ -218,9 +218,7 @@ def read_rows(
             start, end = np.searchsorted(every.image, [place, place + 1])
             rows.append(_row(row, every[start:end], truth.images[name]))
     without_row = tuple(name for name in truth.images if name not in shard_of)
-    return MappedImages(
-        tuple(rows), input_size, total, without_row, tuple(other_unicode), first_key
-    )
+    return MappedImages(tuple(rows), geometry, total, without_row, tuple(other_unicode), first_key)
 
 
 def _row(row: dict[str, Any], boxes: Boxes, true_boxes: Boxes) -> RowWithTruth:
