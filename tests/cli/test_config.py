@@ -118,6 +118,8 @@ def test_overrides_are_yaml(tmp_path: Path) -> None:
         ("model.kwargs={checkpoint_path: x}", "model.kwargs: checkpoint_path is not allowed"),
         ("model.input_size=100000", "model.input_size: .* less than or equal to 16384"),
         ("engine.cpus_per_worker=100000", "engine.cpus_per_worker: .* less than or equal to 4096"),
+        ("cam={offset: auto, refine: {steps: 1}}", "cam.offset is of .*; set cam.offset to 0, or"),
+        ("cam.offset=2", "cam.offset: .*less than or equal to 1"),
         ("cam.top_k=2026-13-45", "--set cam.top_k: the value is not YAML"),
         ("cam.top_k='" + 300 * "x" + "'", r"cam.top_k: .*, got 'x+ \.\.\.$"),
     ],

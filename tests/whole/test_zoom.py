@@ -152,7 +152,7 @@ def test_a_sigmoid_classifier_has_a_probability_for_each_class(make_config: Conf
     "override",
     [
         *("model.input_size=64", "model.class_input_size=64", "cam.centre=0.4"),
-        *("cam.refine.steps=1", "cam.truncate=true", "boxes.threshold=0.5"),
+        *("cam.refine.steps=1", "cam.truncate=true", "cam.offset=auto", "boxes.threshold=0.5"),
         *("output.store_maps=true", "boxes.calibration={intercept: 0.0}"),
     ],
 )
