@@ -35,6 +35,7 @@ _HELD: WeakValueDictionary[int, IO[bytes]] = WeakValueDictionary()
 _NUMBERS = itertools.count()
 # Of a dataset that was read in part some are never let go of.
 MOST_SECONDS_AT_EXIT = 2
+SECONDS_OF_CLOSING = 0.2
 
 
 @atexit.register
@@ -47,6 +48,9 @@ def _wait_for_arrow() -> None:
     deadline = time.monotonic() + MOST_SECONDS_AT_EXIT
     while _HELD and time.monotonic() < deadline:
         time.sleep(0.01)
+    if next(_NUMBERS):
+        # A file that is let go of is still being closed.
+        time.sleep(SECONDS_OF_CLOSING)
 
 
 def _held(file: IO[bytes]) -> IO[bytes]:
