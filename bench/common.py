@@ -46,9 +46,20 @@ class Observed:
         if text.startswith(("worker ready", "one worker")):
             self.ready.append(time.perf_counter())
 
-    def rate(self) -> float:
-        """Rows a second, from the first shard that ended with all workers ready to the last."""
+    def rate(self, in_work: int = 0) -> float:
+        """Rows a second, from the first shard that ended with all workers ready to the last.
+
+        Args:
+            in_work: shards at once, of which the last are left out: so many were in work when the
+                first ended, too.
+
+        Raises:
+            ValueError: there were too few shards for that.
+        """
         ends = [(end, rows) for end, rows in self.ends if end > max(self.ready)]
+        ends = ends[: len(ends) - in_work]
+        if len(ends) < 2:
+            raise ValueError(f"{len(self.ends)} shards are too few to tell a rate")
         return sum(rows for _, rows in ends[1:]) / (ends[-1][0] - ends[0][0])
 
 
@@ -89,10 +100,13 @@ def in_a_process(work: Callable[..., Result], *given: Any) -> Result:
         return pool.submit(work, *given).result()
 
 
-def peak_resident() -> int:
-    """The most bytes that this process has held at once."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+def peak_resident(process: int | None = None) -> int:
+    """The most bytes that a process, this one, has held at once; 0 of one that has ended."""
+    try:
+        status = Path("/proc", str(process or "self"), "status").read_text()
+    except OSError:
+        return 0
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM")), "VmHWM: 0 kB")
     return int(line.split()[1]) * 1024
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +18,20 @@ import torch
 import typer
 from rich.console import Console
 
-from bench.common import Images, Observed, To, config_of, packed, write_figures
-from bench.gpu_use import gpu_use
+from bench.common import (
+    Images,
+    Observed,
+    To,
+    config_of,
+    packed,
+    peak_resident,
+    write_figures,
+)
+from bench.gpu_use import GpuUse, gpu_use
 from cambox.config import Config
+from cambox.engines.local import SHARDS_IN_WORK
 from cambox.engines.worker import local_device
-from cambox.engines.worklist import WorkList
+from cambox.engines.worklist import Outcome, WorkList
 from cambox.output.ledger import Plan
 from cambox.run import make_engine
 from cambox.shard_report import ShardReport
@@ -104,7 +114,7 @@ def engines(threads: int, on_gpu: bool) -> dict[str, Settings]:
     local: Settings = {"name": "local", "cpus_per_worker": threads}
     if on_gpu:
         shared: dict[str, Settings] = {"local": local, "one": one}
-        for name, count in (("two", 2), ("four", 4)):
+        for name, count in (("two", 2), ("four", 4), ("eight", 8)):
             part = {"cpus_per_worker": max(1, threads // count), "gpus_per_worker": 1 / count}
             shared[name] = one | part | {"workers": count}
         return shared
@@ -117,10 +127,11 @@ class ActorRun:
     """How a run went.
 
     Attributes:
-        rate: rows a second, see ``Observed``.
+        rate: rows a second with all workers at work, see ``Observed``.
         until_made, until_ready, until_done: seconds until there is an engine, from then until its
             workers are ready, and from then to the last shard.
-        gpu_busy: share of the time; None on a CPU.
+        gpu_busy: share of the time from when the first worker was ready; None on a CPU.
+        resident_bytes: of the largest actor at its peak; 0 without actors.
     """
 
     rate: float
@@ -129,6 +140,7 @@ class ActorRun:
     until_ready: float
     until_done: float
     gpu_busy: float | None
+    resident_bytes: int
 
 
 def observed_run(config: Config) -> ActorRun:
@@ -136,18 +148,50 @@ def observed_run(config: Config) -> ActorRun:
     start = time.perf_counter()
     engine = make_engine(config)
     made = time.perf_counter()
-    observed = Observed()
-    with gpu_use(local_device()) as use:
+    with ExitStack() as stack:
+        observed = _Watched(stack)
         engine.annotate(tuple(find_shards(config.input.shards)), observed)
     ready = max(observed.ready)
     return ActorRun(
-        rate=observed.rate(),
+        rate=observed.rate(in_work=SHARDS_IN_WORK * len(observed.ready)),
         rows=sum(rows for _, rows in observed.ends),
         until_made=made - start,
         until_ready=ready - made,
         until_done=observed.ends[-1][0] - ready,
-        gpu_busy=use.busy,
+        gpu_busy=None if observed.gpu is None else observed.gpu.busy,
+        resident_bytes=observed.resident_bytes,
     )
+
+
+class _Watched(Observed):
+    """Looks at the GPU from when the first worker is ready, and at what actors hold."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        super().__init__()
+        self.stack = stack
+        self.gpu: GpuUse | None = None
+        self.resident_bytes = 0
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        if self.ready and self.gpu is None:
+            self.gpu = self.stack.enter_context(gpu_use(local_device()))
+
+    def finished(self, outcome: Outcome) -> None:
+        super().finished(outcome)
+        held = map(peak_resident, actor_processes())
+        self.resident_bytes = max(self.resident_bytes, max(held, default=0))
+
+
+def actor_processes() -> list[int]:
+    """Ids of the actors of this user on this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        # Processes end while they are looked at.
+        with suppress(OSError):
+            if path.read_bytes().startswith(b"ray::ShardWorker"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def actors(

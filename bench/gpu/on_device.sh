@@ -30,13 +30,13 @@ STEPS=(
   "install 60 15"
   "environment 75 30"
   "sanity 70 35"
-  "ways 150 60"
+  "ways 115 60"
   "resnet50 100 45"
   "swin 75 30"
   "mobilenetv2 75 30"
   "precise 75 30"
   "labels 70 30"
-  "ray 150 40"
+  "ray 380 100"
   "profile 60 20"
   "memory 50 18"
   "under_load 60 20"
@@ -77,8 +77,8 @@ environment() {
 }
 
 # Copies of 4 x the photographs (2 x in a dry run), rounds, images of a peer.
-if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=16 PROFILE=5 MEMORY=2 FINE=2 WAYS=16
-else COPIES=1 ROUNDS=1 PEERS=10 RAY=4 PROFILE=2 MEMORY=1 FINE=1 WAYS=3; fi
+if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=64 PROFILE=5 MEMORY=2 FINE=2 WAYS=16
+else COPIES=1 ROUNDS=1 PEERS=10 RAY=12 PROFILE=2 MEMORY=1 FINE=1 WAYS=3; fi
 
 throughput() { # model, images of a peer
   "$PYTHON" -m bench throughput "$KIT_WORK/photos-repeated" --model "{\"name\": \"$1\"}" \

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from bench.gpu.step import (
     RESNET,
     SECONDS,
     SMALL,
+    SWIN,
     Step,
     annotate,
     on_gpu,
@@ -31,6 +32,7 @@ from bench.gpu.step import (
 )
 from bench.throughput import measure
 from bench.workers import engines, observed_run
+from cambox.config import Config
 from cambox.config_file import load_config
 from cambox.engines.local import LocalEngine
 from cambox.maps import MapMaker
@@ -38,23 +40,34 @@ from cambox.models.classifier import Classifier
 from cambox.threads import usable_cpus
 
 GIB = 2**30
+# Model, recipe, workers, who decodes; what matters most first.
+CASES = (
+    (RESNET, "default", "eight", "gpu"),
+    (RESNET, "default", "eight", "cpu"),
+    (SWIN, "default", "eight", "gpu"),
+    (RESNET, "precise", "eight", "gpu"),
+    (MOBILENET, "default", "eight", "gpu"),
+    (RESNET, "precise", "eight", "cpu"),
+    (RESNET, "default", "four", "gpu"),
+    (SWIN, "default", "eight", "cpu"),
+    (RESNET, "default", "four", "cpu"),
+    (RESNET, "default", "two", "cpu"),
+)
+CASES_ON_CPU = (
+    (SMALL, "default", "two", "cpu"),
+    (RESNET, "precise", "two", "cpu"),
+    (SMALL, "default", "local", "cpu"),
+)
+# To start, which takes most of it, and to annotate.
+SECONDS_OF_ACTORS, SECONDS_OF_ONE = 40, 9
 
 
 def precise(copies: int, repeats: int) -> None:
     """The cases of ``bench throughput`` with the precise recipe, and its passes and maps alone."""
     threads = usable_cpus()
     torch.set_num_threads(threads)
-    wanted = {
-        "input.shards": f"[{packed(REPEATED, WORK / 'bench' / 'precise', 1000, copies)}]",
-        "model.name": RESNET,
-        "model.pretrained": "false",
-        "cam.min_probability": "0",
-        "output.uri": str(WORK / "out" / "precise"),
-        "engine.cpus_per_worker": threads,
-    }
-    if DRY:
-        wanted |= {"model.input_size": "64", "model.class_input_size": "32"}
-    bench = Bench.of(load_config("precise", [f"{key}={value}" for key, value in wanted.items()]))
+    shards = packed(REPEATED, WORK / "bench" / "precise", 1000, copies)
+    bench = Bench.of(_precise(shards, {"cpus_per_worker": threads}))
     cases = dict(forward_cases(bench)) | dict(own_cases(bench))
     classifier, batch = bench.classifier, bench.annotator.batch_size
     size = classifier.preprocessing
@@ -81,24 +94,47 @@ def precise(copies: int, repeats: int) -> None:
 
 
 def actors(times: int) -> None:
-    """As ``bench ray``: one actor with the GPU, several with a part of it, beside this process.
+    """Several workers that share the GPU and its CPUs, with JPEGs decoded by either.
 
-    With JPEGs decoded by the CPUs, and by the GPU.
+    Beside them this process alone, with fewer threads and with all.
     """
     os.environ.setdefault("RAY_ADDRESS", "local")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     step = Step("ray")
     shards = packed(REPEATED, WORK / "ray", 552, times)
     settings = engines(usable_cpus(), on_gpu())
-    decoders = ("cpu", "gpu") if on_gpu() else ("cpu",)
-    for model in (SMALL,) if DRY else (RESNET, MOBILENET):
-        for name, decoder in itertools.product(settings, decoders):
-            if seconds_left() > 14:
-                config = own_config(
-                    shards, model, engine=settings[name], input={"decoder": decoder}
-                )
-                what = f"{model}, {name}, JPEGs by the {decoder.upper()}"
-                step.part(what, lambda config: vars(observed_run(config)), config)
+    for model, recipe, name, decoder in CASES if on_gpu() else CASES_ON_CPU:
+        if seconds_left() > SECONDS_OF_ACTORS:
+            more: dict[str, Any] = {"engine": settings[name], "input": {"decoder": decoder}}
+            config = (
+                _precise(shards, settings[name], decoder)
+                if recipe == "precise"
+                else own_config(shards, model, **more)
+            )
+            what = f"{model}, {recipe}, {name}, JPEGs by the {decoder.upper()}"
+            step.part(what, lambda config: vars(observed_run(config)), config)
+    few = packed(REPEATED, WORK / "few", 552, max(8, times // 8))
+    for threads in sorted({max(1, usable_cpus() // 4), usable_cpus() // 2, usable_cpus()}):
+        if seconds_left() > SECONDS_OF_ONE:
+            config = own_config(few, SMALL if DRY else RESNET, engine={"cpus_per_worker": threads})
+            what = f"this process, {threads} threads"
+            step.part(what, lambda config: vars(observed_run(config)), config)
+
+
+def _precise(shards: str, engine: Mapping[str, Any], decoder: str = "cpu") -> Config:
+    """The precise recipe with a network of random weights."""
+    wanted = {
+        "input.shards": f"[{shards}]",
+        "input.decoder": decoder,
+        "model.name": RESNET,
+        "model.pretrained": "false",
+        "cam.min_probability": "0",
+        "output.uri": str(WORK / "out" / f"precise-{time.monotonic_ns()}"),
+    }
+    wanted |= {f"engine.{key}": str(value) for key, value in engine.items()}
+    if DRY:
+        wanted |= {"model.input_size": "64", "model.class_input_size": "32"}
+    return load_config("precise", [f"{key}={value}" for key, value in wanted.items()])
 
 
 def memory(times: int) -> None:

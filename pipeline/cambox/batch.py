@@ -195,11 +195,14 @@ def scored_images(
     """Choose the classes of images.
 
     Args:
-        probabilities: (B, K) of the user's classes, 0 to 1.
+        probabilities: (B, K) of the user's classes, 0 to 1, on the CPU.
         labels: given with each image.
         background: see ``wanted_classes``.
     """
     best = probabilities.topk(settings.top_k, dim=1)
+    # Of numpy, for each image: an operation of torch lets go of the interpreter's lock, and waits
+    # for it where others want it.
+    of_class = probabilities.numpy()
     images = []
     for number, (ids, shares) in enumerate(
         zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -217,7 +220,7 @@ def scored_images(
             ClassScore(class_id, rank, share)
             for rank, (class_id, share) in enumerate(zip(ids, shares, strict=True), 1)
         )
-        of_wanted = probabilities[number, [choice.class_id for choice in wanted]].tolist()
+        of_wanted = of_class[number, [choice.class_id for choice in wanted]].tolist()
         images.append(ScoredImage(classes, wanted, of_wanted))
     return images
 

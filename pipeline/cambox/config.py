@@ -218,7 +218,8 @@ class EngineSettings(Section):
     workers: PositiveInt | Literal["auto"] = "auto"
     """ray actors; auto: as many as the cluster holds (local: always one)"""
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """auto: 1 where the cluster has GPUs, else 0"""
+    """ray: auto: workers share a GPU, one for each two CPUs beside it, 8 at most; a whole one where
+    engine.workers is given; 0 where the cluster has none"""
     cpus_per_worker: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = "auto"
     """threads of a worker, no more than the machine has CPUs; auto: its share of them"""
     max_attempts: PositiveInt = 3

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from cambox.batch import ScoredImage, map_classes, scored_images
 from cambox.cams.boxes import FoundBoxes, find_boxes_by_shape
@@ -31,17 +30,17 @@ class MappedImage(ScoredImage):
     """An image with its maps.
 
     Attributes:
-        maps: (n, h, w) float32 on the CPU, of the wanted classes.
+        maps: (n, h, w) float32 of the wanted classes.
         features: (D,) float16 each, as the row has them, where they are stored.
     """
 
-    maps: torch.Tensor
+    maps: np.ndarray
     features: dict[str, np.ndarray]
 
     def stored_maps(self) -> tuple[StoredMap, ...]:
         """All of them."""
         return tuple(
-            StoredMap.of(choice.class_id, choice.rank, score_map.numpy())
+            StoredMap.of(choice.class_id, choice.rank, score_map)
             for choice, score_map in zip(self.wanted, self.maps, strict=True)
         )
 
@@ -97,14 +96,12 @@ class WholeImages:
         probabilities = class_probabilities(logits, self.activation, self.classifier.groups)
         labels = [sample.labels for sample in samples]
         chosen = scored_images(probabilities.cpu(), labels, self.cam, self.background)
-        # Images want different numbers of classes; the shorter lists are padded with class 0.
-        ids_of = [torch.tensor([one.class_id for one in image.wanted]).long() for image in chosen]
-        class_ids = pad_sequence(ids_of, batch_first=True).to(probabilities.device)
+        class_ids = torch.from_numpy(_padded_ids(chosen)).to(probabilities.device)
         # Where no image wants any there is nothing to make, and torch resizes no empty tensors.
-        maps = (
-            self.map_maker.maps(scores, class_ids, frame).cpu()
+        maps: np.ndarray = (
+            self.map_maker.maps(scores, class_ids, frame).cpu().numpy()
             if class_ids.shape[1]
-            else torch.empty(len(samples), 0, 1, 1)
+            else np.empty((len(samples), 0, 1, 1), np.float32)
         )
         features = {
             name: vectors.half().cpu().numpy() for name, vectors in stored_vectors(scores).items()
@@ -133,9 +130,17 @@ class WholeImages:
 
     def boxes(self, images: Sequence[MappedImage]) -> FoundBoxes:
         """The boxes of some images, ``image`` being their place among them."""
-        maps = [one for image in images for one in image.maps.numpy()]
+        maps = [one for image in images for one in image.maps]
         found = find_boxes_by_shape(maps, self.geometry, self.box_settings)
         return choose_boxes(found, map_classes(images), self.box_settings)
+
+
+def _padded_ids(images: Sequence[ScoredImage]) -> np.ndarray:
+    """(B, n) int64 of the classes that images want; shorter lists are padded with class 0."""
+    ids = np.zeros((len(images), max(len(image.wanted) for image in images)), np.int64)
+    for row, image in zip(ids, images, strict=True):
+        row[: len(image.wanted)] = [choice.class_id for choice in image.wanted]
+    return ids
 
 
 def stored_vectors(scores: Scores) -> dict[str, torch.Tensor]:

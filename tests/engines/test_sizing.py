@@ -34,8 +34,22 @@ def sized(settings: dict[str, Any], nodes: list[Node], free: float) -> Pool:
 @pytest.mark.parametrize(
     ("settings", "nodes", "available", "expected"),
     [
-        # Eight GPUs on two nodes: each worker has its share of the CPUs.
-        ({}, [{"CPU": 32.0, "GPU": 4.0}] * 2, 63.0, alike(8, 1.0, 7.0, 7)),
+        # Eight GPUs on two nodes, with 7.75 CPUs each: three workers, for two CPUs each.
+        ({}, [{"CPU": 32.0, "GPU": 4.0}] * 2, 63.0, alike(24, 0.3333, 2.0, 2)),
+        # With few CPUs each has a GPU, and with many no more than eight share one.
+        ({}, [{"CPU": 12.0, "GPU": 4.0}], 12.0, alike(4, 1.0, 3.0, 3)),
+        ({}, [{"CPU": 64.0, "GPU": 1.0}], 64.0, alike(8, 0.125, 8.0, 8)),
+        # Of a worker for eight CPUs two share a GPU with sixteen.
+        ({"cpus_per_worker": 8}, [{"CPU": 16.0, "GPU": 1.0}], 16.0, alike(2, 0.5, 8.0, 8)),
+        # A node with little memory: 4 GiB for each.
+        (
+            {},
+            [{"CPU": 16.0, "GPU": 1.0, "memory": 13.0 * 2**30}],
+            16.0,
+            alike(3, 0.3333, 5.0, 5),
+        ),
+        # As many as are asked for have a GPU each.
+        ({"workers": 2}, [{"CPU": 32.0, "GPU": 2.0}], 32.0, alike(2, 1.0, 16.0, 16)),
         # A laptop: one worker for four CPUs.
         ({}, [{"CPU": 2.0}], 2.0, alike(1, 0.0, 2.0, 2)),
         ({}, [{"CPU": 16.0}], 15.0, alike(3, 0.0, 4.0, 4)),
@@ -51,8 +65,8 @@ def sized(settings: dict[str, Any], nodes: list[Node], free: float) -> Pool:
         ({"gpus_per_worker": 0}, [{"CPU": 8.0, "GPU": 1.0}], 8.0, alike(2, 0.0, 4.0, 4)),
         ({"cpus_per_worker": 3}, [{"CPU": 9.0}], 9.0, alike(3, 0.0, 3.0, 3)),
         # CPUs of a node without a GPU are of no use to a worker on another node.
-        ({}, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}], 24.0, alike(1, 1.0, 8.0, 8)),
-        ({}, [{"CPU": 96.0, "GPU": 8.0}, {"CPU": 32.0}], 127.0, alike(8, 1.0, 12.0, 12)),
+        ({}, [{"CPU": 8.0, "GPU": 1.0}, {"CPU": 16.0}], 24.0, alike(4, 0.25, 2.0, 2)),
+        ({}, [{"CPU": 96.0, "GPU": 8.0}, {"CPU": 32.0}], 127.0, alike(48, 0.1666, 2.0, 2)),
         ({"cpus_per_worker": 3}, [{"CPU": 8.0, "GPU": 4.0}], 8.0, alike(2, 1.0, 3.0, 3)),
         # Of a node of six CPUs a worker of four would leave two.
         ({}, [{"CPU": 6.0}] * 2, 12.0, alike(4, 0.0, 3.0, 3)),
@@ -83,10 +97,18 @@ MIXED: list[Node] = [
     {"CPU": 4.0},
 ]
 SMALL, LARGE = Size(1.0, 12.0, 12), Size(1.0, 64.0, 64)
+ALONE = {"gpus_per_worker": 1}
+
+
+def test_each_node_has_as_many_workers_on_a_gpu_as_it_has_cpus_for() -> None:
+    pool = sized({}, MIXED, 164.0)
+    assert pool.places[:8] == (Place(Size(1 / 8, 8.0, 8), "node-1"),) * 8
+    assert pool.places[8:] == (Place(Size(0.1666, 2.0, 2), "node-0"),) * 48
+    assert pool.spare == Size(0.1666, 2.0, 2)
 
 
 def test_each_worker_has_its_share_of_its_own_node() -> None:
-    pool = sized({}, MIXED, 163.0)
+    pool = sized(ALONE, MIXED, 163.0)
     assert pool.places == (Place(LARGE, "node-1"), *[Place(SMALL, "node-0")] * 8)
     # One that loses its node, or waits for another, fits on all of them.
     assert pool.spare == SMALL
@@ -94,7 +116,7 @@ def test_each_worker_has_its_share_of_its_own_node() -> None:
 
 def test_workers_beyond_the_gpus_wait_for_any_node() -> None:
     pool = sized({"workers": 11}, MIXED, 164.0)
-    assert pool.places[:9] == sized({}, MIXED, 164.0).places
+    assert pool.places[:9] == sized(ALONE, MIXED, 164.0).places
     assert pool.places[9:] == (Place(SMALL),) * 2
 
 
@@ -115,7 +137,7 @@ def test_two_workers_share_a_gpu_and_its_part_of_the_node() -> None:
 
 
 def test_a_worker_starts_again_in_its_place_while_the_node_is_there() -> None:
-    pool = sized({}, MIXED, 164.0)
+    pool = sized(ALONE, MIXED, 164.0)
     nodes = [{"NodeID": "node-0", "Alive": True}, {"NodeID": "node-1", "Alive": False}]
     here, gone = Place(SMALL, "node-0"), Place(LARGE, "node-1")
     assert pool.again(here, nodes) == here
@@ -172,11 +194,14 @@ def test_every_worker_finds_a_node(nodes: list[Node], gpus_each: float | str) ->
     free = sum(node["CPU"] for node in nodes)
     pool = sized({"gpus_per_worker": gpus_each}, nodes, free)
     gpus = pool.spare.gpus
-    slots = [
-        int(node["GPU"]) * int(1 / gpus + 1e-9) if gpus < 1 else int(node["GPU"] // gpus)
-        for node in nodes
-        if gpus
-    ]
+
+    def slots_of(number: int) -> int:
+        """Workers that a node's GPUs are enough for."""
+        here = [place.size.gpus for place in pool.places if place.node == name_of(number)]
+        each, count = here[0] if here else gpus, nodes[number]["GPU"]
+        return int(count) * int(1 / each + 1e-9) if each < 1 else int(count // each)
+
+    slots = [slots_of(number) for number in range(len(nodes)) if gpus]
     if gpus and not sum(slots):
         assert len(pool.places) == 1, "it waits for a node to come"
         return
@@ -214,6 +239,8 @@ def test_what_others_took_is_respected(nodes: list[Node], taken: int, where: int
         return
     node = on_gpus[where % len(on_gpus)]
     node["CPU"] -= min(taken, node["CPU"] // 2)
-    pool = sized({}, nodes, sum(node["CPU"] for node in left))
-    assert len(pool.places) == sum(int(node["GPU"]) for node in nodes)
-    assert placed(pool, left) == len(pool.places)
+    free = sum(node["CPU"] for node in left)
+    alone, shared = sized(ALONE, nodes, free), sized({}, nodes, free)
+    assert len(alone.places) == sum(int(node["GPU"]) for node in nodes) <= len(shared.places)
+    for pool in (alone, shared):
+        assert placed(pool, left) == len(pool.places)

@@ -98,13 +98,13 @@ def test_a_smaller_batch_is_padded_and_what_was_given_stays() -> None:
         assert_alike(found, classifier.scores(noise(count, count)), 1e-5)
 
 
-def test_sizes_are_halved_down_to_an_eighth() -> None:
+def test_sizes_are_halved_down_to_a_quarter() -> None:
     for count in (1, 2, 3, 16, 100, 512):
         sizes = sizes_of(count)
         assert sizes[0] == count
         assert sizes == sorted(set(sizes), reverse=True)
-        assert sizes[-1] == -(-count // 8)
-        # What is padded is less than what is not, from an eighth on.
+        assert sizes[-1] == -(-count // 4)
+        # What is padded is less than what is not, from a quarter on.
         assert all(larger <= 2 * smaller for larger, smaller in itertools.pairwise(sizes))
 
 
@@ -132,10 +132,10 @@ def test_graphs_give_the_scores_of_the_eager_pass(played: PlayedCuda) -> None:
     lanes = prepared(classifier.copies(2), "graph", 6)
     assert [lane.quick.way for lane in lanes if lane.quick] == ["graph"] * 2
     # Each lane has graphs of its own, of several sizes, which share its memory and stream.
-    assert len(played.graphs) == 2 * len(sizes_of(6)) == 8
+    assert len(played.graphs) == 2 * len(sizes_of(6)) == 6
     for owned in (played.streams, played.pools):
-        assert len({id(one) for one in owned[:4]}) == len({id(one) for one in owned[4:]}) == 1
-        assert owned[0] is not owned[4]
+        assert len({id(one) for one in owned[:3]}) == len({id(one) for one in owned[3:]}) == 1
+        assert owned[0] is not owned[3]
     counts = [6, 1, 2, 5, 6, 3]
     found = [lanes[place % 2].scores(noise(count, place)) for place, count in enumerate(counts)]
     for place, count in enumerate(counts):
@@ -185,7 +185,7 @@ def test_a_pass_that_waits_for_the_gpu_stays_as_it_was(
     assert "not permitted when stream is capturing" in caplog.text
 
 
-@pytest.mark.parametrize("fits", [0, 3, 7])
+@pytest.mark.parametrize("fits", [0, 2, 5])
 def test_without_memory_for_all_graphs_all_copies_run_as_before(
     fits: int, played: PlayedCuda, caplog: pytest.LogCaptureFixture
 ) -> None:

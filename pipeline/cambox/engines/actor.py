@@ -42,6 +42,7 @@ class Worker:
         recipe_digest, head: what the driver found; ``head`` is the kind of the classifier's.
         retried: see ``Annotator``.
         images: that this worker will annotate, about; None: not known.
+        gpu_share: see ``make_annotator``.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Worker:
         threads: int,
         retried: frozenset[str] = frozenset(),
         images: int | None = None,
+        gpu_share: float = 1.0,
     ) -> None:
         self.warnings = Warnings()
         self.config = config
@@ -60,6 +62,7 @@ class Worker:
         self.threads = threads
         self.retried = retried
         self.images = images
+        self.gpu_share = gpu_share
         self.begun: dict[Shard, Future[ShardReport]] = {}
 
     def where(self) -> str:
@@ -85,7 +88,9 @@ class Worker:
                 )
             canary = try_pictures(config, model, self.threads)
             annotator = make_annotator(
-                config, model, self.threads, canary, self.retried, self.images
+                *(config, model, self.threads, canary, self.retried),
+                images=self.images,
+                gpu_share=self.gpu_share,
             )
             self.prefetch = Prefetch(annotator)
         # Until the process ends; see the local engine.

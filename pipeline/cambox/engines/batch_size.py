@@ -27,6 +27,9 @@ LOG = logging.getLogger(__name__)
 BATCH_SIZE_ON_CPU = 4
 
 SMALLEST, LARGEST = 16, 512
+# Of workers that share a GPU all have their batches in its memory at once; together they keep it
+# busy with smaller ones.
+LARGEST_OF_SEVERAL = 128
 # Less of a gain is within what one timing differs from the next, and costs memory.
 WORTH = 1.03
 TIMINGS = 3
@@ -34,11 +37,13 @@ TIMINGS = 3
 LOCK_SECONDS = 120.0
 
 
-def automatic_batch_size(zoom: ZoomSettings | None, classifier: Classifier) -> int:
+def automatic_batch_size(
+    zoom: ZoomSettings | None, classifier: Classifier, shares_its_gpu: bool = False
+) -> int:
     """What ``engine.batch_size: auto`` is on the device of a classifier."""
     if classifier.device.type != "cuda":
         return BATCH_SIZE_ON_CPU
-    size = gpu_batch_size(classifier)
+    size = gpu_batch_size(classifier, LARGEST_OF_SEVERAL if shares_its_gpu else LARGEST)
     if zoom is None:
         return size
     # What was timed is smaller than the largest look.
@@ -46,15 +51,15 @@ def automatic_batch_size(zoom: ZoomSettings | None, classifier: Classifier) -> i
     return max(1, size * timed // max(zoom.sides) ** 2)
 
 
-def gpu_batch_size(classifier: Classifier) -> int:
+def gpu_batch_size(classifier: Classifier, most: int = LARGEST) -> int:
     """The fastest batch size of a classifier on its GPU, from an earlier run where there was one.
 
     Timing takes a few seconds. Of the workers of one machine the first one does it and the others
     wait for what it finds, so that they compute alike.
     """
     return remembered(
-        timed_of(classifier),
-        lambda: fastest_batch_size(lambda count: _seconds(classifier, count)),
+        f"{timed_of(classifier)}, at most {most}",
+        lambda: fastest_batch_size(lambda count: _seconds(classifier, count), most),
     )
 
 
@@ -69,15 +74,15 @@ def timed_of(classifier: Classifier) -> str:
     )
 
 
-def fastest_batch_size(seconds_of: Callable[[int], float]) -> int:
-    """Double the batch for as long as images get quicker by it.
+def fastest_batch_size(seconds_of: Callable[[int], float], most: int = LARGEST) -> int:
+    """Double the batch for as long as images get quicker by it, up to ``most``.
 
     Args:
         seconds_of: what a batch of so many images takes. Where it raises that memory ran out, the
             size before is taken.
     """
     best, best_rate, size = SMALLEST, 0.0, SMALLEST
-    while size <= LARGEST:
+    while size <= most:
         try:
             rate = size / seconds_of(size)
         except torch.OutOfMemoryError:

@@ -180,6 +180,7 @@ class _RayCluster:
             place.size.threads,
             engine.retried,
             self.images_each,
+            place.size.gpus,
         )
         placing, ready = handle.where.remote(), handle.load.remote()
         return Actor(handle, place, {ready: None}, ready, placing, time.monotonic())

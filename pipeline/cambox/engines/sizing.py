@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cambox.config import EngineSettings
 
-# On each GPU, where that is left to auto. On an H200 with 16 CPUs one process was bound by the
-# interpreter's lock and left the GPU idle (docs/speed.md), which a network that runs as one
-# operation should end; once that is measured, this is the place to change.
-WORKERS_ON_A_GPU = 1
+# The threads of one process wait for the interpreter's lock: on an H200 with 16 CPUs one worker
+# left the GPU idle, and eight were five times as fast (docs/speed.md). More were not tried.
+CPUS_OF_A_GPU_WORKER = 2
+MOST_ON_A_GPU = 8
+# Of a node's. A worker held 2.4 to 3.6 GiB there.
+BYTES_OF_A_GPU_WORKER = 4 << 30
 CPUS_OF_A_CPU_WORKER = 4
 # Workers of one size leave CPUs over; smaller ones are taken where more than a quarter would be.
 WORTH_USING = 0.75
 # Quotients of fractions come out a little low.
 ROUNDING = 1e-6
 NO_LIMIT = 2**31
+# Of a resource; Ray rounds to them, and six times a sixth would be more than there is.
+RAYS_UNITS = 10_000
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,30 @@ class Pool:
 
 
 class _Node(NamedTuple):
-    """``workers`` are those that its GPUs are enough for."""
+    """``gpus_each`` is what a worker on it takes of its GPUs."""
 
     name: str
-    workers: int
+    gpus: float
+    gpus_each: float
     cpus: float
+    memory: float
+
+    @property
+    def workers(self) -> int:
+        """Those that its GPUs are enough for."""
+        return _by_gpus(self.gpus, self.gpus_each)
+
+
+def workers_on_a_gpu(
+    cpus: float, memory: float = math.inf, cpus_each: float = CPUS_OF_A_GPU_WORKER
+) -> int:
+    """How many share a GPU that has so many CPUs and bytes of memory beside it.
+
+    >>> workers_on_a_gpu(16), workers_on_a_gpu(7.5), workers_on_a_gpu(1), workers_on_a_gpu(128)
+    (8, 3, 1, 8)
+    """
+    room = min(cpus / cpus_each + ROUNDING, memory / BYTES_OF_A_GPU_WORKER, MOST_ON_A_GPU)
+    return max(1, int(room))
 
 
 def size_pool(
@@ -79,10 +103,13 @@ def size_pool(
 ) -> Pool:
     """Fit the pool to the cluster, so that there is a node for every worker.
 
-    On a cluster with GPUs each worker gets one, and its share of the CPUs of its node, because an
-    actor that asks for a GPU alone gets a single CPU thread to decode with. Where nodes differ, so
-    do the workers, and each goes to the node that it was sized for. Without GPUs a worker gets up
-    to four CPUs.
+    On a cluster with GPUs as many workers share each as its share of the node's CPUs is enough for,
+    and share those CPUs, because an actor that asks for a GPU alone gets a single CPU thread to
+    decode with. Where nodes differ, so do the workers, and each goes to the node that it was sized
+    for. Without GPUs a worker gets up to four CPUs.
+
+    Where a number of workers is asked for each gets a GPU of its own: Ray puts those that take a
+    part of one on as few GPUs as it can.
 
     Where more workers are asked for than there are GPUs, the others wait for new nodes, and ask for
     no more than the smallest of those that are there. Where fewer are, or a size is given, all are
@@ -94,17 +121,24 @@ def size_pool(
     """
     alive = [node["Resources"] | {"id": node["NodeID"]} for node in nodes if node["Alive"]]
     free = available.get("CPU", 0.0)
-    gpus_each = settings.gpus_per_worker
-    if gpus_each == "auto":
-        with_gpus = any(node.get("GPU", 0.0) >= 1 for node in alive)
-        gpus_each = 1 / WORKERS_ON_A_GPU if with_gpus else 0.0
+    cpus_asked = None if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
+    asked = settings.gpus_per_worker
+    with_gpus = any(node.get("GPU", 0.0) >= 1 for node in alive)
+    gpus_each = float(with_gpus) if asked == "auto" else asked
     places = [
-        _Node(node["id"], _by_gpus(node.get("GPU", 0.0), gpus_each), node.get("CPU", 0.0))
+        _Node(
+            *(node["id"], node.get("GPU", 0.0), gpus_each, node.get("CPU", 0.0)),
+            memory=node.get("memory", math.inf),
+        )
         for node in alive
     ]
     most = max((int(node.cpus) for node in places), default=0)
     if gpus_each:
         places = _less_what_is_taken(places, free)
+    if gpus_each and asked == "auto" and settings.workers == "auto":
+        places = [_with_shared_gpus(node, cpus_asked) for node in places]
+        # That of workers that are alike.
+        gpus_each = max((node.gpus_each for node in places), default=gpus_each)
     on_gpus = sum(node.workers for node in places)
 
     def held(cpus_each: float) -> int:
@@ -112,7 +146,6 @@ def size_pool(
         each = [min(node.workers, int(node.cpus / cpus_each + ROUNDING)) for node in places]
         return min(sum(each), int(free / cpus_each + ROUNDING))
 
-    cpus_asked = None if settings.cpus_per_worker == "auto" else settings.cpus_per_worker
     if settings.workers != "auto":
         workers = settings.workers
     elif cpus_asked is not None:
@@ -126,7 +159,7 @@ def size_pool(
     if cpus_asked is not None:
         return Pool.of_one_size(workers, gpus_each, float(cpus_asked), cpus_asked)
     if gpus_each and 0 < on_gpus <= workers:
-        return _sized_by_node(places, workers, gpus_each, free)
+        return _sized_by_node(places, workers, free)
     if not gpus_each:
         most = min(most, CPUS_OF_A_CPU_WORKER)
     wanted = min(workers, on_gpus)
@@ -134,7 +167,16 @@ def size_pool(
     return Pool.of_one_size(workers, gpus_each, cpus_each, max(1, int(cpus_each)))
 
 
-def _sized_by_node(nodes: Sequence[_Node], workers: int, gpus_each: float, free: float) -> Pool:
+def _with_shared_gpus(node: _Node, cpus_each: int | None) -> _Node:
+    """A node whose GPUs are shared by as many workers as it has CPUs and memory for."""
+    gpus = int(node.gpus)
+    count = workers_on_a_gpu(
+        node.cpus / gpus, node.memory / gpus, cpus_each or CPUS_OF_A_GPU_WORKER
+    )
+    return node._replace(gpus_each=RAYS_UNITS // count / RAYS_UNITS)
+
+
+def _sized_by_node(nodes: Sequence[_Node], workers: int, free: float) -> Pool:
     """A worker for each place on a GPU, and the others as small as the smallest of them."""
     most = {node: _share(node.cpus / node.workers) for node in nodes}
 
@@ -147,7 +189,7 @@ def _sized_by_node(nodes: Sequence[_Node], workers: int, gpus_each: float, free:
     sized = []
     for node, cpus in most.items():
         cpus_each = min(cpus, limit)
-        size = Size(gpus_each, cpus_each, max(1, int(cpus_each)))
+        size = Size(node.gpus_each, cpus_each, max(1, int(cpus_each)))
         sized += [Place(size, node.name)] * node.workers
     sized.sort(key=lambda place: -place.size.cpus)
     spare = sized[-1].size

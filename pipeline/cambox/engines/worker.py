@@ -17,6 +17,7 @@ from cambox.canary.trial import tried
 from cambox.config import Config
 from cambox.console import one_line
 from cambox.engines.batch_size import automatic_batch_size
+from cambox.engines.gpu import keep_to_share, sleep_while_gpus_compute
 from cambox.errors import RequestError
 from cambox.maps import require_fitting
 from cambox.models.aspect import keeping_aspect
@@ -74,6 +75,8 @@ def load_model(
     Raises:
         RequestError: the model cannot serve, or a setting does not fit it.
     """
+    if device.type == "cuda":
+        sleep_while_gpus_compute()
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     # Also for the probing of the head: its rounding depends on the number of threads.
@@ -124,11 +127,13 @@ def make_annotator(
     canary: Canary | None = None,
     retried: frozenset[str] = frozenset(),
     images: int | None = None,
+    gpu_share: float = 1.0,
 ) -> Annotator:
     """An annotator of this process, computing with so many threads; see its own arguments.
 
     Args:
         images: that it will annotate, about; None: not known.
+        gpu_share: how much of a GPU it has; less than 1 where others are on it, too.
     """
     if config.input.decoder == "gpu" and model.classifier.device.type != "cuda":
         raise RequestError(
@@ -138,9 +143,12 @@ def make_annotator(
     keep_freed_memory()
     # The decoding threads are parallel already; OpenCV's own would compete with them.
     cv2.setNumThreads(1)
+    shared = model.classifier.device.type == "cuda" and gpu_share < 1
+    if shared:
+        keep_to_share(model.classifier.device, gpu_share)
     batch_size = config.engine.batch_size
     if batch_size == "auto":
-        batch_size = automatic_batch_size(config.cam.zoom, model.classifier)
+        batch_size = automatic_batch_size(config.cam.zoom, model.classifier, shared)
     wanted = config.model.compile
     if config.cam.zoom is not None:
         if wanted in ("graph", "inductor"):

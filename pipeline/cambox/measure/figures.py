@@ -26,7 +26,8 @@ class Worker:
         batch_size: images of a forward pass.
         batch_size_is_set: whether a number was asked for.
         decoder: of JPEGs, ``cpu`` or ``gpu``.
-        here: how many of these workers the machine has room for: one for each GPU.
+        here: how many of these workers the machine has room for.
+        on_a_gpu: how many of them share a GPU; 1 without any.
     """
 
     network: str
@@ -38,6 +39,7 @@ class Worker:
     batch_size_is_set: bool
     decoder: str
     here: int = 1
+    on_a_gpu: int = 1
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Rates:
 
     Attributes:
         storage: one stream, as a worker reads, nothing else at work.
+        network: of a GPU that several share one worker's part.
         megabytes: that it gives a second, of 1,000,000 bytes.
         stage_milliseconds: of an image in the whole run, threads added up; empty where no shard
             came to its end.
@@ -156,10 +159,12 @@ def _for_python(worker: Worker) -> list[str]:
 
 
 def _two_processes(worker: Worker, why: str) -> list[str]:
-    if worker.on_gpu:
-        return [f"engine.name: ray with engine.gpus_per_worker: 0.5, two processes a GPU: {why}"]
     if worker.threads == 1:
         return []
+    if worker.on_gpu:
+        more = 2 * worker.on_a_gpu
+        each = f"{1 / more:g}, {more} processes a GPU"
+        return [f"engine.name: ray with engine.gpus_per_worker: {each}: {why}"]
     half = worker.threads // 2
     return [
         f"engine.name: ray with engine.cpus_per_worker: {half}, several processes: {why}",

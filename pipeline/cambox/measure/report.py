@@ -33,7 +33,8 @@ def lines(measured: Measured, job: Job) -> Iterator[str]:
     worker, rates = measured.worker, measured.rates
     yield (
         f"one worker: {worker.network} in {worker.precision} on {worker.device}, "
-        f"{counted(worker.threads, 'thread')}, batches of {worker.batch_size}; "
+        f"{counted(worker.threads, 'thread')}, batches of {worker.batch_size}"
+        f"{f', one of {worker.on_a_gpu} that share the GPU' if worker.on_a_gpu > 1 else ''}; "
         f"{counted(measured.images, 'image')} of {counted(measured.shards, 'shard')}"
     )
     yield ""

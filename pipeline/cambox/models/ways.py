@@ -140,6 +140,9 @@ def _taken(
         quick = [replace(lane, quick=passes) for lane, passes in zip(plain, prepare(), strict=True)]
         for lane, other in zip(plain, quick, strict=True):
             _require_alike(lane, other)
+        if on_gpu(plain[0]):
+            # What was needed to try it is of use to others on the GPU.
+            torch.cuda.empty_cache()
     except Exception as error:  # noqa: BLE001 (compilers and drivers raise anything; all is well)
         LOG.warning(
             "model.compile: the forward pass stays as it was, as %s did not work: %s; set "
