@@ -172,14 +172,26 @@ def _upsample(score_map: np.ndarray, row_taps: Taps, column_taps: Taps, values: 
 
 @compiled
 def _extremes(values: np.ndarray) -> tuple[np.float32, np.float32]:
-    # By columns first, which the compiler makes into vectors.
-    low, high = values[0].copy(), values[0].copy()
-    for row in range(1, values.shape[0]):
-        for column in range(values.shape[1]):
-            value = values[row, column]
-            low[column] = value if value < low[column] else low[column]
-            high[column] = value if value > high[column] else high[column]
-    return low.min(), high.max()
+    """The least and the largest value; where one is not a number, that is one of them.
+
+    Floats are compared as integers of the same order, of which the compiler makes vectors: of
+    floats it would have to mind those that are not numbers.
+    """
+    bits = values.reshape(-1).view(np.int32)
+    low, high = np.int32(2**31 - 1), np.int32(-(2**31))
+    for index in range(bits.size):
+        key = _ordered(bits[index])
+        low, high = min(low, key), max(high, key)
+    found = np.empty(2, np.int32)
+    found[0], found[1] = _ordered(low), _ordered(high)
+    least, largest = found.view(np.float32)
+    return least, largest
+
+
+@compiled
+def _ordered(bits: np.int32) -> np.int32:
+    """Of a float's bits an integer that is in order as floats are, and of that the bits."""
+    return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
 @compiled
@@ -346,10 +358,7 @@ def _bracket(values: np.ndarray, place: int) -> tuple[np.float32, np.float32]:
     low, high = np.float32(0), np.float32(2)
     for _ in range(HALVINGS):
         middle = (low + high) / np.float32(2)
-        smaller = 0
-        for index in range(values.size):
-            smaller += values[index] < middle
-        if smaller <= place:
+        if _count_below(values, middle) <= place:
             low = middle
         else:
             high = middle
@@ -357,14 +366,21 @@ def _bracket(values: np.ndarray, place: int) -> tuple[np.float32, np.float32]:
 
 
 @compiled
+def _count_below(values: np.ndarray, bound: np.float32) -> int:
+    # Of 32 bits, as the values are, so that a vector holds as many of one as of the other.
+    count = np.uint32(0)
+    for index in range(values.size):
+        count = np.uint32(count + np.uint32(values[index] < bound))
+    return int(count)
+
+
+@compiled
 def _between(values: np.ndarray, low: np.float32, high: np.float32) -> tuple[np.ndarray, int]:
     """The values from ``low`` to below ``high``, and how many are smaller."""
     chosen = np.zeros(-(-values.size // 8) * 8, np.uint8)
-    smaller = 0
     for index in range(values.size):
         value = values[index]
-        smaller += value < low
-        chosen[index] = (value >= low) & (value < high)
+        chosen[index] = np.uint8(value >= low) & np.uint8(value < high)
     found, count = np.empty(values.size + 1, np.float32), 0
     words = chosen.view(np.uint64)
     for word in range(words.size):
@@ -372,7 +388,7 @@ def _between(values: np.ndarray, low: np.float32, high: np.float32) -> tuple[np.
             for index in range(8 * word, min(8 * word + 8, values.size)):
                 found[count] = values[index]
                 count += chosen[index]
-    return found[:count], smaller
+    return found[:count], _count_below(values, low)
 
 
 @compiled
