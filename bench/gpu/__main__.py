@@ -20,6 +20,7 @@ STEPS = {
     "jpeg": "limits",
     "under_load": "under_load",
     "ways": "ways",
+    "sizing": "sizing",
     "put_photographs": "files",
     "summary": "summary",
 }

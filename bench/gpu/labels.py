@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 from bench.common import packed
 from bench.gpu.files import DRY, PHOTOS, WORK
 from bench.gpu.sanity import RECIPES
-from bench.gpu.step import Step, seconds_left
+from bench.gpu.step import Step, run_command
 
 # A class a photograph would leave nothing to hold out; the photographs are of these in turns.
 CLASSES = 3 if DRY else 10
@@ -42,7 +39,7 @@ def labels() -> None:
         "verify": ["verify", str(folder / "two")],
     }
     for name, command in commands.items():
-        step.part(name, _run, command)
+        step.part(name, run_command, command)
 
 
 def _coarse(table: Path, folder: Path) -> Path:
@@ -52,20 +49,3 @@ def _coarse(table: Path, folder: Path) -> Path:
     rows = [f"{line.split(',')[0]},{place % CLASSES}" for place, line in enumerate(lines)]
     coarse.write_text("\n".join([",".join(first.split(",")[:2]), *rows]) + "\n")
     return coarse
-
-
-def _run(command: list[str]) -> dict[str, object]:
-    start = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-m", "cambox", *command],
-        timeout=max(1, seconds_left() - 2),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    print(ended.stdout)
-    return {
-        "exit code": ended.returncode,
-        "seconds": round(time.monotonic() - start, 1),
-        "last line": (ended.stdout.strip().splitlines() or [""])[-1][:200],
-    }

@@ -31,16 +31,17 @@ STEPS=(
   "environment 75 30"
   "sanity 70 35"
   "ways 115 45"
-  "resnet50 100 45"
+  "resnet50 100 30"
   "swin 75 30"
   "mobilenetv2 75 30"
   "precise 75 30"
   "labels 70 30"
   "ray 380 60"
+  "sizing 70 20"
   "profile 60 20"
   "memory 50 18"
   "under_load 60 20"
-  "forward 90 25"
+  "forward 90 20"
   "jpeg 40 10"
 )
 
@@ -77,8 +78,8 @@ environment() {
 }
 
 # Copies of 4 x the photographs (2 x in a dry run), rounds, images of a peer.
-if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=64 PROFILE=5 MEMORY=2 FINE=2 WAYS=16
-else COPIES=1 ROUNDS=1 PEERS=10 RAY=12 PROFILE=2 MEMORY=1 FINE=1 WAYS=3; fi
+if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=64 PROFILE=5 MEMORY=2 FINE=2 WAYS=16 SIZING=12
+else COPIES=1 ROUNDS=1 PEERS=10 RAY=12 PROFILE=2 MEMORY=1 FINE=1 WAYS=3 SIZING=4; fi
 
 throughput() { # model, images of a peer
   "$PYTHON" -m bench throughput "$KIT_WORK/photos-repeated" --model "{\"name\": \"$1\"}" \
@@ -95,6 +96,7 @@ command_of() {
     precise) "$PYTHON" -m bench.gpu precise $FINE $ROUNDS ;;
     ray) "$PYTHON" -m bench.gpu actors $RAY ;;
     ways) "$PYTHON" -m bench.gpu ways $WAYS ;;
+    sizing) "$PYTHON" -m bench.gpu sizing $SIZING ;;
     profile) "$PYTHON" -m bench.gpu profile $PROFILE ;;
     memory) "$PYTHON" -m bench.gpu memory $MEMORY ;;
     sanity | labels | under_load | forward | jpeg) "$PYTHON" -m bench.gpu "$1" ;;

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -40,23 +42,25 @@ from cambox.models.classifier import Classifier
 from cambox.threads import usable_cpus
 
 GIB = 2**30
-# Model, recipe, workers, who decodes; what matters most first.
+# Model, recipe, workers, who decodes, whether with NVIDIA's service that lets processes compute at
+# once (MPS) instead of in turns; what matters most first.
 CASES = (
-    (RESNET, "default", "eight", "gpu"),
-    (RESNET, "default", "eight", "cpu"),
-    (SWIN, "default", "eight", "gpu"),
-    (RESNET, "precise", "eight", "gpu"),
-    (MOBILENET, "default", "eight", "gpu"),
-    (RESNET, "precise", "eight", "cpu"),
-    (RESNET, "default", "four", "gpu"),
-    (SWIN, "default", "eight", "cpu"),
-    (RESNET, "default", "four", "cpu"),
-    (RESNET, "default", "two", "cpu"),
+    (RESNET, "default", "eight", "cpu", False),
+    (RESNET, "default", "eight", "gpu", False),
+    (MOBILENET, "default", "eight", "cpu", False),
+    (RESNET, "precise", "eight", "cpu", False),
+    (SWIN, "default", "eight", "cpu", False),
+    (MOBILENET, "default", "eight", "gpu", False),
+    (SWIN, "default", "eight", "gpu", False),
+    (RESNET, "default", "eight", "gpu", True),
+    (RESNET, "precise", "eight", "gpu", False),
+    (RESNET, "default", "four", "cpu", False),
+    (RESNET, "default", "four", "gpu", False),
 )
 CASES_ON_CPU = (
-    (SMALL, "default", "two", "cpu"),
-    (RESNET, "precise", "two", "cpu"),
-    (SMALL, "default", "local", "cpu"),
+    (SMALL, "default", "two", "cpu", False),
+    (RESNET, "precise", "two", "cpu", False),
+    (SMALL, "default", "local", "cpu", False),
 )
 # To start, which takes most of it, and to annotate.
 SECONDS_OF_ACTORS, SECONDS_OF_ONE = 40, 9
@@ -103,7 +107,7 @@ def actors(times: int) -> None:
     step = Step("ray")
     shards = packed(REPEATED, WORK / "ray", 552, times)
     settings = engines(usable_cpus(), on_gpu())
-    for model, recipe, name, decoder in CASES if on_gpu() else CASES_ON_CPU:
+    for model, recipe, name, decoder, at_once in CASES if on_gpu() else CASES_ON_CPU:
         if seconds_left() > SECONDS_OF_ACTORS:
             more: dict[str, Any] = {"engine": settings[name], "input": {"decoder": decoder}}
             config = (
@@ -112,13 +116,34 @@ def actors(times: int) -> None:
                 else own_config(shards, model, **more)
             )
             what = f"{model}, {recipe}, {name}, JPEGs by the {decoder.upper()}"
-            step.part(what, lambda config: vars(observed_run(config)), config)
+            if at_once:
+                with _computing_at_once():
+                    step.part(f"{what}, MPS", _observed, config)
+            else:
+                step.part(what, _observed, config)
     few = packed(REPEATED, WORK / "few", 552, max(8, times // 8))
     for threads in sorted({max(1, usable_cpus() // 4), usable_cpus() // 2, usable_cpus()}):
         if seconds_left() > SECONDS_OF_ONE:
             config = own_config(few, SMALL if DRY else RESNET, engine={"cpus_per_worker": threads})
             what = f"this process, {threads} threads"
-            step.part(what, lambda config: vars(observed_run(config)), config)
+            step.part(what, _observed, config)
+
+
+def _observed(config: Config) -> dict[str, Any]:
+    return vars(observed_run(config))
+
+
+@contextmanager
+def _computing_at_once() -> Iterator[None]:
+    """NVIDIA's Multi-Process Service, for processes that begin within it; the log says if there is none."""
+    control = "nvidia-cuda-mps-control"
+    begun = shutil.which(control) is not None and not subprocess.run([control, "-d"]).returncode
+    print(f"MPS: {begun}", flush=True)
+    try:
+        yield
+    finally:
+        if begun:
+            subprocess.run([control], input="quit\n", text=True, timeout=30)
 
 
 def _precise(shards: str, engine: Mapping[str, Any], decoder: str = "cpu") -> Config:

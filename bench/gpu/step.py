@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -73,6 +75,24 @@ def annotate(engine: LocalEngine) -> list[Any]:
     """Annotate the shards of the engine's configuration; its reports."""
     shards = tuple(find_shards(engine.config.input.shards))
     return list(engine.annotate(shards, Observed()))
+
+
+def run_command(command: list[str]) -> dict[str, object]:
+    """How a command of cambox ends within this step's time, and the end of what it says."""
+    start = time.monotonic()
+    ended = subprocess.run(
+        [sys.executable, "-m", "cambox", *command],
+        timeout=max(1, seconds_left() - 2),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    print(ended.stdout)
+    return {
+        "exit code": ended.returncode,
+        "seconds": round(time.monotonic() - start, 1),
+        "last line": (ended.stdout.strip().splitlines() or [""])[-1][:200],
+    }
 
 
 def sync() -> None:
