@@ -135,7 +135,7 @@ def _observed(config: Config) -> dict[str, Any]:
 
 @contextmanager
 def _computing_at_once() -> Iterator[None]:
-    """NVIDIA's Multi-Process Service, for processes that begin within it; the log says if there is none."""
+    """NVIDIA's Multi-Process Service, for processes that begin within it, where there is one."""
     control = "nvidia-cuda-mps-control"
     begun = shutil.which(control) is not None and not subprocess.run([control, "-d"]).returncode
     print(f"MPS: {begun}", flush=True)
