@@ -100,21 +100,26 @@ def test_a_worker_beside_others_takes_its_share_and_smaller_batches(
     """On a CPU that says it is a GPU; no batch is timed, and none computed."""
     config = make_config("engine.batch_size=auto")
     model = load_model(config, torch.device("cpu"), "float32", 1)
-    fractions: list[float] = []
-    for name, value in {
-        "get_device_properties": lambda device: SimpleNamespace(total_memory=80 * GIB),
-        "get_device_name": lambda device: "a GPU",
-        "set_per_process_memory_fraction": lambda share, device: fractions.append(share),
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, value)
+    fractions: list[tuple[float, int]] = []
+    # Below what PyTorch makes of its arguments.
+    for owner, name, value in (
+        (torch.cuda, "get_device_properties", lambda: SimpleNamespace(total_memory=80 * GIB)),
+        (torch.cuda.memory, "_lazy_init", lambda: None),
+        (torch.cuda, "current_device", lambda: 0),
+        (torch.cuda, "get_device_name", lambda device: "a GPU"),
+        (torch._C, "_cuda_setMemoryFraction", lambda *given: fractions.append(given)),
+    ):
+        monkeypatch.setattr(owner, name, value, raising=False)
     asked: list[str] = []
     monkeypatch.setattr(batch_size, "remembered", lambda what, find: asked.append(what) or 64)
     made: list[Any] = []
     monkeypatch.setattr(worker, "Annotator", lambda *given: made.append(given))
     on_gpu = replace(model, classifier=replace(model.classifier, device=torch.device("cuda")))
     for share in (1.0, 0.25):
-        make_annotator(config, on_gpu, 1, gpu_share=share)
-    assert fractions == [memory_fraction(80 * GIB, 0.25)] == [0.25 - 0.75 / 80]
+        make_annotator(config, on_gpu, 1, images=1000, gpu_share=share)
+    assert fractions == [(0.25 - 0.75 / 80, 0)]
+    # A fourth of the images are those of all four.
+    assert [arguments[-1].keywords["images"] for arguments in made] == [1000, 4000]
     assert [what.rpartition("at most ")[2] for what in asked] == [
         str(LARGEST),
         str(LARGEST_OF_SEVERAL),

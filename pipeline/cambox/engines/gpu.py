@@ -38,14 +38,14 @@ def _told(cuda: ctypes.CDLL, place: int) -> bool:
     return not (failed or cuda.cuDevicePrimaryCtxSetFlags_v2(gpu, ctypes.c_uint(_SLEEP)))
 
 
-def keep_to_share(device: torch.device, share: float) -> None:
-    """Let this process take no more of a GPU's memory than its share, from 0 to 1.
+def keep_to_share(share: float) -> None:
+    """Let this process take no more of its GPU's memory than its share, from 0 to 1.
 
     What does not fit then fails as on a smaller GPU, so that a batch size is found that does, and
     no worker takes what others need later.
     """
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(memory_fraction(total, share), device)
+    total = torch.cuda.get_device_properties().total_memory
+    torch.cuda.set_per_process_memory_fraction(memory_fraction(total, share))
 
 
 def memory_fraction(total: int, share: float) -> float:

@@ -29,9 +29,12 @@ def compiled(classifier: Classifier, count: int) -> Run:
         Exception: there is no compiler, or the network cannot be traced.
     """
     # Late: it takes a second, and few runs compile.
+    from torch._inductor import config as settings
     from torch.fx.experimental.proxy_tensor import make_fx
 
     keep_what_is_compiled()
+    # Else as many processes as the machine has CPUs, and so for each worker on it.
+    settings.compile_threads = max(1, torch.get_num_threads())
     like = classifier.try_out()
     with torch.inference_mode(False), torch.no_grad():
         given = images_for(classifier, count)
