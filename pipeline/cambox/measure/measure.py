@@ -111,6 +111,8 @@ def share_of_machine(engine: EngineSettings, gpus: int, cpus: int) -> Share:
     Share(threads=2, on_a_gpu=8, here=8)
     >>> share_of_machine(EngineSettings(gpus_per_worker=0.5), gpus=2, cpus=16)
     Share(threads=4, on_a_gpu=2, here=4)
+    >>> share_of_machine(EngineSettings(workers=1), gpus=1, cpus=16)
+    Share(threads=16, on_a_gpu=1, here=1)
     >>> share_of_machine(EngineSettings(), gpus=0, cpus=16)
     Share(threads=16, on_a_gpu=1, here=1)
     """
@@ -118,10 +120,10 @@ def share_of_machine(engine: EngineSettings, gpus: int, cpus: int) -> Share:
     if not gpus:
         return Share(given or cpus, 1, 1)
     beside, asked = cpus / gpus, engine.gpus_per_worker
-    if asked == "auto":
+    if asked == "auto" and engine.workers == "auto":
         on_a_gpu = workers_on_a_gpu(beside, cpus_each=given or CPUS_OF_A_GPU_WORKER)
     else:
-        on_a_gpu = int(1 / asked) if 0 < asked < 1 else 1
+        on_a_gpu = int(1 / asked) if asked != "auto" and 0 < asked < 1 else 1
     return Share(given or max(1, int(beside / on_a_gpu)), on_a_gpu, gpus * on_a_gpu)
 
 
