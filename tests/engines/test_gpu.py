@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from cambox.engines import batch_size, worker
+from cambox.engines import batch_size, local, worker
 from cambox.engines.batch_size import LARGEST, LARGEST_OF_SEVERAL
 from cambox.engines.gpu import memory_fraction, sleep_while_gpus_compute
+from cambox.engines.local import LocalEngine
 from cambox.engines.worker import load_model, make_annotator
 from conftest import ConfigMaker
 
@@ -125,3 +126,18 @@ def test_a_worker_beside_others_takes_its_share_and_smaller_batches(
         str(LARGEST_OF_SEVERAL),
     ]
     assert [arguments[3] for arguments in made] == [64, 64]
+
+
+def test_one_worker_on_a_gpu_says_how_many_there_could_be(
+    make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(make_config())
+    assert engine._of_how_many() == ""
+    gpu = replace(engine.model.classifier, device=torch.device("cuda"))
+    engine.model = replace(engine.model, classifier=gpu)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(local, "usable_cpus", lambda: 16)
+    assert engine._of_how_many() == "; engine.name: ray runs 8 here, and is quicker"
+    monkeypatch.setattr(local, "usable_cpus", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert engine._of_how_many() == ""
