@@ -131,6 +131,7 @@ class ActorRun:
         until_made, until_ready, until_done: seconds until there is an engine, from then until its
             workers are ready, and from then to the last shard.
         gpu_busy: share of the time from when the first worker was ready; None on a CPU.
+        cpus_busy: of the machine, on average while all workers were at work.
         resident_bytes: of the largest actor at its peak; 0 without actors.
     """
 
@@ -140,6 +141,7 @@ class ActorRun:
     until_ready: float
     until_done: float
     gpu_busy: float | None
+    cpus_busy: float
     resident_bytes: int
 
 
@@ -159,17 +161,19 @@ def observed_run(config: Config) -> ActorRun:
         until_ready=ready - made,
         until_done=observed.ends[-1][0] - ready,
         gpu_busy=None if observed.gpu is None else observed.gpu.busy,
+        cpus_busy=observed.cpus_busy(),
         resident_bytes=observed.resident_bytes,
     )
 
 
 class _Watched(Observed):
-    """Looks at the GPU from when the first worker is ready, and at what actors hold."""
+    """Looks at GPU and CPUs from when workers are ready, and at what actors hold."""
 
     def __init__(self, stack: ExitStack) -> None:
         super().__init__()
         self.stack = stack
         self.gpu: GpuUse | None = None
+        self.busy_seconds: list[tuple[float, float]] = []
         self.resident_bytes = 0
 
     def note(self, text: str) -> None:
@@ -181,6 +185,23 @@ class _Watched(Observed):
         super().finished(outcome)
         held = map(peak_resident, actor_processes())
         self.resident_bytes = max(self.resident_bytes, max(held, default=0))
+        self.busy_seconds.append((time.perf_counter(), cpu_seconds()))
+
+    def cpus_busy(self) -> float:
+        """On average, until the last shard ended; 0 where no two ended with all workers ready."""
+        seen = [one for one in self.busy_seconds if one[0] > max(self.ready)]
+        if len(seen) < 2:
+            return 0.0
+        (begin, before), (end, after) = seen[0], seen[-1]
+        return (after - before) / (end - begin)
+
+
+def cpu_seconds() -> float:
+    """Of all CPUs of the machine, since it started, that were not idle."""
+    # user, nice, system, idle, iowait, irq, softirq, ...; the kernel counts hundredths.
+    counts = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:8]
+    user, nice, system, _, _, irq, softirq = map(int, counts)
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def actor_processes() -> list[int]:

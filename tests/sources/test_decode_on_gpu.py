@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cambox.config import Config, InputSettings
+from cambox.sources import decode_on_gpu
 from cambox.sources.decode_on_gpu import squash_jpegs
 from cambox.sources.load import LoadRule, load_samples
 from cambox.sources.samples import Sample
@@ -70,6 +71,24 @@ def test_grey_pictures_and_those_of_several_sizes_come_in_order() -> None:
     for one, data in zip(found, files, strict=True):
         if data is not None:
             assert np.abs(one.pixels.astype(int) - by_pillow(data, (32, 40))).max() <= 2
+
+
+@pytest.mark.parametrize("at_once", [1, 2 * 60 * 50, 1 << 23])
+def test_pictures_of_one_size_are_resized_together_and_keep_their_places(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [(60, 50), (90, 120), (60, 50), (50, 60), (60, 50), (90, 120), (60, 50)]
+    files = [
+        jpeg(np.roll(picture(*size), 9 * place, axis=1), 6 if size == (50, 60) else 1)
+        for place, size in enumerate(sizes)
+    ]
+    alone = [squashed([data])[0] for data in files]
+    monkeypatch.setattr(decode_on_gpu, "PIXELS_AT_ONCE", at_once)
+    together = squashed(files)
+    assert len({one.pixels.tobytes() for one in together}) == len(files)
+    for one, other in zip(together, alone, strict=True):
+        assert one[:2] == other[:2]
+        assert np.array_equal(one.pixels, other.pixels)
 
 
 def png() -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cambox.config import EngineSettings
 
 # The threads of one process wait for the interpreter's lock: on an H200 with 16 CPUs one worker
-# left the GPU idle, and eight were five times as fast (docs/speed.md). More were not tried.
+# left the GPU idle, and eight were two to four times as fast (docs/speed.md). More were not tried.
 CPUS_OF_A_GPU_WORKER = 2
 MOST_ON_A_GPU = 8
 # Of a node's. A worker held 2.4 to 3.6 GiB there.

@@ -16,13 +16,19 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from cambox.sources.decode import DecodeError, read_header
 from cambox.sources.orientation import orientation_of, turned
+from cambox.threads import grouped
 
 # A GPU holds all images of a group at once; larger ones are rare, and well decoded by the CPU.
 MOST_PIXELS = 20_000_000
+# Of images that are resized together, as floats.
+PIXELS_AT_ONCE = 1 << 23
 END_OF_IMAGE = b"\xff\xd9"
 # EXIF's orientations that swap height and width.
 LYING = frozenset((5, 6, 7, 8))
 _STREAMS = threading.local()
+
+Size = tuple[int, int]
+"""Height and width, in pixels."""
 
 
 class SquashedImage(NamedTuple):
@@ -40,7 +46,7 @@ class SquashedImage(NamedTuple):
 
 def squash_jpegs(
     files: Sequence[bytes | None],
-    size_of: Callable[[int, int], tuple[int, int]],
+    size_of: Callable[[int, int], Size],
     max_pixels: int,
     device: torch.device,
 ) -> list[SquashedImage | None]:
@@ -112,30 +118,36 @@ def _suitable(data: bytes, max_pixels: int) -> ImageFile.ImageFile | None:
 def _resized(
     images: Sequence[torch.Tensor],
     orientations: Sequence[int],
-    size_of: Callable[[int, int], tuple[int, int]],
+    size_of: Callable[[int, int], Size],
 ) -> list[np.ndarray]:
     """(h, w, 3) uint8 each, as they are stored, of images (3, h, w) uint8 on the device."""
-    of_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    resized = []
+    alike: dict[tuple[Size, Size], list[int]] = defaultdict(list)
     for place, (image, orientation) in enumerate(zip(images, orientations, strict=True)):
-        size = size_of(*_upright(image, orientation))
-        stored = size[::-1] if orientation in LYING else size
-        resized.append(
-            F.interpolate(
-                image[None].float(), stored, mode="bilinear", align_corners=False, antialias=True
+        height, width = size_of(*_upright(image, orientation))
+        stored = (width, height) if orientation in LYING else (height, width)
+        alike[(image.shape[1], image.shape[2]), stored].append(place)
+    resized: dict[Size, list[torch.Tensor]] = defaultdict(list)
+    places_of: dict[Size, list[int]] = defaultdict(list)
+    for ((height, width), stored), places in alike.items():
+        # Those of one size at once: each operation lets go of the interpreter's lock.
+        for part in grouped(places, max(1, PIXELS_AT_ONCE // (height * width))):
+            together = torch.stack([images[place] for place in part]).float()
+            resized[stored].append(
+                F.interpolate(
+                    together, stored, mode="bilinear", align_corners=False, antialias=True
+                )
             )
-        )
-        of_size[stored].append(place)
+            places_of[stored] += part
     pixels: list[np.ndarray] = [np.empty(0)] * len(images)
     # Waited for once for each size, not once for each image.
-    for places in of_size.values():
-        together = torch.cat([resized[place] for place in places]).round_().clamp_(0, 255).byte()
-        for place, one in zip(places, together.permute(0, 2, 3, 1).cpu().numpy(), strict=True):
+    for stored, parts in resized.items():
+        whole = torch.cat(parts).round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        for place, one in zip(places_of[stored], whole, strict=True):
             pixels[place] = one
     return pixels
 
 
-def _upright(image: torch.Tensor, orientation: int) -> tuple[int, int]:
+def _upright(image: torch.Tensor, orientation: int) -> Size:
     """Height and width of an image (3, h, w) once it is turned."""
     height, width = image.shape[1:]
     return (width, height) if orientation in LYING else (height, width)
