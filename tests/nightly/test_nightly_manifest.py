@@ -67,6 +67,8 @@ def test_the_pods_fit_the_pool_that_the_job_asks_for(manifest: dict[str, Any]) -
     pod = {
         "CPU": float(resources["limits"]["cpu"]),
         "GPU": float(resources["limits"]["nvidia.com/gpu"]),
+        # Of what a node has Ray offers a part.
+        "memory": 0.7 * float(resources["limits"]["memory"].removesuffix("Gi")) * 2**30,
     }
     assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
     nodes = [
@@ -78,7 +80,9 @@ def test_the_pods_fit_the_pool_that_the_job_asks_for(manifest: dict[str, Any]) -
 
     settings = load_config(REPOSITORY / "configs/nightly.yaml", overrides(job["entrypoint"])).engine
     assert settings.name == "ray"
-    expected = Pool.of_one_size(group["replicas"], pod["GPU"], pod["CPU"], int(pod["CPU"]))
+    # Four on each GPU, which share its pod's eight CPUs.
+    assert (pod["GPU"], pod["CPU"]) == (1.0, 8.0)
+    expected = Pool.of_one_size(4 * group["replicas"], 0.25, 2.0, 2)
     assert size_pool(settings, nodes, {"CPU": free}) == expected
     # What is said in the entrypoint is what the pool would be anyway once all pods are there ...
     assert size_pool(EngineSettings(name="ray"), nodes, {"CPU": free}) == expected
