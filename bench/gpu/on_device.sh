@@ -79,7 +79,7 @@ environment() {
 
 # Copies of 4 x the photographs (2 x in a dry run), rounds, images of a peer.
 if [ "$DRY" = 0 ]; then COPIES=4 ROUNDS=2 PEERS=${PEERS:-560} RAY=64 PROFILE=5 MEMORY=2 FINE=2 WAYS=16 SIZING=12
-else COPIES=1 ROUNDS=1 PEERS=10 RAY=12 PROFILE=2 MEMORY=1 FINE=1 WAYS=3 SIZING=4; fi
+else COPIES=1 ROUNDS=1 PEERS=10 RAY=12 PROFILE=2 MEMORY=1 FINE=1 WAYS=8 SIZING=4; fi
 
 throughput() { # model, images of a peer
   "$PYTHON" -m bench throughput "$KIT_WORK/photos-repeated" --model "{\"name\": \"$1\"}" \
