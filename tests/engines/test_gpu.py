@@ -122,8 +122,8 @@ def test_a_worker_beside_others_takes_its_share_and_smaller_batches(
     # A fourth of the images are those of all four.
     assert [arguments[-1].keywords["images"] for arguments in made] == [1000, 4000]
     assert [what.rpartition("at most ")[2] for what in asked] == [
-        str(LARGEST),
-        str(LARGEST_OF_SEVERAL),
+        f"{LARGEST} on 1.0000 of it",
+        f"{LARGEST_OF_SEVERAL} on 0.2500 of it",
     ]
     assert [arguments[3] for arguments in made] == [64, 64]
 

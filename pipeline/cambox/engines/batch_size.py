@@ -38,12 +38,16 @@ LOCK_SECONDS = 120.0
 
 
 def automatic_batch_size(
-    zoom: ZoomSettings | None, classifier: Classifier, shares_its_gpu: bool = False
+    zoom: ZoomSettings | None, classifier: Classifier, gpu_share: float = 1.0
 ) -> int:
-    """What ``engine.batch_size: auto`` is on the device of a classifier."""
+    """What ``engine.batch_size: auto`` is on the device of a classifier.
+
+    Args:
+        gpu_share: of a GPU that a worker has; less than 1 where others are on it, too.
+    """
     if classifier.device.type != "cuda":
         return BATCH_SIZE_ON_CPU
-    size = gpu_batch_size(classifier, LARGEST_OF_SEVERAL if shares_its_gpu else LARGEST)
+    size = gpu_batch_size(classifier, gpu_share)
     if zoom is None:
         return size
     # What was timed is smaller than the largest look.
@@ -51,14 +55,16 @@ def automatic_batch_size(
     return max(1, size * timed // max(zoom.sides) ** 2)
 
 
-def gpu_batch_size(classifier: Classifier, most: int = LARGEST) -> int:
+def gpu_batch_size(classifier: Classifier, gpu_share: float = 1.0) -> int:
     """The fastest batch size of a classifier on its GPU, from an earlier run where there was one.
 
     Timing takes a few seconds. Of the workers of one machine the first one does it and the others
     wait for what it finds, so that they compute alike.
     """
+    most = LARGEST_OF_SEVERAL if gpu_share < 1 else LARGEST
+    # What fits into one share of the memory may not into a smaller one.
     return remembered(
-        f"{timed_of(classifier)}, at most {most}",
+        f"{timed_of(classifier)}, at most {most} on {gpu_share:.4f} of it",
         lambda: fastest_batch_size(lambda count: _seconds(classifier, count), most),
     )
 

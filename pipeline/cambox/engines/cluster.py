@@ -180,7 +180,8 @@ class _RayCluster:
             place.size.threads,
             engine.retried,
             self.images_each,
-            place.size.gpus,
+            # Ray may show a GPU to who asks for none.
+            place.size.gpus or 1.0,
         )
         placing, ready = handle.where.remote(), handle.load.remote()
         return Actor(handle, place, {ready: None}, ready, placing, time.monotonic())

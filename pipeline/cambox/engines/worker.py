@@ -143,14 +143,13 @@ def make_annotator(
     keep_freed_memory()
     # The decoding threads are parallel already; OpenCV's own would compete with them.
     cv2.setNumThreads(1)
-    shared = model.classifier.device.type == "cuda" and 0 < gpu_share < 1
-    if shared:
+    if model.classifier.device.type == "cuda" and gpu_share < 1:
         keep_to_share(gpu_share)
         # What is saved on one worker's images saves the GPU's time for the others as well.
         images = None if images is None else round(images / gpu_share)
     batch_size = config.engine.batch_size
     if batch_size == "auto":
-        batch_size = automatic_batch_size(config.cam.zoom, model.classifier, shared)
+        batch_size = automatic_batch_size(config.cam.zoom, model.classifier, gpu_share)
     wanted = config.model.compile
     if config.cam.zoom is not None:
         if wanted in ("graph", "inductor"):

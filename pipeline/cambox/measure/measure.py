@@ -14,7 +14,7 @@ from rich.console import Console
 from cambox.config import Config, EngineSettings
 from cambox.console import say, saying_notes
 from cambox.engines.local import LocalEngine
-from cambox.engines.sizing import CPUS_OF_A_GPU_WORKER, workers_on_a_gpu
+from cambox.engines.sizing import size_pool
 from cambox.engines.worker import make_annotator
 from cambox.measure import parts
 from cambox.measure.clock import SHARES, Tell
@@ -107,6 +107,8 @@ class Share:
 def share_of_machine(engine: EngineSettings, gpus: int, cpus: int) -> Share:
     """As a cluster's pool would divide a machine of so many GPUs and CPUs.
 
+    Without a GPU it is all of the machine, as more workers are no quicker there.
+
     >>> share_of_machine(EngineSettings(), gpus=1, cpus=16)
     Share(threads=2, on_a_gpu=8, here=8)
     >>> share_of_machine(EngineSettings(gpus_per_worker=0.5), gpus=2, cpus=16)
@@ -116,15 +118,12 @@ def share_of_machine(engine: EngineSettings, gpus: int, cpus: int) -> Share:
     >>> share_of_machine(EngineSettings(), gpus=0, cpus=16)
     Share(threads=16, on_a_gpu=1, here=1)
     """
-    given = None if engine.cpus_per_worker == "auto" else engine.cpus_per_worker
     if not gpus:
-        return Share(given or cpus, 1, 1)
-    beside, asked = cpus / gpus, engine.gpus_per_worker
-    if asked == "auto" and engine.workers == "auto":
-        on_a_gpu = workers_on_a_gpu(beside, cpus_each=given or CPUS_OF_A_GPU_WORKER)
-    else:
-        on_a_gpu = int(1 / asked) if asked != "auto" and 0 < asked < 1 else 1
-    return Share(given or max(1, int(beside / on_a_gpu)), on_a_gpu, gpus * on_a_gpu)
+        return Share(cpus if engine.cpus_per_worker == "auto" else engine.cpus_per_worker, 1, 1)
+    machine = {"NodeID": "", "Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(gpus)}}
+    size = size_pool(engine, [machine], {"CPU": float(cpus)}).places[0].size
+    on_a_gpu = int(1 / size.gpus) if 0 < size.gpus < 1 else 1
+    return Share(size.threads, on_a_gpu, gpus * on_a_gpu)
 
 
 @contextmanager
