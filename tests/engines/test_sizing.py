@@ -107,6 +107,18 @@ def test_each_node_has_as_many_workers_on_a_gpu_as_it_has_cpus_for() -> None:
     assert pool.spare == Size(0.1666, 2.0, 2)
 
 
+def test_workers_with_as_many_cpus_but_other_parts_of_a_gpu_are_not_alike() -> None:
+    nodes = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
+    pool = sized({}, nodes, 8.0)
+    whole, half = Size(1.0, 2.0, 2), Size(0.5, 2.0, 2)
+    assert {place for place in pool.places if place.size == whole} == {
+        Place(whole, "node-0"),
+        Place(whole, "node-2"),
+    }
+    assert pool.places.count(Place(half, "node-1")) == 2
+    assert (len(pool.places), pool.spare) == (4, half)
+
+
 def test_each_worker_has_its_share_of_its_own_node() -> None:
     pool = sized(ALONE, MIXED, 163.0)
     assert pool.places == (Place(LARGE, "node-1"), *[Place(SMALL, "node-0")] * 8)

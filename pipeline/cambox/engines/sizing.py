@@ -191,9 +191,9 @@ def _sized_by_node(nodes: Sequence[_Node], workers: int, free: float) -> Pool:
         cpus_each = min(cpus, limit)
         size = Size(node.gpus_each, cpus_each, max(1, int(cpus_each)))
         sized += [Place(size, node.name)] * node.workers
-    sized.sort(key=lambda place: -place.size.cpus)
+    sized.sort(key=lambda place: (-place.size.cpus, -place.size.gpus))
     spare = sized[-1].size
-    if sized[0].size == spare:
+    if all(place.size == spare for place in sized):
         # Alike, so that any node does, and Ray finds it.
         return Pool((Place(spare),) * workers, spare)
     return Pool((*sized, *[Place(spare)] * (workers - len(sized))), spare)
