@@ -128,8 +128,9 @@ class ModelSettings(Section):
     """the forward pass as one operation, which does not wait for Python. eager: as many as it has.
     graph: on a GPU, the same kernels as a CUDA graph. inductor: compiled by PyTorch, which takes a
     minute and a compiler, and moves boxes as little as the precision does; files say so
-    (cambox.forward). auto: eager on a CPU; on a GPU graph, or inductor where the run is long enough
-    and it is quicker. What gives other scores is taken back"""
+    (cambox.forward). auto: eager on a CPU and for fewer than 10,000 images a worker; else graph, or
+    inductor where the run is long enough and it is quicker. What gives other scores is taken
+    back"""
     activation: Literal["softmax", "sigmoid"] = "softmax"
     """sigmoid for a multi-label classifier"""
     class_names: str | None = None

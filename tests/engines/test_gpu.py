@@ -119,8 +119,8 @@ def test_a_worker_beside_others_takes_its_share_and_smaller_batches(
     for share in (1.0, 0.25):
         make_annotator(config, on_gpu, 1, images=1000, gpu_share=share)
     assert fractions == [(0.25 - 0.75 / 80, 0)]
-    # A fourth of the images are those of all four.
-    assert [arguments[-1].keywords["images"] for arguments in made] == [1000, 4000]
+    given = [arguments[-1].keywords for arguments in made]
+    assert [(one["images"], one["gpu_share"]) for one in given] == [(1000, 1.0), (1000, 0.25)]
     assert [what.rpartition("at most ")[2] for what in asked] == [
         f"{LARGEST} on 1.0000 of it",
         f"{LARGEST_OF_SEVERAL} on 0.2500 of it",

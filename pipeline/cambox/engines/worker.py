@@ -145,8 +145,6 @@ def make_annotator(
     cv2.setNumThreads(1)
     if model.classifier.device.type == "cuda" and gpu_share < 1:
         keep_to_share(gpu_share)
-        # What is saved on one worker's images saves the GPU's time for the others as well.
-        images = None if images is None else round(images / gpu_share)
     batch_size = config.engine.batch_size
     if batch_size == "auto":
         batch_size = automatic_batch_size(config.cam.zoom, model.classifier, gpu_share)
@@ -155,6 +153,6 @@ def make_annotator(
         if wanted in ("graph", "inductor"):
             LOG.warning("model.compile: %s is left out, as cam.zoom has inputs of any size", wanted)
         wanted = "eager"
-    prepare = partial(prepared, wanted=wanted, count=batch_size, images=images)
+    prepare = partial(prepared, wanted=wanted, count=batch_size, images=images, gpu_share=gpu_share)
     classifier, recipe = model.classifier, model.recipe
     return Annotator(config, classifier, recipe, batch_size, threads, canary, retried, prepare)

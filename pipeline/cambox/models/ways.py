@@ -29,7 +29,10 @@ Wanted = Literal["auto", "eager", "graph", "inductor"]
 Way = Literal["graph", "inductor"]
 Clock = Callable[[], float]
 
-# To compile and record ResNet-50 took 12 s on an H200; a worker may share its CPUs with others.
+# Of a worker, which annotates as many within ten seconds on an H200; to be ready with graphs takes
+# 2 to 10.
+FEWEST_IMAGES_OF_GRAPHS = 10_000
+# To compile and record ResNet-50 took 12 s there; a worker may share its CPUs with others.
 START_UP_SECONDS = 60.0
 # Of the network's time, at best: compiled, ResNet-50 took half.
 MOST_SAVED = 0.5
@@ -46,6 +49,7 @@ def prepared(
     wanted: Wanted,
     count: int,
     images: int | None = None,
+    gpu_share: float = 1.0,
     clock: Clock = time.perf_counter,
 ) -> list[Classifier]:
     """Copies of a classifier whose forward passes are made quick for batches of one size.
@@ -53,14 +57,17 @@ def prepared(
     Larger batches, and inputs of another size, run as before. All copies go the same way, or none.
 
     Args:
-        wanted: ``auto`` is eager on a CPU; on a GPU a graph, or compiled, where the run is long
-            enough to pay for it and it is quicker.
+        wanted: ``auto`` is eager on a CPU and in short runs; on a GPU else a graph, or compiled,
+            where the run is long enough to pay for that, too, and it is quicker.
         count: images in a batch.
-        images: that this worker will annotate, about; None: not known, so that nothing pays.
+        images: that this worker will annotate, about; None: not known, a graph is taken.
+        gpu_share: of a GPU that this worker has; what compiling saves is time of the GPU, and so of
+            others on it as well.
         clock: in seconds.
     """
     plain, on_a_gpu = list(lanes), on_gpu(lanes[0])
-    if wanted == "eager" or (wanted == "auto" and not on_a_gpu):
+    short = images is not None and images < FEWEST_IMAGES_OF_GRAPHS
+    if wanted == "eager" or (wanted == "auto" and (short or not on_a_gpu)):
         return plain
     reason = _not_fixed(lanes[0])
     if reason is None and wanted == "graph" and not on_a_gpu:
@@ -74,8 +81,9 @@ def prepared(
         best = _taken("graph", plain, lambda: _graphs(plain, count)) or plain
     if wanted == "auto":
         # Where there is no graph memory may be scarce, and nothing is timed.
-        graphs = best is not plain
-        if not graphs or not pays(seconds_of(best[0], count, clock), count, images):
+        if best is plain or images is None:
+            return best
+        if not pays(seconds_of(best[0], count, clock), count, round(images / gpu_share)):
             return best
     if wanted != "graph":
         quick = _taken("inductor", plain, lambda: _compiled(plain, best, count))
@@ -89,7 +97,7 @@ def on_gpu(classifier: Classifier) -> bool:
     return classifier.device.type == "cuda"
 
 
-def pays(seconds: float, count: int, images: int | None) -> bool:
+def pays(seconds: float, count: int, images: int) -> bool:
     """Whether a run is long enough for what compiling saves to be more than what it takes.
 
     >>> pays(0.04, count=512, images=1_000_000), pays(0.04, count=512, images=10_000_000)
@@ -97,9 +105,9 @@ def pays(seconds: float, count: int, images: int | None) -> bool:
 
     Args:
         seconds: that the network takes for a batch of ``count``, not compiled.
-        images: of the run; None: not known.
+        images: that its GPU will compute.
     """
-    return images is not None and MOST_SAVED * seconds * images / count > START_UP_SECONDS
+    return MOST_SAVED * seconds * images / count > START_UP_SECONDS
 
 
 def seconds_of(classifier: Classifier, count: int, clock: Clock) -> float:
@@ -194,18 +202,18 @@ def _require_alike(plain: Classifier, quick: Classifier) -> None:
         ValueError: they do not.
     """
     assert quick.quick is not None
-    # Twice each, as what one pass gave must outlast the next.
-    counts = [one.count for one in quick.quick.passes for _ in range(2)]
-    tried = [
-        try_out_images(plain, max(1, count - place % 2), place)
-        for place, count in enumerate(counts)
-    ]
+    # Twice each, as what one pass gave must outlast the next; the second time one image short.
+    sizes = [one.count for one in quick.quick.passes for _ in range(2)]
+    tried = [try_out_images(plain, size, place) for place, size in enumerate(sizes)]
+    counts = [max(1, size - place % 2) for place, size in enumerate(sizes)]
     with quick.on_its_stream():
-        found = [quick.scores(images).tensors() for images in tried]
+        pairs = zip(tried, counts, strict=True)
+        found = [quick.scores(images[:count]).tensors() for images, count in pairs]
         if on_gpu(plain):
             torch.cuda.synchronize(plain.device)
     for images, given in zip(tried, found, strict=True):
-        expected = plain.scores(images).tensors()
+        # Of all images: for other sizes a library might have to compile its kernels anew.
+        expected = [one[: len(given[0])] for one in plain.scores(images).tensors()]
         errors = [score_error(*pair) for pair in zip(given, expected, strict=True)]
         # Not a number is no number below another.
         if all(error <= TOLERANCE for error in errors):
