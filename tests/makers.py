@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 from PIL import Image, ImageOps
 
 from cambox.boxes import Boxes
+from cambox.cli import main
 from cambox.config import OutputSettings
 from cambox.output.footer import Recipe
 from cambox.output.publish import publish
@@ -211,3 +214,11 @@ def stored_picture(row: KnownRow) -> Image.Image:
         file = archive.extractfile(name)
         assert file is not None
         return ImageOps.exif_transpose(Image.open(io.BytesIO(file.read()))).convert("RGB")
+
+
+def exit_code_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """Of a ``cambox`` in this process, which has imported everything."""
+    monkeypatch.setattr(sys, "argv", ["cambox", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code

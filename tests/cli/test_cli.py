@@ -11,7 +11,7 @@ import pyarrow.dataset
 import pytest
 import yaml
 
-from cambox.cli import main
+from makers import exit_code_here
 
 
 def cambox(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -37,10 +37,30 @@ def config_path(tmp_path: Path, shards: Path) -> Path:
     return path
 
 
-def test_annotate_ends_with_where_the_output_is(
+# In a process of its own, as here others have imported everything.
+ANNOTATE_AND_SAY_WHAT_WAS_IMPORTED = """
+import sys
+sys.argv = ["cambox", "annotate", "run.yaml", "--set", "cam.top_k=1"]
+from makers import exit_code_here
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+assert "cambox.annotator" in sys.modules
+assert "ray" not in sys.modules
+"""
+
+
+def test_annotate_ends_with_where_the_output_is_and_a_local_run_does_not_import_ray(
     config_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = cambox("annotate", str(config_path), "--set", "cam.top_k=1", cwd=config_path.parent)
+    result = subprocess.run(
+        [sys.executable, "-c", ANNOTATE_AND_SAY_WHAT_WAS_IMPORTED],
+        cwd=config_path.parent,
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert "shards 3/3 · 12 images" in result.stdout
     assert "12 rows (ok 12)" in result.stdout
@@ -48,20 +68,25 @@ def test_annotate_ends_with_where_the_output_is(
     folder = result.stdout.split("output: ")[1].splitlines()[0]
     assert pyarrow.dataset.dataset(folder).count_rows() == 12
 
-    # In this process, which has imported everything.
     monkeypatch.chdir(config_path.parent)
     assert exit_code_here(monkeypatch, "plan", str(config_path), "--set", "cam.top_k=1") == 0
     assert "3 shards: 0 new, 0 changed, 3 done" in capsys.readouterr().out
 
 
-def test_a_bad_shard_is_named_and_the_exit_code_is_1(config_path: Path, shards: Path) -> None:
+def test_a_bad_shard_is_named_and_the_exit_code_is_1(
+    config_path: Path,
+    shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     bad = config_path.parent / "cut.tar"
     bad.write_bytes((shards / "shard-000001.tar").read_bytes()[:1000])
     patterns = f"input.shards=[{bad}, {shards}/shard-000000.tar]"
-    result = cambox("annotate", str(config_path), "--set", patterns, cwd=config_path.parent)
-    assert result.returncode == 1
-    assert f"given up: {bad}" in result.stdout
-    assert "1 shard published" in result.stdout
+    monkeypatch.chdir(config_path.parent)
+    assert exit_code_here(monkeypatch, "annotate", str(config_path), "--set", patterns) == 1
+    output = capsys.readouterr().out
+    assert f"given up: {bad}" in output
+    assert "1 shard published" in output
 
 
 @pytest.mark.parametrize(
@@ -93,13 +118,6 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     assert_one_line(output.out, output.err, message)
 
 
-def exit_code_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
-    monkeypatch.setattr(sys, "argv", ["cambox", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code
-
-
 def test_a_wrong_request_says_so_to_the_shell(config_path: Path) -> None:
     wrong = "cam.topk=1"
     result = cambox("annotate", str(config_path), "--set", wrong, cwd=config_path.parent)
@@ -112,20 +130,6 @@ def assert_one_line(output: str, errors: str, message: str) -> None:
     assert len(errors.strip().splitlines()) == 1
     assert errors.startswith("cambox: ")
     assert "Traceback" not in errors + output
-
-
-def test_a_local_run_does_not_import_ray(config_path: Path) -> None:
-    program = (
-        "import sys; sys.argv = ['cambox', 'annotate', 'run.yaml']\n"
-        "from cambox import cli\n"
-        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "assert 'cambox.annotator' in sys.modules\n"
-        "assert 'ray' not in sys.modules\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=config_path.parent, capture_output=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("command", ["annotate", "plan", "pack", "verify", "evaluate", "demo"])
@@ -156,17 +160,15 @@ def test_pack_then_annotate_an_own_folder(
 
 
 def test_models_lists_kind_map_and_cost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = cambox("models", "test_vit*", "--json", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    listed = {entry["name"]: entry for entry in json.loads(result.stdout)}
+    assert exit_code_here(monkeypatch, "models", "test_vit*", "--json") == 0
+    listed = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert {"test_vit", "test_vit2", "test_vit3", "test_vit4"} <= listed.keys()
     assert listed["test_vit"]["kind"] == "attention"
     assert listed["test_vit"]["completeness_error"] < 1e-4
     assert 0 < listed["test_vit"]["map_cost"] < 5
 
-    # The others in this process, which has imported everything.
     assert exit_code_here(monkeypatch, "models", "test_resnet") == 0
     table = capsys.readouterr().out
     assert "affine" in table

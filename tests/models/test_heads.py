@@ -120,6 +120,7 @@ NOT_AFFINE = [
 ]
 
 
+@pytest.mark.usefixtures("small_transformers")
 @pytest.mark.parametrize(("name", "kwargs", "kind", "size"), NOT_AFFINE)
 def test_maps_of_other_heads_add_up_to_the_logits_but_for_a_constant(
     name: str, kwargs: dict[str, object], kind: str, size: tuple[int, int]

@@ -20,6 +20,9 @@ from cambox.models.build import build_network
 from cambox.models.classifier import Classifier
 from cambox.models.load import load_classifier, with_class_size
 
+# Two blocks a stage, as windows are shifted in every second one, and a quarter of the channels.
+SMALL_SWIN: dict[str, object] = {"depths": [2, 2, 2, 2], "embed_dim": 24}
+
 
 def load(name: str, **settings: object) -> Classifier:
     return load_classifier(ModelSettings.model_validate({"name": name, **settings}))
@@ -67,23 +70,24 @@ def test_a_network_that_cannot_take_the_input_size_says_so() -> None:
 
 def test_swin_at_another_size_with_its_own_argument() -> None:
     classifier = load(
-        "swin_tiny_patch4_window7_224", kwargs={"img_size": 256, "window_size": 8}, input_size=256
+        "swin_tiny_patch4_window7_224",
+        kwargs=SMALL_SWIN | {"img_size": 256, "window_size": 8},
+        input_size=256,
     )
-    assert classifier.scores(noise(classifier)).feature_map.shape == (2, 768, 8, 8)
+    assert classifier.scores(noise(classifier)).feature_map.shape == (2, 192, 8, 8)
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "cells"),
+    ("name", "kwargs", "size", "cells"),
     [
-        ("swin_tiny_patch4_window7_224", 448, (14, 14)),
-        ("swin_tiny_patch4_window7_224", [256, 320], (8, 10)),
-        ("test_vit", 192, (12, 12)),
+        ("swin_tiny_patch4_window7_224", SMALL_SWIN, 448, (14, 14)),
+        ("swin_tiny_patch4_window7_224", SMALL_SWIN, [256, 320], (8, 10)),
+        ("test_vit", {"depth": 2}, 192, (12, 12)),
     ],
 )
 def test_one_setting_makes_the_map_finer(
-    name: str, size: int | list[int], cells: tuple[int, int]
+    name: str, kwargs: dict[str, object], size: int | list[int], cells: tuple[int, int]
 ) -> None:
-    kwargs = {"depth": 2} if name == "test_vit" else {}
     settings = ModelSettings.model_validate({"name": name, "input_size": size, "kwargs": kwargs})
     network = build_network(settings)
     for parameter in network.parameters():
@@ -93,6 +97,7 @@ def test_one_setting_makes_the_map_finer(
     assert (grid.height, grid.width) == cells
 
 
+@pytest.mark.usefixtures("small_transformers")
 def test_resampled_positions_of_a_torchvision_transformer_are_the_librarys() -> None:
     settings = ModelSettings(name="torchvision/vit_b_16", input_size=256)
     network = build_network(settings)

@@ -30,7 +30,7 @@ from cambox.nightly.report import RunReport, render_page, report_name, without_s
 from cambox.output.latest import Latest, latest_folder, move_latest, read_latest
 from cambox.verify.verify import verify
 from conftest import ConfigMaker
-from makers import ROOT
+from makers import ROOT, exit_code_here
 
 REPOSITORY = ROOT
 COMMAND = ("cambox", "nightly", "config.yaml")
@@ -474,19 +474,13 @@ def test_a_night_on_ray(nights: Nights) -> None:
     assert report.work.given_up[0].shard.endswith("shard-000001.tar")
 
 
-def nightly(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(REPOSITORY / "jobs" / "nightly.py"), *arguments],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        text=True,
-        capture_output=True,
-        check=False,
-        timeout=240,
-    )
-
-
-def test_exit_codes(tmp_path: Path, shards: Path) -> None:
+def test_exit_codes(
+    tmp_path: Path,
+    shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first night as a supervisor begins it, the others in this process."""
     config = {
         "input": {"shards": ["input/{date:%Y/%m/%d}/shard-{000000..000001}.tar"]},
         "model": {"name": "test_resnet", "kwargs": {"num_classes": 10}, "input_size": 64},
@@ -503,27 +497,38 @@ def test_exit_codes(tmp_path: Path, shards: Path) -> None:
     cut = folders[date(2026, 1, 31)] / "shard-000001.tar"
     cut.write_bytes(cut.read_bytes()[:1000])
 
-    good = nightly("nightly.yaml", "--date", f"{today}", "--engine", "local", cwd=tmp_path)
+    good = subprocess.run(
+        [
+            *(sys.executable, str(REPOSITORY / "jobs" / "nightly.py"), "nightly.yaml"),
+            *("--date", f"{today}", "--engine", "local"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=240,
+    )
     assert good.returncode == 0, good.stderr
     assert "2 shards: 2 new" in good.stdout
     assert "latest: moved" in good.stdout
-    bad = nightly("nightly.yaml", "--date", "2026-01-31", cwd=tmp_path)
-    assert bad.returncode == 1, bad.stderr
-    assert "shard-000001.tar" in bad.stdout
-    report = bad.stdout.split("report: ")[1].strip()
-    assert json.loads((tmp_path / report).read_text())["exit_code"] == 1
-    assert json.loads((tmp_path / report).read_text())["day"] == "2026-01-31"
+    monkeypatch.chdir(tmp_path)
+    assert exit_code_here(monkeypatch, "nightly", "nightly.yaml", "--date", "2026-01-31") == 1
+    bad = capsys.readouterr().out
+    assert "shard-000001.tar" in bad
+    report = json.loads(Path(bad.split("report: ")[1].strip()).read_text())
+    assert (report["exit_code"], report["day"]) == (1, "2026-01-31")
 
     for arguments, message in [
         (("nightly.yaml", "--date", "tomorrow"), "--date: 'tomorrow' is not a date"),
         (("nightly.yaml", "--date", "2026-02-01"), "input/2026/02/01/shard-"),
         (("nowhere.yaml",), "nowhere.yaml"),
     ]:
-        wrong = nightly(*arguments, cwd=tmp_path)
-        assert wrong.returncode == 2, wrong.stderr
-        assert message in wrong.stderr
-        assert len(wrong.stderr.strip().splitlines()) == 1
-        assert wrong.stderr.startswith("cambox: ")
+        assert exit_code_here(monkeypatch, "nightly", *arguments) == 2
+        wrong = capsys.readouterr().err
+        assert message in wrong
+        assert len(wrong.strip().splitlines()) == 1
+        assert wrong.startswith("cambox: ")
     failed = [
         json.loads(path.read_text()) for path in (tmp_path / "out/_runs").glob("*-no-recipe.json")
     ]

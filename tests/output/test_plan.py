@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,7 +23,7 @@ from cambox.run import prepare, run
 from cambox.sources.shards import find_shards
 from cambox.summary import RunSummary
 from conftest import ConfigMaker
-from makers import publish_rows
+from makers import exit_code_here, publish_rows
 
 QUIET = Console(file=io.StringIO())
 
@@ -116,7 +114,12 @@ def test_abandoned_temporary_files_are_removed_and_fresh_ones_are_not(
     assert not old.exists()
 
 
-def test_json_is_one_object_with_what_the_run_did(tmp_path: Path, shards: Path) -> None:
+def test_json_is_one_object_with_what_the_run_did(
+    tmp_path: Path,
+    shards: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     bad = tmp_path / "bad.tar"
     bad.write_text("no tar")
     path = tmp_path / "run.yaml"
@@ -128,20 +131,16 @@ def test_json_is_one_object_with_what_the_run_did(tmp_path: Path, shards: Path) 
     }
     path.write_text(yaml.safe_dump(document))
 
-    def cambox(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cambox", *arguments, str(path), "--json"]
-        return subprocess.run(command, text=True, capture_output=True, check=False)
-
-    result = cambox("annotate")
-    assert result.returncode == 1
-    summary = json.loads(result.stdout)
+    assert exit_code_here(monkeypatch, "annotate", str(path), "--json") == 1
+    summary = json.loads(capfd.readouterr().out)
     assert summary["rows_by_status"] == {"ok": 12}
     assert (summary["shards"]["published"], summary["complete"]) == (3, False)
     assert [entry["shard"] for entry in summary["shards"]["given_up"]] == [str(bad)]
     stages = summary["stage_milliseconds_per_image"]
     assert set(stages) == {"read", "decode", "forward", "boxes", "write"}
     assert all(value > 0 for value in stages.values())
-    planned = json.loads(cambox("plan").stdout)
+    assert exit_code_here(monkeypatch, "plan", str(path), "--json") == 0
+    planned = json.loads(capfd.readouterr().out)
     assert planned["new"] == [str(bad)]
     assert len(planned["done"]) == 3
 
