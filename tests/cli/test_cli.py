@@ -41,7 +41,7 @@ def config_path(tmp_path: Path, shards: Path) -> Path:
 ANNOTATE_AND_SAY_WHAT_WAS_IMPORTED = """
 import sys
 sys.argv = ["cambox", "annotate", "run.yaml", "--set", "cam.top_k=1"]
-from makers import exit_code_here
+from cambox.cli import main
 try:
     main()
 except SystemExit as end:
