@@ -42,25 +42,26 @@ from cambox.models.classifier import Classifier
 from cambox.threads import usable_cpus
 
 GIB = 2**30
-# Model, recipe, workers, who decodes, whether with NVIDIA's service that lets processes compute at
-# once (MPS) instead of in turns; what matters most first.
+# Model, recipe, workers, who decodes, and how: model.compile, and whether with NVIDIA's service
+# that lets processes compute at once (MPS) instead of in turns; what matters most first.
 CASES = (
-    (RESNET, "default", "eight", "cpu", False),
-    (RESNET, "default", "eight", "gpu", False),
-    (MOBILENET, "default", "eight", "cpu", False),
-    (RESNET, "precise", "eight", "cpu", False),
-    (SWIN, "default", "eight", "cpu", False),
-    (MOBILENET, "default", "eight", "gpu", False),
-    (SWIN, "default", "eight", "gpu", False),
-    (RESNET, "default", "eight", "gpu", True),
-    (RESNET, "precise", "eight", "gpu", False),
-    (RESNET, "default", "four", "cpu", False),
-    (RESNET, "default", "four", "gpu", False),
+    (RESNET, "default", "eight", "cpu", "graph"),
+    (RESNET, "default", "eight", "gpu", "graph"),
+    (MOBILENET, "default", "eight", "cpu", "graph"),
+    (RESNET, "precise", "eight", "cpu", "graph"),
+    (SWIN, "default", "eight", "cpu", "graph"),
+    (MOBILENET, "default", "eight", "gpu", "graph"),
+    (SWIN, "default", "eight", "gpu", "graph"),
+    (RESNET, "default", "eight", "gpu", "graph, MPS"),
+    (RESNET, "precise", "eight", "gpu", "graph"),
+    (RESNET, "default", "eight", "gpu", "eager"),
+    (RESNET, "default", "four", "cpu", "graph"),
+    (RESNET, "default", "four", "gpu", "graph"),
 )
 CASES_ON_CPU = (
-    (SMALL, "default", "two", "cpu", False),
-    (RESNET, "precise", "two", "cpu", False),
-    (SMALL, "default", "local", "cpu", False),
+    (SMALL, "default", "two", "cpu", "eager"),
+    (RESNET, "precise", "two", "cpu", "eager"),
+    (SMALL, "default", "local", "cpu", "eager"),
 )
 # To start, which takes most of it, and to annotate.
 SECONDS_OF_ACTORS, SECONDS_OF_ONE = 40, 9
@@ -107,19 +108,16 @@ def actors(times: int) -> None:
     step = Step("ray")
     shards = packed(REPEATED, WORK / "ray", 552, times)
     settings = engines(usable_cpus(), on_gpu())
-    for model, recipe, name, decoder, at_once in CASES if on_gpu() else CASES_ON_CPU:
+    for model, recipe, workers, decoder, how in CASES if on_gpu() else CASES_ON_CPU:
         if seconds_left() > SECONDS_OF_ACTORS:
-            more: dict[str, Any] = {"engine": settings[name], "input": {"decoder": decoder}}
+            engine, way = settings[workers], how.partition(",")[0]
             config = (
-                _precise(shards, settings[name], decoder)
+                _precise(shards, engine, decoder, way)
                 if recipe == "precise"
-                else own_config(shards, model, **more)
+                else own_config(shards, model, way, engine=engine, input={"decoder": decoder})
             )
-            what = f"{model}, {recipe}, {name}, JPEGs by the {decoder.upper()}"
-            if at_once:
-                with _computing_at_once():
-                    step.part(f"{what}, MPS", _observed, config)
-            else:
+            what = f"{model}, {recipe}, {workers}, JPEGs by the {decoder.upper()}, {how}"
+            with _computing_at_once() if "MPS" in how else nullcontext():
                 step.part(what, _observed, config)
     few = packed(REPEATED, WORK / "few", 552, max(8, times // 8))
     for threads in sorted({max(1, usable_cpus() // 4), usable_cpus() // 2, usable_cpus()}):
@@ -146,12 +144,15 @@ def _computing_at_once() -> Iterator[None]:
             subprocess.run([control], input="quit\n", text=True, timeout=30)
 
 
-def _precise(shards: str, engine: Mapping[str, Any], decoder: str = "cpu") -> Config:
+def _precise(
+    shards: str, engine: Mapping[str, Any], decoder: str = "cpu", way: str = "auto"
+) -> Config:
     """The precise recipe with a network of random weights."""
     wanted = {
         "input.shards": f"[{shards}]",
         "input.decoder": decoder,
         "model.name": RESNET,
+        "model.compile": way,
         "model.pretrained": "false",
         "cam.min_probability": "0",
         "output.uri": str(WORK / "out" / f"precise-{time.monotonic_ns()}"),

@@ -65,10 +65,10 @@ def seconds_left() -> float:
     return SECONDS - (time.monotonic() - BEGUN)
 
 
-def own_config(shards: str, model: str, **sections: Any) -> Config:
-    """The defaults, with an output of their own."""
+def own_config(shards: str, model: str, way: str = "auto", **sections: Any) -> Config:
+    """The defaults, with an output of their own; ``way`` is ``model.compile``."""
     output = WORK / "out" / f"{os.getpid()}-{time.monotonic_ns()}"
-    return config_of(shards, output, {"name": model}, **sections)
+    return config_of(shards, output, {"name": model, "compile": way}, **sections)
 
 
 def annotate(engine: LocalEngine) -> list[Any]:
