@@ -4,6 +4,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
+# Python compiles what it imports and keeps it, also where the shell says that it should not: pip
+# would compile everything that it installs first, which takes two minutes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test check lint clean
 
 demo: $(INSTALLED)
@@ -28,7 +32,8 @@ lint: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --upgrade pip
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-compile --editable '.[test]'
 	touch $@
 
 clean:
