@@ -26,7 +26,7 @@ def thumbnail(number: int) -> str:
     return base64.b64encode(webp(noise, MOST_THUMBNAIL_BYTES)).decode()
 
 
-def made_gallery(count: int) -> Gallery:
+def made_gallery(count: int, offset: float = 0.0) -> Gallery:
     """Rows 0 to count - 1; the box of row n has the score n / count and a side of n / count.
 
     The first is of an unreadable image, and of the second the shard is gone.
@@ -75,7 +75,7 @@ def made_gallery(count: int) -> Gallery:
     items[0] = Item({**items[0].row, **without_image}, 0)
     items[1] = replace(items[1], problem="the shard cannot be read: gone")
     shard = Shard("s3://bucket/shard.tar", 1, "")
-    settings = {section: {} for section in ("input", "model", "cam", "boxes")}
+    settings = {"input": {}, "model": {}, "cam": {"offset": offset}, "boxes": {}}
     recipe = json.dumps({**settings, "output": {"store_maps": True}})
     footer = Footer(1, recipe, "0" * 64, shard, (BAD_CLASS, "dotted"), {})
     folder = Folder("s3://bucket/boxes/0123456789abcdef", (), ())

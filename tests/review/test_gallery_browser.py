@@ -141,19 +141,38 @@ def test_the_heat_fades_over_the_picture_in_colours_of_the_map(page: webdriver.C
     slider.send_keys(Keys.END)
     canvases = page.find_elements(By.CSS_SELECTOR, ".card canvas")
     assert len(canvases) > 5
-    assert canvases[0].value_of_css_property("opacity") == "1"
+    heat = page.find_element(By.CSS_SELECTOR, ".card .heat")
+    assert heat.value_of_css_property("opacity") == "1"
     first, last = page.execute_script(
         "const context = arguments[0].getContext('2d');"
-        "return [0, 7].map((at) => [...context.getImageData(at, at, 1, 1).data].slice(0, 3))",
+        "return [0, 9].map((at) => [...context.getImageData(at, at, 1, 1).data].slice(0, 3))",
         canvases[0],
     )
     # OpenCV's inferno, the map's lowest and highest value: 0 and 252 of 255.
     ramp = cv2.applyColorMap(np.array([[0, 252]], np.uint8), cv2.COLORMAP_INFERNO)[0, :, ::-1]
     assert np.abs(np.array([first, last]) - ramp).max() < 25
     slider.send_keys(Keys.ARROW_LEFT * 40)
-    assert float(canvases[0].value_of_css_property("opacity")) == pytest.approx(0.6)
+    assert float(heat.value_of_css_property("opacity")) == pytest.approx(0.6)
     slider.send_keys(Keys.HOME)
     assert not page.find_elements(By.CSS_SELECTOR, ".card canvas")
+
+
+def test_the_heat_lies_where_the_cells_look(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    path = tmp_path / "gallery.html"
+    path.write_text(render_page(made_gallery(20, offset=0.25)))
+    browser.get(uri_of(path))
+    WebDriverWait(browser, 20).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".card img"))
+    browser.find_element(By.ID, "heat").send_keys(Keys.END)
+    heat = browser.find_element(By.CSS_SELECTOR, ".card .heat")
+    picture = heat.find_element(By.XPATH, "..").rect
+    assert heat.rect == picture
+    assert heat.value_of_css_property("overflow") == "hidden"
+    # Eight cells each way, and one more on each side.
+    canvas = heat.find_element(By.TAG_NAME, "canvas").rect
+    for place, length in (("x", "width"), ("y", "height")):
+        cell = picture[length] / 8
+        assert canvas[length] == pytest.approx(10 * cell, abs=1)
+        assert canvas[place] - picture[place] == pytest.approx(-0.75 * cell, abs=1)
 
 
 def test_boxes_lie_where_the_rows_say_and_can_be_hidden(page: webdriver.Chrome) -> None:

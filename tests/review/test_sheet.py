@@ -11,6 +11,8 @@ import pytest
 from PIL import Image, ImageFont
 
 from cambox.boxes import Boxes
+from cambox.cams.boxes import find_boxes
+from cambox.config_cam import BoxSettings
 from cambox.review.draw import draw_boxes, draw_heat_map, fit_text
 from cambox.review.palette import style_sheet
 from cambox.review.sheet import SheetTile, draw_sheet, png
@@ -89,6 +91,23 @@ def test_the_heat_map_is_brightest_where_the_score_is_highest() -> None:
     assert 200 <= column < 240
     constant = draw_heat_map(GREY, (28, 20), np.zeros((5, 7)))
     assert (constant == constant[0, 0]).all()
+
+
+@pytest.mark.parametrize("offset", [0.5, -0.4])
+def test_the_heat_map_lies_where_its_cells_look(offset: float) -> None:
+    """As the boxes: the middle of the heat is the middle of the box of the same map."""
+    scores = np.zeros((5, 7))
+    scores[2, 3] = 1
+    rule = BoxSettings(threshold=0.5, percentile=100, min_area=0)
+    found = find_boxes(scores[None], (200, 280), rule, offset)
+    left, top, right, bottom = found.boxes.corners[0]
+    panel = draw_heat_map(np.zeros((200, 280, 3), np.uint8), (280, 200), scores, offset)
+    rows, columns = np.nonzero(panel.sum(axis=2, dtype=int) > 0.8 * panel.sum(axis=2).max())
+    assert columns.mean() + 0.5 == pytest.approx(280 * (left + right) / 2, abs=1.5)
+    assert rows.mean() + 0.5 == pytest.approx(200 * (top + bottom) / 2, abs=1.5)
+    # What it leaves free is as its edge.
+    edge = draw_heat_map(GREY, (280, 200), np.arange(35.0).reshape(5, 7), offset).astype(int)
+    assert np.abs(np.diff(edge[:5, :20], axis=1)).max() <= 6
 
 
 def test_the_heat_map_depends_on_the_order_of_the_scores_alone() -> None:

@@ -60,6 +60,11 @@ class PublishedRecipe:
         return settings
 
     @property
+    def offset(self) -> float:
+        """How many cells further right and down than it lies a cell of its maps looks."""
+        return float(self.settings["cam"].get("offset", 0))
+
+    @property
     def geometry(self) -> MapGeometry:
         """How the network's maps lie in its images.
 
@@ -69,7 +74,7 @@ class PublishedRecipe:
         try:
             size = self.settings["model"]["input_size"]
             size = size if isinstance(size, int) else (int(size[0]), int(size[1]))
-            return MapGeometry(size, float(self.settings["cam"].get("offset", 0)))
+            return MapGeometry(size, self.offset)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise self.other_make() from error
 

@@ -129,6 +129,7 @@ def draw(
     score_map: Mapping[str, Any] | None = None,
     side: int | None = None,
     labels: bool = True,
+    offset: float = 0.0,
 ) -> Picture:
     """A picture with the boxes of a row, over the picture or under one of the row's maps.
 
@@ -147,6 +148,7 @@ def draw(
         score_map: an entry of the column ``maps``.
         side: of the result, the longer one in pixels; None: the picture's own.
         labels: write the class and the score of each box.
+        offset: of the recipe's ``cam.offset``, see ``draw_heat_map``.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -156,7 +158,8 @@ def draw(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     ground = image
     if score_map is not None:
-        ground = draw_heat_map(image, (width, height), StoredMap(**score_map).restore())
+        scores = StoredMap(**score_map).restore()
+        ground = draw_heat_map(image, (width, height), scores, offset)
     boxes = Boxes.of(
         [[one[edge] for edge in SIDES] for one in objects],
         class_id=np.arange(len(objects)),
@@ -170,7 +173,10 @@ def draw(
 
 
 def draw_heat_map(
-    image: Picture, size: tuple[int, int], score_map: NDArray[np.floating[Any]] | None
+    image: Picture,
+    size: tuple[int, int],
+    score_map: NDArray[np.floating[Any]] | None,
+    offset: float = 0.0,
 ) -> Picture:
     """A picture under its score map, dark where the score is lowest and bright where highest.
 
@@ -178,6 +184,7 @@ def draw_heat_map(
         image: (H, W, 3) uint8 RGB.
         size: width and height of the result in pixels.
         score_map: (h, w) of any range, stretched over the picture; None dims the picture alone.
+        offset: how many cells further right and down than it lies a cell looks, as boxes know.
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -186,6 +193,10 @@ def draw_heat_map(
     if score_map is None:
         return np.asarray(0.35 * panel).astype(np.uint8)
     scores = cv2.resize(score_map.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+    if offset:
+        rows, columns = score_map.shape
+        moved = np.array([[1, 0, offset * size[0] / columns], [0, 1, offset * size[1] / rows]])
+        scores = cv2.warpAffine(scores, moved, size, borderMode=cv2.BORDER_REPLICATE)
     spread = float(scores.max() - scores.min())
     heat = (scores - scores.min()) / spread if spread > 0.0 else np.zeros_like(scores)
     colours = heat_colours(np.rint(255.0 * heat).astype(np.uint8))

@@ -32,6 +32,7 @@ class SheetTile:
         score_map: (h, w) finite float of any range and resolution, or None where there is none.
         boxes, true_boxes: in pixels of the image.
         after: pseudo boxes to show on the right, in place of the map; None shows the map.
+        offset: how many cells further right and down than it lies a cell of the map looks.
     """
 
     image: Picture
@@ -40,6 +41,7 @@ class SheetTile:
     boxes: Boxes
     true_boxes: Boxes = field(default_factory=lambda: Boxes.of(()))
     after: Boxes | None = None
+    offset: float = 0.0
 
 
 def shrunk(tile: SheetTile) -> SheetTile:
@@ -109,7 +111,7 @@ class _Sheet:
             return draw_boxes(tile.image, size, boxes, names, true_boxes, colours, self.font)
 
         if tile.after is None:
-            right = draw_heat_map(tile.image, size, tile.score_map)
+            right = draw_heat_map(tile.image, size, tile.score_map, tile.offset)
         else:
             right = boxed(tile.after, Boxes.of(()))
         left = x + (self.card_width - self.padding) // 2 - size[0]

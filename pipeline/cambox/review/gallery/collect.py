@@ -171,6 +171,7 @@ def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Itera
     if sizes and has_changed(shard):
         gallery.changed_shards.append(shard.uri)
     max_pixels = gallery.recipe.settings["input"]["max_pixels"]
+    offset = gallery.recipe.offset
     for picture in read_pictures(shard, sizes, max_pixels, gallery.recipe.image_rule):
         item = items[picture.key]
         item.problem = picture.problem
@@ -178,16 +179,16 @@ def _show(gallery: Gallery, file: PublishedFile, places: Sequence[int]) -> Itera
             data = webp(within(picture.pixels, THUMBNAIL_SIDE), MOST_THUMBNAIL_BYTES)
             item.thumbnail = base64.b64encode(data).decode()
             if len(gallery.tiles) < most_tiles and item.row["objects"]:
-                gallery.tiles.append(_tile(item.row, picture.pixels))
+                gallery.tiles.append(_tile(item.row, picture.pixels, offset))
         yield
     gallery.items.extend(items.values())
     for _ in range(len(rows) - len(sizes)):
         yield
 
 
-def _tile(row: Mapping[str, Any], pixels: Picture) -> SheetTile:
+def _tile(row: Mapping[str, Any], pixels: Picture, offset: float) -> SheetTile:
     boxes = boxes_from_arrow(pa.array([row["objects"]], pa.list_(OBJECT_TYPE)))
     first = row["objects"][0]["class_id"]
     stored = next((one for one in row.get("maps", ()) if one["class_id"] == first), None)
     score_map = None if stored is None else StoredMap(**stored).restore()
-    return shrunk(SheetTile(pixels, row["key"], score_map, boxes))
+    return shrunk(SheetTile(pixels, row["key"], score_map, boxes, offset=offset))

@@ -149,7 +149,7 @@
     event.stopPropagation();
     const now = Number(byId("heat").value);
     // Fading what is drawn already costs nothing; only from and to zero a map comes or goes.
-    if ((before > 0) === (now > 0)) for (const canvas of document.querySelectorAll(".picture canvas")) canvas.style.opacity = now / 100;
+    if ((before > 0) === (now > 0)) for (const heat of document.querySelectorAll(".picture .heat")) heat.style.opacity = now / 100;
     else cards.redraw();
     before = now;
     remember();

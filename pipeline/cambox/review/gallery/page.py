@@ -160,6 +160,7 @@ def _data(gallery: Gallery) -> dict[str, object]:
         "classes": gallery.recipe.footer.classes,
         "colours": len(CLASSES),
         "heat": heat_ramp(HEAT_STEPS),
+        "offset": gallery.recipe.offset,
         "shards": gallery.shards,
         "items": items,
     }

@@ -20,15 +20,20 @@ const Picture = (data) => {
   const colour = (id) => `var(--class-${id % data.colours})`;
   const boxName = (box) => (box.verdict === "wrong_class" ? `${className(box.class_id)} \u2192 ${box.to_class}` : className(box.class_id));
 
+  // Moved to where the cells look; those at the edges are there twice, for what they leave free.
   const heatMap = (map) => {
+    const made = element("div", "heat");
     const canvas = element("canvas");
-    canvas.width = map.width;
-    canvas.height = map.height;
+    canvas.width = map.width + 2;
+    canvas.height = map.height + 2;
     const context = canvas.getContext("2d");
-    const pixels = context.createImageData(map.width, map.height);
+    const pixels = context.createImageData(canvas.width, canvas.height);
     const values = atob(map.values);
-    for (let at = 0; at < values.length; at++) {
-      const place = (values.charCodeAt(at) / 255) * (data.heat.length - 1);
+    const within = (place, count) => Math.min(Math.max(place - 1, 0), count - 1);
+    for (let at = 0; at < canvas.width * canvas.height; at++) {
+      const row = within(Math.floor(at / canvas.width), map.height);
+      const column = within(at % canvas.width, map.width);
+      const place = (values.charCodeAt(row * map.width + column) / 255) * (data.heat.length - 1);
       const low = Math.min(Math.floor(place), data.heat.length - 2);
       for (let channel = 0; channel < 3; channel++) {
         pixels.data[4 * at + channel] = data.heat[low][channel] + (place - low) * (data.heat[low + 1][channel] - data.heat[low][channel]);
@@ -36,7 +41,11 @@ const Picture = (data) => {
       pixels.data[4 * at + 3] = 255;
     }
     context.putImageData(pixels, 0, 0);
-    return canvas;
+    const share = (cells, count) => `${(100 * cells) / count}%`;
+    const first = data.offset - 1;
+    Object.assign(canvas.style, { left: share(first, map.width), top: share(first, map.height), width: share(canvas.width, map.width), height: share(canvas.height, map.height) });
+    made.append(canvas);
+    return made;
   };
   const mapFor = (item, classId) =>
     item.maps.find((map) => map.class_id === classId) ||
@@ -109,9 +118,9 @@ const Picture = (data) => {
     }
     const map = mapFor(item, look.classId);
     if (map && look.heat > 0) {
-      const canvas = heatMap(map);
-      canvas.style.opacity = look.heat;
-      made.append(canvas);
+      const heat = heatMap(map);
+      heat.style.opacity = look.heat;
+      made.append(heat);
     }
     // In a card a narrow picture has room on both sides.
     const beside = look.scores ? 0 : (look.room[0] - size[0]) / 2;

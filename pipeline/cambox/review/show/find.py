@@ -34,6 +34,11 @@ class FoundSample:
     image: np.ndarray | None
     problem: str | None
 
+    @property
+    def offset(self) -> float:
+        """How many cells further right and down than it lies a cell of the maps looks."""
+        return self.recipe.offset
+
 
 def find_sample(output: str, key: str, shard: str | None = None) -> FoundSample:
     """Find a sample by its key, and read its picture again from its shard.

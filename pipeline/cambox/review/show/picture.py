@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from cambox.boxes import Boxes
 from cambox.errors import RequestError
 from cambox.output.rows import OBJECT_TYPE, SIDES, StoredMap, boxes_from_arrow
 from cambox.review.draw import Picture, draw
@@ -40,15 +39,16 @@ def draw_sample(sample: FoundSample) -> Picture:
     names = sample.recipe.footer.classes
     boxes = boxes_from_arrow(pa.array([row["objects"]], pa.list_(OBJECT_TYPE)))
     tiles = [
-        _tile(sample.image, f"{row['key']}: {names[one['class_id']]}", one, boxes)
+        SheetTile(
+            image=sample.image,
+            title=f"{row['key']}: {names[one['class_id']]}",
+            score_map=StoredMap(**one).restore(),
+            boxes=boxes[boxes.class_id == one["class_id"]],
+            offset=sample.offset,
+        )
         for one in maps[:MOST_MAPS]
     ]
     return draw_sheet(tiles, names, columns=1 if len(tiles) < 3 else 2, tile_width=_TILE_WIDTH)
-
-
-def _tile(image: Picture, title: str, stored: Mapping[str, Any], boxes: Boxes) -> SheetTile:
-    of_class = boxes[boxes.class_id == stored["class_id"]]
-    return SheetTile(image, title, StoredMap(**stored).restore(), of_class)
 
 
 def lines(sample: FoundSample) -> Iterator[str]:
