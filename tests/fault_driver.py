@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,8 @@ def wait_until(happened: Any, what: str, seconds: float = 60) -> None:
 
 def _drive(arguments: list[str], hit: Hit | None, log: Path, environment: dict[str, str]) -> None:
     os.environ.update(environment)
+    # Where tests run in a shell's background Ctrl-C is ignored, by them and by whom they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ from cambox.run import run
 from cambox.shard_report import Progress, ShardReport
 from cambox.sources.shards import Shard, find_shards
 from conftest import ConfigMaker
+from fault_driver import driver
 from fault_runs import FaultTable, samples_in_tars
 from makers import ROOT
 
@@ -443,45 +444,30 @@ def server_that_hangs() -> Iterator[tuple[str, threading.Semaphore]]:
         httpd.server_close()
 
 
-# Where tests run in a shell's background Ctrl-C is ignored, by them and by whom they start.
-LISTENING = (
-    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from cambox.cli import main; main()"
-)
-
-
 def test_signals_are_heard_while_a_storage_hangs(make_config: ConfigMaker, tmp_path: Path) -> None:
     """Ctrl-C, and SIGTERM to a night, which leaves its report; within ten seconds both."""
     make_config()
-    with server_that_hangs() as (url, silent):
-        runs = [
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-c", LISTENING),
-                    *(command, str(tmp_path / "config.yaml")),
-                    *("--set", f"input.shards={url}/a.tar"),
-                    *("--set", f"output.uri={tmp_path / command}"),
-                ],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=ROOT,
-            )
-            for command in ("annotate", "nightly")
-        ]
-        try:
-            for _ in runs:
-                assert silent.acquire(timeout=60)
-            start = time.monotonic()
-            for run_, number in zip(runs, (signal.SIGINT, signal.SIGTERM), strict=True):
-                run_.send_signal(number)
-            texts = [run_.communicate(timeout=30)[0] for run_ in runs]
-            assert time.monotonic() - start < 10
-        finally:
-            for run_ in runs:
-                run_.kill()
-    assert [run_.returncode for run_ in runs] == [130, 143]
-    for text in texts:
+    signals = {"annotate": signal.SIGINT, "nightly": signal.SIGTERM}
+    logs = {command: tmp_path / f"{command}.log" for command in signals}
+    with server_that_hangs() as (url, silent), ExitStack() as stack:
+        runs = {}
+        for command in signals:
+            arguments = [command, str(tmp_path / "config.yaml")]
+            arguments += ["--set", f"input.shards={url}/a.tar"]
+            arguments += ["--set", f"output.uri={tmp_path / command}"]
+            runs[command] = stack.enter_context(driver(arguments, None, logs[command]))
+        for _ in runs:
+            assert silent.acquire(timeout=60)
+        start = time.monotonic()
+        for command, process in runs.items():
+            assert process.pid is not None
+            os.kill(process.pid, signals[command])
+        for process in runs.values():
+            process.join(30)
+        assert time.monotonic() - start < 10
+    assert [process.exitcode for process in runs.values()] == [130, 143]
+    for log in logs.values():
+        text = log.read_text()
         assert "interrupted: 0 of 1 shard published" in text
         assert "Traceback" not in text
     (report,) = (tmp_path / "nightly" / "_runs").glob("*.json")
