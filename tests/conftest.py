@@ -27,10 +27,11 @@ FAULTS = pytest.StashKey[FaultTable]()
 # runs and the commands of the docs.
 SLOW_FOLDERS = ("bench", "demo", "docs", "faults", "models", "nightly", "research", "whole")
 SLOW_FILES = (
-    *("test_engines.py", "test_light.py", "test_surface.py", "test_wheel.py", "test_cli.py"),
-    *("test_gallery_browser.py", "test_kernel.py", "test_peers.py", "test_plan.py"),
-    *("test_rebox.py", "test_train.py", "test_tune.py", "test_worker.py"),
-    *("test_failed_rows.py", "test_measure.py"),
+    *("test_cli.py", "test_engines.py", "test_evaluate_command.py", "test_failed_rows.py"),
+    *("test_gallery_browser.py", "test_gallery_review_browser.py", "test_kernel.py"),
+    *("test_light.py", "test_loss.py", "test_measure.py", "test_peers.py", "test_plan.py"),
+    *("test_probe.py", "test_rebox.py", "test_surface.py", "test_train.py", "test_tune.py"),
+    *("test_verify.py", "test_wheel.py", "test_worker.py"),
 )
 
 
@@ -157,8 +158,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         on_ray = "private_ray" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("ray" if on_ray else str(item.path)))
-        if item.path.parent.name in SLOW_FOLDERS or item.path.name in SLOW_FILES:
+        if is_slow(item.path):
             item.add_marker(pytest.mark.slow)
+
+
+def is_slow(path: Path) -> bool:
+    """Whether the tests of a file are left to ``make test``."""
+    return path.parent.name in SLOW_FOLDERS or path.name in SLOW_FILES
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What would not be run is not imported either, which takes half a minute."""
+    return (config.option.markexpr == "not slow" and is_slow(collection_path)) or None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
